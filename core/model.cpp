@@ -1,0 +1,177 @@
+#include "core/model.h"
+
+#include <ATen/ATen.h>
+
+#include <map>
+#include <numeric>
+#include <set>
+
+namespace core {
+
+// ---- Block ----
+
+std::vector<Slot*> Block::slots() {
+  std::vector<Slot*> all;
+  for (const LinearGroup& group : groups()) all.insert(all.end(), group.slots.begin(), group.slots.end());
+  return all;
+}
+
+// ---- Embedding ----
+
+Embedding::Embedding(std::string path, int64_t vocabulary, int64_t width)
+    : path_(std::move(path)), vocabulary_(vocabulary), width_(width) {
+  weight_ = register_parameter("weight", at::Tensor(), /*requires_grad=*/false);
+}
+
+at::Tensor Embedding::forward(const at::Tensor& ids) const {
+  TORCH_CHECK(weight_.defined(), path_, ": used before it was loaded");
+  return at::embedding(weight_, ids);
+}
+
+void Embedding::check(const Weights& weights) const { weights.check(path_ + ".weight", {vocabulary_, width_}); }
+
+void Embedding::load(const Weights& weights) {
+  LoadedTensor loaded = weights.read(path_ + ".weight", {vocabulary_, width_});
+  stored_bits_ = loaded.stored_bits;
+  put(std::move(loaded.tensor));
+}
+
+void Embedding::unload() { put({}); }
+
+void Embedding::put(at::Tensor weight) { parameters_["weight"] = weight_ = std::move(weight); }
+
+std::vector<State> Embedding::state() const {
+  if (!weight_.defined()) return {};
+  return {{path_ + ".weight", weight_, Kind::embedding}};
+}
+
+Cost Embedding::cost() const {
+  const int64_t values = vocabulary_ * width_;
+  return {.weights = values, .dense_bits = values * stored_bits_, .bytes_read = width_ * stored_bits_ / 8};  // reads one row
+}
+
+// ---- Model ----
+
+Plan default_plan(int64_t layers) {
+  Plan plan(layers);
+  for (int64_t i = 0; i < layers; ++i) plan[i].block = i;
+  return plan;
+}
+
+Model::Model(Shape shape, std::vector<std::shared_ptr<Block>> blocks)
+    : plan(default_plan(shape.layers)), shape_(std::move(shape)), blocks_(std::move(blocks)) {
+  TORCH_CHECK(static_cast<int64_t>(blocks_.size()) == shape_.layers, blocks_.size(), " blocks for ", shape_.layers, " layers");
+  const auto [vocabulary, width] = std::pair{shape_.vocabulary, shape_.width};
+  embedding_ = register_module("embed_tokens", std::make_shared<Embedding>("model.embed_tokens", vocabulary, width));
+  for (size_t i = 0; i < blocks_.size(); ++i) register_module("layer" + std::to_string(i), blocks_[i]);
+  norm_ = register_module("norm", std::make_shared<RmsNorm>("model.norm", width, shape_.norm_eps));
+  head_ = register_module("lm_head", std::make_shared<Slot>("lm_head", Role::lm_head, vocabulary, width, /*has_bias=*/false));
+}
+
+at::Tensor Model::logits(const at::Tensor& hidden) { return head_->forward(norm_->forward(hidden)); }
+
+at::Tensor Model::forward(const at::Tensor& ids, KvCache* cache) {
+  Pass pass{.cache = cache};
+  if (cache != nullptr) pass.position = cache->length(0);
+  at::Tensor hidden = embed(ids);  // [B, T, D]
+  for (size_t step = 0; step < plan.size(); ++step) {
+    TORCH_CHECK(plan[step].kv == Step::kOwn, "step ", step, ": keys and values of another step are not implemented");
+    pass.step = static_cast<int64_t>(step);
+    hidden = block(plan[step].block).forward(hidden, pass);
+  }
+  return logits(hidden);  // [B, T, V]
+}
+
+std::vector<Slot*> Model::slots() {
+  std::vector<Slot*> all;
+  for (const auto& block : blocks_) {
+    const std::vector<Slot*> own = block->slots();
+    all.insert(all.end(), own.begin(), own.end());
+  }
+  return all;
+}
+
+// ---- walks over Loadable modules ----
+
+namespace {
+
+// Calls `visit` for every Loadable in order of registration; a Loadable's own children belong to it.
+void for_each_loadable(torch::nn::Module& module, const std::function<void(Loadable&)>& visit) {
+  if (auto* loadable = dynamic_cast<Loadable*>(&module)) return visit(*loadable);
+  for (const auto& child : module.children()) for_each_loadable(*child, visit);
+}
+
+}  // namespace
+
+void Model::check(const Weights& weights) const {
+  for_each_loadable(const_cast<Model&>(*this), [&](Loadable& loadable) {
+    const bool shared = shape_.tied && &loadable == head_.get();
+    if (!shared) loadable.check(weights);
+  });
+}
+
+void Model::load_ends(const Weights& weights) {
+  embedding_->load(weights);
+  norm_->load(weights);
+  if (!shape_.tied) return head_->load(weights);
+  head_->put(std::make_shared<DenseLinear>(embedding_->weight(), at::Tensor(), embedding_->stored_bits()));
+}
+
+void load(torch::nn::Module& module, const Weights& weights) {
+  if (auto* model = dynamic_cast<Model*>(&module)) {  // its head may have no tensor of its own
+    model->load_ends(weights);
+    for (int64_t i = 0; i < model->shape().layers; ++i) load(model->block(i), weights);
+  } else {
+    for_each_loadable(module, [&](Loadable& loadable) { loadable.load(weights); });
+  }
+}
+
+void unload(torch::nn::Module& module) {
+  for_each_loadable(module, [](Loadable& loadable) { loadable.unload(); });
+}
+
+std::vector<State> named_state(torch::nn::Module& module) {
+  std::vector<State> all;
+  std::set<const void*> seen;
+  for_each_loadable(module, [&](Loadable& loadable) {
+    for (State& entry : loadable.state()) {
+      if (seen.insert(entry.tensor.const_data_ptr()).second) all.push_back(std::move(entry));
+    }
+  });
+  return all;
+}
+
+namespace {
+
+// What running a module once costs, without what storing it costs.
+Cost running(const Cost& cost) { return {.macs = cost.macs, .bytes_read = cost.bytes_read}; }
+
+Cost block_cost(Block& block) {
+  Cost sum;
+  for_each_loadable(block, [&](Loadable& loadable) { sum += loadable.cost(); });
+  return sum;
+}
+
+// Whether the head computes with the embedding's own tensor.
+bool shares_embedding(Model& model) {
+  const auto* head = dynamic_cast<const DenseLinear*>(&model.head().linear());
+  return head != nullptr && head->weight().is_same(model.embedding().weight());
+}
+
+}  // namespace
+
+Cost bill(Model& model) {
+  Cost sum = model.embedding().cost();
+  sum += model.norm().cost();
+  sum += shares_embedding(model) ? running(model.head().cost()) : model.head().cost();
+  std::vector<int64_t> runs(model.shape().layers, 0);
+  for (const Step& step : model.plan) ++runs.at(step.block);
+  for (int64_t i = 0; i < model.shape().layers; ++i) {
+    const Cost once = block_cost(model.block(i));
+    sum += once;
+    for (int64_t extra = 1; extra < runs[i]; ++extra) sum += running(once);
+  }
+  return sum;
+}
+
+}  // namespace core

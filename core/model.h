@@ -1,0 +1,128 @@
+// A decoder-only language model as the rest of Refrain sees it: embedding, blocks, norm, head, and the plan that says in which
+// order the blocks run. Families (models/) supply the blocks; nobody else needs a family's names.
+//
+// Axis letters, everywhere: B batch, T tokens, D width, H heads, K key/value heads, C head width, F ffn width, E experts,
+// V vocabulary, O outputs, I inputs, G groups, S group size, R replicas, L layers, N windows.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/nn/attention.h"
+#include "core/nn/norm.h"
+#include "core/nn/slot.h"
+
+namespace core {
+
+// Where the input of a group of linears comes from, so that a per-channel factor can be folded into it.
+struct Producer {
+  RmsNorm* norm = nullptr;  // the input is this norm's output, or
+  Slot* slot = nullptr;     // the input is made of this linear's outputs, each repeated for `heads_per_kv` query heads:
+  int64_t heads_per_kv = 1;  // v_proj -> o_proj under grouped-query attention; 1 elsewhere
+  int64_t head_width = 0;    // C, of the slot's outputs; 0 when outputs map one to one
+};
+
+// Linears that share one input, in the order in which the block runs its groups.
+struct LinearGroup {
+  std::vector<Slot*> slots;
+  Producer producer;
+  // The smallest module around the group, for searches that judge a parent's output: input of the group [B, T, I] -> its output.
+  std::function<at::Tensor(const at::Tensor&)> parent;
+};
+
+// One decoder block. Describes itself by its groups; forward runs with whatever its slots hold.
+class Block : public torch::nn::Module {
+ public:
+  virtual at::Tensor forward(const at::Tensor& x, const Pass& pass) = 0;  // [B, T, D] -> [B, T, D]
+  virtual std::vector<LinearGroup> groups() = 0;
+
+  std::vector<Slot*> slots();  // of all groups, in execution order
+};
+
+// Token embedding, [V, D].
+class Embedding : public torch::nn::Module, public Loadable {
+ public:
+  Embedding(std::string path, int64_t vocabulary, int64_t width);
+
+  at::Tensor forward(const at::Tensor& ids) const;  // [B, T] int64 -> [B, T, D]
+  const at::Tensor& weight() const { return weight_; }
+  int64_t stored_bits() const { return stored_bits_; }
+  int64_t vocabulary() const { return vocabulary_; }
+
+  void check(const Weights& weights) const override;
+  void load(const Weights& weights) override;
+  void unload() override;
+  std::vector<State> state() const override;
+  Cost cost() const override;
+
+ private:
+  void put(at::Tensor weight);
+
+  std::string path_;
+  int64_t vocabulary_, width_;
+  at::Tensor weight_;  // [V, D]
+  int64_t stored_bits_ = 0;
+};
+
+// One step of a forward pass: which block runs, as which replica, and whose keys and values it attends to.
+struct Step {
+  static constexpr int64_t kOwn = -1;
+  int64_t block = 0;
+  int64_t replica = 0;
+  int64_t kv = kOwn;  // kOwn, or the step whose keys and values are shared
+};
+using Plan = std::vector<Step>;
+
+Plan default_plan(int64_t layers);  // 0 … L-1
+
+// What a family tells about a model before any tensor is read.
+struct Shape {
+  std::string family;  // model_type of config.json
+  int64_t layers = 0, width = 0, vocabulary = 0;
+  int64_t heads = 0, kv_heads = 0, head_width = 0;
+  int64_t context = 0;  // max_position_embeddings, tokens
+  bool tied = false;    // the head is the embedding
+  double norm_eps = 0;
+};
+
+class Model : public torch::nn::Module {
+ public:
+  Model(Shape shape, std::vector<std::shared_ptr<Block>> blocks);
+
+  at::Tensor embed(const at::Tensor& ids) const { return embedding_->forward(ids); }  // [B, T] -> [B, T, D]
+  at::Tensor logits(const at::Tensor& hidden);                                        // [..., D] -> [..., V]
+  at::Tensor forward(const at::Tensor& ids, KvCache* cache = nullptr);                // [B, T] -> [B, T, V], through the plan
+
+  const Shape& shape() const { return shape_; }
+  Block& block(int64_t index) { return *blocks_.at(index); }
+  std::vector<Slot*> slots();  // of all blocks, in order; without the head
+  Embedding& embedding() { return *embedding_; }
+  RmsNorm& norm() { return *norm_; }
+  Slot& head() { return *head_; }
+
+  void check(const Weights& weights) const;        // every tensor that the model needs is there, with its shape
+  void load_ends(const Weights& weights);          // embedding, last norm and head (tied: one tensor)
+
+  Plan plan;
+
+ private:
+  Shape shape_;
+  std::shared_ptr<Embedding> embedding_;
+  std::vector<std::shared_ptr<Block>> blocks_;
+  std::shared_ptr<RmsNorm> norm_;
+  std::shared_ptr<Slot> head_;
+};
+
+// Everything a module stores, each tensor once (a tied head appears as the embedding only), with Hugging Face names.
+std::vector<State> named_state(torch::nn::Module& module);
+
+// The bill of a module: its slots by their linears, everything else as stored. A tied head costs MACs and reads, not storage.
+Cost bill(Model& model);
+
+// Loads or unloads all Loadable modules inside.
+void load(torch::nn::Module& module, const Weights& weights);
+void unload(torch::nn::Module& module);
+
+}  // namespace core

@@ -1,0 +1,41 @@
+// Causal grouped-query attention and its key/value cache.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <vector>
+
+namespace core {
+
+// Keys and values of the steps of a plan, for decoding token by token. One entry per plan step: a block that a plan runs twice
+// has two caches.
+class KvCache {
+ public:
+  KvCache(int64_t steps, int64_t capacity);  // capacity: tokens
+
+  // Appends k, v: [B, T, K, C] of `step` and returns all keys and values so far: [B, P + T, K, C].
+  std::pair<at::Tensor, at::Tensor> append(int64_t step, const at::Tensor& k, const at::Tensor& v);
+  int64_t length(int64_t step) const;  // tokens held by a step
+  int64_t capacity() const { return capacity_; }
+
+ private:
+  struct Entry {
+    at::Tensor k, v;  // [B, capacity, K, C]
+    int64_t length = 0;
+  };
+  std::vector<Entry> entries_;
+  int64_t capacity_;
+};
+
+// What a forward pass carries besides hidden states. Default: a full pass from position 0 without cache.
+struct Pass {
+  int64_t step = 0;          // index in the plan
+  int64_t position = 0;      // of the first token
+  KvCache* cache = nullptr;  // not owned
+};
+
+// softmax(q kᵀ / sqrt(C) + causal mask) v. q: [B, T, H, C]; k, v: [B, T, K, C] of the same tokens, K divides H; keys of the
+// pass's cache come before them. Returns [B, T, H · C].
+at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Pass& pass);
+
+}  // namespace core

@@ -1,0 +1,34 @@
+// When a fused loop may stand in for tensor operations, and how such a loop is compiled.
+//
+// The three functions of a block that are neither products nor attention (norm, rotation, SwiGLU) each have two versions: the
+// definition in tensor operations, and one pass over memory in plain loops. The loops are used when nobody needs a gradient.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <initializer_list>
+
+// A function marked so is compiled once per instruction set; the best one for this machine is chosen at program start.
+// Only g++ on Linux does this reliably, and not under AddressSanitizer; elsewhere the mark is empty.
+#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__)
+#define REFRAIN_SIMD __attribute__((target_clones("avx512f", "avx2", "default")))
+#else
+#define REFRAIN_SIMD
+#endif
+
+namespace core {
+
+// Elements that one thread should at least work on, for loops that are bound by memory.
+constexpr int64_t kGrain = 16384;
+
+inline bool needs_gradient(const at::Tensor& x) { return at::GradMode::is_enabled() && x.requires_grad(); }
+
+// Whether all tensors are contiguous float32 on the CPU and none needs a gradient.
+inline bool can_fuse(std::initializer_list<at::Tensor> tensors) {
+  for (const at::Tensor& x : tensors) {
+    if (!x.is_cpu() || x.scalar_type() != at::kFloat || !x.is_contiguous() || needs_gradient(x)) return false;
+  }
+  return true;
+}
+
+}  // namespace core

@@ -1,0 +1,37 @@
+#include "core/nn/linear.h"
+
+namespace core {
+
+DenseLinear::DenseLinear(at::Tensor weight, at::Tensor bias, int64_t stored_bits)
+    : Linear(weight.size(0), weight.size(1)), stored_bits_(stored_bits) {
+  weight_ = register_parameter("weight", std::move(weight), /*requires_grad=*/false);
+  if (bias.defined()) bias_ = register_parameter("bias", std::move(bias), /*requires_grad=*/false);
+}
+
+at::Tensor DenseLinear::forward(const at::Tensor& x) { return at::linear(x, weight_, bias_); }
+
+std::vector<State> DenseLinear::state() const {
+  std::vector<State> all{{"weight", weight_, Kind::weight}};
+  if (bias_.defined()) all.push_back({"bias", bias_, Kind::bias});
+  return all;
+}
+
+Cost DenseLinear::cost() const {
+  const int64_t values = weight_.numel() + (bias_.defined() ? bias_.numel() : 0);
+  return {.weights = weight_.numel(),
+          .dense_bits = values * stored_bits_,
+          .macs = weight_.numel(),
+          .bytes_read = values * stored_bits_ / 8};
+}
+
+RecordingLinear::RecordingLinear(std::shared_ptr<Linear> inner, Tap tap)
+    : Linear(inner->out_features(), inner->in_features()), tap_(std::move(tap)) {
+  inner_ = register_module("inner", std::move(inner));
+}
+
+at::Tensor RecordingLinear::forward(const at::Tensor& x) {
+  tap_(x);
+  return inner_->forward(x);
+}
+
+}  // namespace core

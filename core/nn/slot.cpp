@@ -1,0 +1,57 @@
+#include "core/nn/slot.h"
+
+#include <ATen/ATen.h>
+
+#include <array>
+
+namespace core {
+
+const char* name_of(Role role) {
+  constexpr std::array kNames{"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head"};
+  return kNames.at(static_cast<size_t>(role));
+}
+
+Slot::Slot(std::string path, Role role, int64_t out_features, int64_t in_features, bool has_bias)
+    : path_(std::move(path)), role_(role), out_features_(out_features), in_features_(in_features), has_bias_(has_bias) {}
+
+Linear& Slot::linear() const {
+  TORCH_CHECK(linear_ != nullptr, path_, ": used before it was loaded");
+  return *linear_;
+}
+
+void Slot::put(std::shared_ptr<Linear> linear) {
+  TORCH_CHECK(linear != nullptr && linear->out_features() == out_features_ && linear->in_features() == in_features_, path_,
+              ": a linear of another size was put into the slot of [", out_features_, ", ", in_features_, "]");
+  if (filled()) {
+    linear_ = replace_module("linear", std::move(linear));
+  } else {
+    linear_ = register_module("linear", std::move(linear));
+  }
+}
+
+void Slot::check(const Weights& weights) const {
+  weights.check(path_ + ".weight", {out_features_, in_features_});
+  if (has_bias_) weights.check(path_ + ".bias", {out_features_});
+}
+
+void Slot::load(const Weights& weights) {
+  LoadedTensor weight = weights.read(path_ + ".weight", {out_features_, in_features_});
+  at::Tensor bias;
+  if (has_bias_) bias = weights.read(path_ + ".bias", {out_features_}).tensor.clone();  // small, and folding may write to it
+  put(std::make_shared<DenseLinear>(std::move(weight.tensor), std::move(bias), weight.stored_bits));
+}
+
+void Slot::unload() {
+  if (!filled()) return;
+  unregister_module("linear");
+  linear_.reset();
+}
+
+std::vector<State> Slot::state() const {
+  if (!filled()) return {};
+  std::vector<State> all = linear_->state();
+  for (State& entry : all) entry.name = path_ + "." + entry.name;
+  return all;
+}
+
+}  // namespace core

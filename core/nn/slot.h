@@ -1,0 +1,49 @@
+// The place of one linear in a model. A slot owns the pointer and is the only one that swaps it, so that "quantize" and
+// "replicate" mean: put another Linear into the slot.
+#pragma once
+
+#include <string>
+
+#include "core/nn/linear.h"
+#include "core/nn/weights.h"
+
+namespace core {
+
+// What the linear does in its block; patterns in rules and reports use these names.
+enum class Role { q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, lm_head };
+
+const char* name_of(Role role);
+
+class Slot : public torch::nn::Module, public Loadable {
+ public:
+  // path: Hugging Face module path, e.g. "model.layers.3.mlp.up_proj"; its tensors are path + ".weight" and ".bias".
+  Slot(std::string path, Role role, int64_t out_features, int64_t in_features, bool has_bias);
+
+  at::Tensor forward(const at::Tensor& x) { return linear().forward(x); }  // [..., I] -> [..., O]
+
+  Linear& linear() const;                         // TORCH_CHECKs that the slot is filled
+  const std::shared_ptr<Linear>& pointer() const { return linear_; }
+  void put(std::shared_ptr<Linear> linear);       // replaces what is there; sizes must match
+  bool filled() const { return linear_ != nullptr; }
+
+  void check(const Weights& weights) const override;
+  void load(const Weights& weights) override;
+  void unload() override;
+  std::vector<State> state() const override;
+  Cost cost() const override { return linear().cost(); }
+
+  const std::string& path() const { return path_; }
+  Role role() const { return role_; }
+  int64_t out_features() const { return out_features_; }
+  int64_t in_features() const { return in_features_; }
+  bool has_bias() const { return has_bias_; }
+
+ private:
+  std::string path_;
+  Role role_;
+  int64_t out_features_, in_features_;
+  bool has_bias_;
+  std::shared_ptr<Linear> linear_;
+};
+
+}  // namespace core

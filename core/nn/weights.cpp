@@ -1,0 +1,127 @@
+#include "core/nn/weights.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <fmt/format.h>
+
+#include <atomic>
+#include <optional>
+
+#include "core/error.h"
+
+namespace core {
+
+namespace {
+
+constexpr int64_t kChunk = 32768;  // elements converted and checked at a time, so that the check finds them in cache
+
+// Whether any of the numbers is infinite or nan: all exponent bits set. `Bits` has the width of the float.
+template <typename Bits>
+bool any_not_finite(const void* data, int64_t count, Bits exponent) {
+  const auto* bits = static_cast<const Bits*>(data);
+  Bits found = 0;
+#pragma omp simd reduction(| : found)
+  for (int64_t i = 0; i < count; ++i) found |= static_cast<Bits>((bits[i] & exponent) == exponent);
+  return found != 0;
+}
+
+bool any_not_finite(const at::Tensor& x) {
+  switch (x.scalar_type()) {
+    case at::kFloat:
+      return any_not_finite<uint32_t>(x.const_data_ptr(), x.numel(), 0x7f800000);
+    case at::kBFloat16:
+      return any_not_finite<uint16_t>(x.const_data_ptr(), x.numel(), 0x7f80);
+    case at::kHalf:
+      return any_not_finite<uint16_t>(x.const_data_ptr(), x.numel(), 0x7c00);
+    default:
+      return !at::isfinite(x).all().item<bool>();
+  }
+}
+
+std::optional<at::ScalarType> float_type(DType dtype) {
+  switch (dtype) {
+    case DType::F64:
+      return at::kDouble;
+    case DType::F32:
+      return at::kFloat;
+    case DType::F16:
+      return at::kHalf;
+    case DType::BF16:
+      return at::kBFloat16;
+    default:
+      return std::nullopt;
+  }
+}
+
+// "[3, 5]": where element `flat` of a tensor of this shape is.
+std::string index_text(int64_t flat, at::IntArrayRef shape) {
+  std::string text;
+  for (size_t axis = shape.size(); axis-- > 0; flat /= shape[axis]) {
+    text = std::to_string(flat % shape[axis]) + (text.empty() ? "" : ", ") + text;
+  }
+  return "[" + text + "]";
+}
+
+std::string shape_text(at::IntArrayRef shape) { return fmt::format("[{}]", fmt::join(shape.begin(), shape.end(), ", ")); }
+
+// The bytes of the file as a tensor that must not be written. It keeps the mapping alive.
+at::Tensor over_mapping(std::shared_ptr<const Checkpoint> checkpoint, const TensorView& view, at::ScalarType type) {
+  void* data = const_cast<std::byte*>(view.data);
+  return at::from_blob(data, view.shape, [checkpoint](void*) {}, at::TensorOptions(type));
+}
+
+// Copies `from` into an own tensor of another dtype, chunk by chunk; `intact` becomes false if a value is not finite.
+at::Tensor converted(const at::Tensor& from, at::ScalarType type, std::atomic<bool>& intact) {
+  at::Tensor to = at::empty(from.sizes(), from.options().dtype(type));
+  const at::Tensor flat_from = from.view(-1), flat_to = to.view(-1);
+  at::parallel_for(0, from.numel(), kChunk, [&](int64_t begin, int64_t end) {
+    for (int64_t start = begin; start < end; start += kChunk) {
+      const int64_t count = std::min(kChunk, end - start);
+      const at::Tensor chunk = flat_to.narrow(0, start, count);
+      chunk.copy_(flat_from.narrow(0, start, count));
+      if (any_not_finite(chunk)) intact = false;
+    }
+  });
+  return to;
+}
+
+}  // namespace
+
+Weights::Weights(std::shared_ptr<const Checkpoint> checkpoint, at::ScalarType dtype, at::Device device)
+    : checkpoint_(std::move(checkpoint)), dtype_(dtype), device_(device) {}
+
+void Weights::check(const std::string& name, at::IntArrayRef shape) const {
+  const TensorView& view = checkpoint_->at(name);
+  const std::string& file = checkpoint_->file_of(name);
+  require(float_type(view.dtype).has_value(), "{}: {} has dtype {}, not a float. Use the unquantized checkpoint.", file, name,
+          name_of(view.dtype));
+  require(shape.equals(view.shape), "{}: {} is {}, config.json asks for {}. Use the config.json that belongs to this file.",
+          file, name, shape_text(view.shape), shape_text(shape));
+}
+
+LoadedTensor Weights::read(const std::string& name, at::IntArrayRef shape) const {
+  const c10::InferenceMode off(false);  // a weight outlives the measurement that may load it, and is filled by other threads
+  check(name, shape);
+  const TensorView& view = checkpoint_->at(name);
+  const at::ScalarType stored = *float_type(view.dtype);
+  const at::Tensor mapped = over_mapping(checkpoint_, view, stored);
+  const bool aligned = reinterpret_cast<uintptr_t>(view.data) % 64 == 0;
+  std::atomic<bool> intact = true;
+  at::Tensor tensor = mapped;
+  if (stored == dtype_ && aligned) {
+    at::parallel_for(0, mapped.numel(), kChunk, [&](int64_t begin, int64_t end) {
+      if (any_not_finite(mapped.view(-1).narrow(0, begin, end - begin))) intact = false;
+    });
+  } else {
+    tensor = converted(mapped, dtype_, intact);
+    checkpoint_->release(name);
+  }
+  if (!intact) {
+    const int64_t first = at::isfinite(tensor).logical_not_().view(-1).nonzero()[0].item<int64_t>();
+    fail("{}: value at {} is not finite. Replace {}: it is damaged, or was saved from a model that had diverged.", name,
+         index_text(first, shape), checkpoint_->file_of(name));
+  }
+  return {tensor.to(device_), static_cast<int64_t>(size_of(view.dtype)) * 8};
+}
+
+}  // namespace core

@@ -1,0 +1,53 @@
+// Reading a checkpoint's tensors into the compute dtype and device, one at a time, with every check a tensor deserves.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/io/safetensors.h"
+#include "core/state.h"
+
+namespace core {
+
+// A tensor of the file, ready for use.
+struct LoadedTensor {
+  at::Tensor tensor;    // compute dtype and device, contiguous, 64-byte aligned
+  int64_t stored_bits;  // bits per element in the file
+};
+
+// The open checkpoint plus where and in which dtype to compute. Cheap to copy: the mapping is shared, and never written.
+class Weights {
+ public:
+  Weights(std::shared_ptr<const Checkpoint> checkpoint, at::ScalarType dtype, at::Device device);
+
+  // Error (one line, naming tensor and file) when the tensor is missing, has another shape, a dtype that is not a float, or a
+  // value that is not finite.
+  LoadedTensor read(const std::string& name, at::IntArrayRef shape) const;
+  bool has(const std::string& name) const { return checkpoint_->has(name); }
+  void check(const std::string& name, at::IntArrayRef shape) const;  // as `read`, without touching the data
+
+  at::ScalarType dtype() const { return dtype_; }
+  at::Device device() const { return device_; }
+  const Checkpoint& checkpoint() const { return *checkpoint_; }
+
+ private:
+  std::shared_ptr<const Checkpoint> checkpoint_;
+  at::ScalarType dtype_;
+  at::Device device_;
+};
+
+// A module that takes its tensors from a checkpoint. Loading and unloading is the unit of residency.
+class Loadable {
+ public:
+  virtual ~Loadable() = default;
+  virtual void check(const Weights& weights) const = 0;  // the tensors exist with the right shapes; reads no data
+  virtual void load(const Weights& weights) = 0;
+  virtual void unload() = 0;
+  virtual std::vector<State> state() const = 0;  // with full Hugging Face names; empty while unloaded
+  virtual Cost cost() const = 0;                 // of what is loaded now
+};
+
+}  // namespace core

@@ -1,0 +1,22 @@
+#include "core/state.h"
+
+#include <array>
+
+namespace core {
+
+const char* name_of(Kind kind) {
+  constexpr std::array kNames{"weight", "bias", "embedding", "norm", "codes", "zero_codes", "scale", "zero_point"};
+  return kNames.at(static_cast<size_t>(kind));
+}
+
+Cost& Cost::operator+=(const Cost& other) {
+  weights += other.weights;
+  code_bits += other.code_bits;
+  parameter_bits += other.parameter_bits;
+  dense_bits += other.dense_bits;
+  macs += other.macs;
+  bytes_read += other.bytes_read;
+  return *this;
+}
+
+}  // namespace core

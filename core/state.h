@@ -1,0 +1,45 @@
+// What a module keeps: every stored tensor has a kind. Codes and integer zeros are buffers; scales, offsets, tables, norms are
+// float parameters, frozen until training asks for them by kind. Dense linear weights are never trained.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <string>
+#include <vector>
+
+namespace core {
+
+enum class Kind {
+  weight,      // dense matrix of a linear, frozen
+  bias,        // of a linear, frozen
+  embedding,   // token table
+  norm,        // RMSNorm weight
+  codes,       // packed codes, a buffer
+  zero_codes,  // packed integer zero points, a buffer
+  scale,
+  zero_point,  // float zero point
+};
+
+const char* name_of(Kind kind);
+
+// One stored tensor. `name` is the Hugging Face path of its module plus the tensor's own name. The handle shares storage with
+// the module, so writing through it changes the model.
+struct State {
+  std::string name;
+  at::Tensor tensor;
+  Kind kind;
+};
+
+// What a module costs; summed over modules it is the bill that stands beside every result.
+struct Cost {
+  int64_t weights = 0;         // original weights that this module stands for
+  int64_t code_bits = 0;       // bits of stored codes; dense: 0
+  int64_t parameter_bits = 0;  // bits of everything else that quantization stores: scales, zeros, tables
+  int64_t dense_bits = 0;      // bits of what is stored unquantized: weights, biases, norms, embeddings
+  int64_t macs = 0;            // multiply-accumulates per token
+  int64_t bytes_read = 0;      // bytes of weights and parameters read per token
+
+  Cost& operator+=(const Cost& other);
+};
+
+}  // namespace core

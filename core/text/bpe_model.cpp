@@ -1,0 +1,142 @@
+#include "core/text/bpe_model.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "core/io/json_text.h"
+#include "core/text/byte_alphabet.h"
+
+namespace core {
+namespace {
+
+constexpr int64_t kMaxId = (1 << 24) - 1;  // far above any vocabulary: a larger id is a broken file
+constexpr size_t kCachedWords = 1 << 16;   // then the cache starts anew
+constexpr size_t kLongestCachedWord = 64;  // bytes
+constexpr uint32_t kNone = std::numeric_limits<uint32_t>::max();
+
+uint64_t pair_key(int32_t left, int32_t right) {
+  return (uint64_t{static_cast<uint32_t>(left)} << 32) | static_cast<uint32_t>(right);
+}
+
+// "a b" (old files) or ["a", "b"].
+std::pair<std::string, std::string> parts_of_merge(const nlohmann::json& merge, const JsonNode& json, size_t index) {
+  if (merge.is_array() && merge.size() == 2 && merge[0].is_string() && merge[1].is_string())
+    return {merge[0].get<std::string>(), merge[1].get<std::string>()};
+  if (merge.is_string()) {
+    const auto& text = merge.get_ref<const std::string&>();
+    const size_t space = text.find(' ');
+    if (space != std::string::npos && text.find(' ', space + 1) == std::string::npos)
+      return {text.substr(0, space), text.substr(space + 1)};
+  }
+  fail("{}[{}] is {}, a pair of tokens is expected. Replace the file.", json.where(), index, printable(merge.dump()));
+}
+
+}  // namespace
+
+BpeModel::BpeModel(const JsonNode& json) {
+  // Files older than the member "type" hold BPE when they hold merges.
+  const bool untyped = json.at("type").is_null() && !json.at("merges").is_null();
+  if (!untyped && json.type() != "BPE") json.refuse_type({"BPE"});
+  json.require_default("dropout", {0});
+  json.require_default("continuing_subword_prefix", {""});
+  json.require_default("end_of_word_suffix", {""});
+  json.require_default("fuse_unk", {false});
+  json.require_default("byte_fallback", {false});
+  ignore_merges_ = json.at("ignore_merges").boolean(false);
+  read_vocabulary(json.at("vocab"));
+  read_merges(json.at("merges"));
+}
+
+void BpeModel::read_vocabulary(const JsonNode& json) {
+  require(json.value().is_object(), "{} is not an object of tokens and ids. Replace the file.", json.where());
+  std::unordered_map<int32_t, std::string_view> owners;
+  for (const auto& [token, value] : json.value().items()) {
+    const int64_t id = value.is_number_integer() ? JsonNode(value, json.file(), json.path()).integer() : -1;
+    require(id >= 0 && id <= kMaxId,
+            "{} gives token `{}` the id {}, which is not an integer from 0 to {}. Replace the file.", json.where(),
+            printable(token), printable(value.dump()), kMaxId);
+    const auto [owner, is_new] = owners.try_emplace(static_cast<int32_t>(id), token);
+    require(is_new, "{} gives the id {} to `{}` and to `{}`. Replace the file.", json.where(), id,
+            printable(owner->second), printable(token));
+    vocabulary_.emplace(token, static_cast<int32_t>(id));
+    if (!ignore_merges_) continue;
+    if (const auto bytes = bytes_of_symbols(token)) whole_words_.emplace(*bytes, static_cast<int32_t>(id));
+  }
+  for (int byte = 0; byte < 256; ++byte) {
+    const std::string symbol = byte_symbol(static_cast<uint8_t>(byte));
+    const auto found = vocabulary_.find(symbol);
+    require(found != vocabulary_.end(), "{} has no token for byte 0x{:02x} (`{}`). Use a tokenizer with all 256 bytes.",
+            json.where(), byte, symbol);
+    byte_ids_[byte] = found->second;
+  }
+}
+
+void BpeModel::read_merges(const JsonNode& json) {
+  require(json.value().is_array(), "{} is not a list. Replace the file.", json.where());
+  const auto id_of = [&](const std::string& token, size_t index) {
+    const auto found = vocabulary_.find(token);
+    require(found != vocabulary_.end(), "{}[{}] names `{}`, which is not in the vocabulary. Replace the file.",
+            json.where(), index, printable(token));
+    return found->second;
+  };
+  uint32_t rank = 0;
+  for (size_t i = 0; i < json.value().size(); ++i) {
+    const nlohmann::json& merge = json.value()[i];
+    if (merge.is_string() && merge.get_ref<const std::string&>().starts_with("#version")) continue;
+    const auto [left, right] = parts_of_merge(merge, json, i);
+    merges_[pair_key(id_of(left, i), id_of(right, i))] = {rank++, id_of(left + right, i)};
+  }
+}
+
+void BpeModel::encode(std::string_view word, std::vector<int32_t>& ids) {
+  if (ignore_merges_)
+    if (const auto whole = whole_words_.find(word); whole != whole_words_.end()) return ids.push_back(whole->second);
+  if (word.size() > kLongestCachedWord) return merge(word, ids);
+  if (const auto cached = cache_.find(word); cached != cache_.end()) {
+    ids.insert(ids.end(), cached->second.begin(), cached->second.end());
+    return;
+  }
+  const size_t before = ids.size();
+  merge(word, ids);
+  if (cache_.size() >= kCachedWords) cache_.clear();
+  cache_.emplace(word, std::vector<int32_t>(ids.begin() + static_cast<std::ptrdiff_t>(before), ids.end()));
+}
+
+// Puts the pair of symbol `at` and its right neighbour into the heap, if it is a merge.
+void BpeModel::push(uint32_t at) {
+  const uint32_t next = symbols_[at].next;
+  if (next == kNone) return;
+  const int32_t left = symbols_[at].id, right = symbols_[next].id;
+  const auto found = merges_.find(pair_key(left, right));
+  if (found == merges_.end()) return;
+  heap_.push_back({found->second.rank, at, left, right, found->second.id});
+  std::push_heap(heap_.begin(), heap_.end(), std::greater<>());
+}
+
+void BpeModel::merge(std::string_view word, std::vector<int32_t>& ids) {
+  require(word.size() < kNone, "text: a word of {} bytes is too long. Split the text.", word.size());
+  const auto size = static_cast<uint32_t>(word.size());
+  symbols_.clear();
+  heap_.clear();
+  for (uint32_t i = 0; i < size; ++i)
+    symbols_.push_back(
+        {byte_ids_[static_cast<unsigned char>(word[i])], i == 0 ? kNone : i - 1, i + 1 < size ? i + 1 : kNone});
+  for (uint32_t i = 0; i < size; ++i) push(i);
+  while (!heap_.empty()) {
+    std::pop_heap(heap_.begin(), heap_.end(), std::greater<>());
+    const Candidate best = heap_.back();
+    heap_.pop_back();
+    Symbol& left = symbols_[best.at];
+    if (left.id != best.left || left.next == kNone || symbols_[left.next].id != best.right) continue;  // outdated
+    Symbol& right = symbols_[left.next];
+    left.id = best.merged;
+    right.id = -1;
+    left.next = right.next;
+    if (left.next != kNone) symbols_[left.next].previous = best.at;
+    if (left.previous != kNone) push(left.previous);
+    push(best.at);
+  }
+  for (uint32_t i = 0; i != kNone && i < size; i = symbols_[i].next) ids.push_back(symbols_[i].id);
+}
+
+}  // namespace core

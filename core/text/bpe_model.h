@@ -1,0 +1,68 @@
+// Byte-pair encoding of one word (Sennrich et al. 2016, arXiv 1508.07909; byte-level as in GPT-2): start from one
+// symbol per byte; while some neighbours are in the list of merges, replace the pair that stands first in the list (of
+// equal ones the leftmost) by its token. A heap of candidate pairs over a linked list of symbols makes a word of n
+// bytes O(n log n).
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "core/text/json_node.h"
+
+namespace core {
+
+// Token -> id of a "vocab" object.
+using Vocabulary = std::unordered_map<std::string, int32_t>;
+
+class BpeModel {
+ public:
+  // From the member "model". Throws UserError for another type than BPE, an option that is not implemented, an id out
+  // of range or given twice, a byte without a token, or a merge that names an unknown token.
+  explicit BpeModel(const JsonNode& json);
+
+  // Appends the ids of a word given as bytes. Remembers short words; not to be called from two threads at once.
+  void encode(std::string_view word, std::vector<int32_t>& ids);
+
+  const Vocabulary& vocabulary() const { return vocabulary_; }
+
+ private:
+  struct Merge {
+    uint32_t rank;
+    int32_t id;
+  };
+  struct Symbol {
+    int32_t id;  // -1: merged into its left neighbour
+    uint32_t previous, next;
+  };
+  struct Candidate {
+    uint32_t rank, at;  // `at` is the left symbol
+    int32_t left, right, merged;
+    bool operator>(const Candidate& other) const { return rank != other.rank ? rank > other.rank : at > other.at; }
+  };
+  struct Hash {
+    using is_transparent = void;
+    size_t operator()(std::string_view text) const { return std::hash<std::string_view>{}(text); }
+  };
+
+  void read_vocabulary(const JsonNode& json);
+  void read_merges(const JsonNode& json);
+  void merge(std::string_view word, std::vector<int32_t>& ids);
+  void push(uint32_t at);
+
+  Vocabulary vocabulary_;
+  std::array<int32_t, 256> byte_ids_{};
+  std::unordered_map<uint64_t, Merge> merges_;  // pair of ids -> merge
+  bool ignore_merges_ = false;                  // a word that is a token needs no merges
+  std::unordered_map<std::string, int32_t, Hash, std::equal_to<>> whole_words_;  // bytes -> id, under ignore_merges
+
+  std::unordered_map<std::string, std::vector<int32_t>, Hash, std::equal_to<>> cache_;
+  std::vector<Symbol> symbols_;  // of the word at hand
+  std::vector<Candidate> heap_;  // least rank first
+};
+
+}  // namespace core

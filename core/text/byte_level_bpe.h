@@ -1,0 +1,46 @@
+// tokenizer.json of the byte-level BPE kind (GPT-2, Qwen, Llama 3, DeepSeek): added tokens are taken out of the text,
+// what lies between them is normalized, cut into words, and each word is merged from its bytes. The ids are those of
+// Hugging Face's `tokenizers`; every part of its format that we lack is refused by name when the file is read.
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "core/text/added_tokens.h"
+#include "core/text/bpe_model.h"
+#include "core/text/pre_tokenizer.h"
+#include "core/text/tokenizer.h"
+
+namespace core {
+
+class ByteLevelBpe : public Tokenizer {
+ public:
+  // `json` is the text of tokenizer.json, `file` its name in messages.
+  ByteLevelBpe(std::string_view json, const std::string& file);
+
+  std::vector<int32_t> encode(std::string_view text) const override;
+  std::string decode(std::span<const int32_t> ids) const override;
+  int64_t vocabulary_size() const override { return static_cast<int64_t>(bytes_.size()); }
+  std::optional<int32_t> token_id(std::string_view token) const override;
+
+ private:
+  ByteLevelBpe(const JsonNode& json, std::string_view text);
+  void read_added_token(const JsonNode& json);
+  void encode_piece(std::string_view text, std::vector<int32_t>& ids) const;
+  void encode_words(std::string_view text, std::vector<int32_t>& ids) const;
+
+  bool nfc_;
+  PreTokenizer pre_tokenizer_;
+  mutable BpeModel model_;    // with its cache
+  mutable std::mutex mutex_;  // of the cache and of the patterns' match buffers
+  AddedTokens raw_;           // found in the text as it is
+  AddedTokens normalized_;    // found in the normalized text
+  std::unordered_map<std::string, int32_t> ids_of_added_;
+  std::vector<std::optional<std::string>> bytes_;  // of each id; none: no token has it
+};
+
+}  // namespace core

@@ -1,0 +1,164 @@
+#include "core/text/corpus.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <filesystem>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "core/config/nearest.h"
+#include "core/error.h"
+#include "core/io/files.h"
+#include "core/io/json_text.h"
+#include "core/text/json_node.h"
+#include "core/text/utf8.h"
+
+namespace core {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Registered {
+  std::string file;  // relative to a data root
+  bool rows;         // join: rows
+};
+
+std::string environment(const char* name) {
+  const char* value = std::getenv(name);
+  return value ? value : "";
+}
+
+std::string home_data() {
+  const std::string home = environment("REFRAIN_HOME");
+  return home.empty() ? "data" : home + "/data";
+}
+
+bool is_file(const std::string& path) {
+  std::error_code error;
+  return fs::is_regular_file(path, error);
+}
+
+bool is_directory(const std::string& path) {
+  std::error_code error;
+  return fs::is_directory(path, error);
+}
+
+// corpora.json: name -> {"file": path under a data root, "join": "none" (default) | "rows"}.
+std::map<std::string, Registered> registry() {
+  const std::string path = home_data() + "/corpora.json";
+  std::map<std::string, Registered> result;
+  if (!is_file(path)) return result;
+  const nlohmann::json json = parse_json(read_file(path), {path, "the text", "Restore the file."});
+  for (const auto& [name, entry] : json.items()) {
+    const JsonNode node(entry, path, name);
+    const std::string join = node.at("join").is_null() ? "none" : node.at("join").text();
+    require(join == "none" || join == "rows", "{}.join: `{}` is not known. Choose none or rows.", node.where(), join);
+    result.emplace(name, Registered{node.at("file").text(), join == "rows"});
+  }
+  return result;
+}
+
+// The first data root that holds the file; "" if none does.
+std::string in_roots(const std::string& file) {
+  for (const std::string& root : data_roots())
+    if (is_file(root + "/" + file)) return root + "/" + file;
+  return "";
+}
+
+// What to do about a name that was not found, after "<name>: ... .".
+std::string hint(const std::string& name, const std::vector<std::string>& known, const std::string& kind) {
+  const std::string more = environment("REFRAIN_DATA").empty() ? "Set REFRAIN_DATA to a folder that holds more."
+                                                               : "Searched: " + joined(data_roots()) + ".";
+  return did_you_mean(name, known) + " Known " + kind + ": " + joined(known) + ". " + more;
+}
+
+// A WikiText file holds one row of the data set per line, and a row that is not blank keeps its line end. GPTQ-style
+// scripts join the rows with blank lines: this is that text.
+std::string join_rows(const std::string& file) {
+  std::string text;
+  for (size_t at = 0; at < file.size();) {
+    const size_t end = std::min(file.find('\n', at), file.size());
+    const std::string row = file.substr(at, end - at);
+    if (at > 0) text += "\n\n";
+    if (row.find_first_not_of(" \t\r") != std::string::npos) text += row + "\n";
+    at = end + 1;
+  }
+  return text;
+}
+
+struct Found {
+  std::string path;
+  bool rows;
+};
+
+Found find(const std::string& name) {
+  const std::map<std::string, Registered> known = registry();
+  if (const auto entry = known.find(name); entry != known.end()) {
+    const std::string path = in_roots(entry->second.file);
+    require(!path.empty(), "{}: its file {} is in none of the data folders ({}). {}", name, entry->second.file,
+            joined(data_roots()),
+            environment("REFRAIN_DATA").empty() ? "Set REFRAIN_DATA to the folder that holds it." : "Put it into one.");
+    return {path, entry->second.rows};
+  }
+  require(!is_directory(name) || name.empty(), "{}: this is a directory. A corpus is a registered name or a text file.",
+          name);
+  require(is_file(name), "{}: no such corpus or file.{}", name, hint(name, list_corpora(), "corpora"));
+  return {name, false};
+}
+
+// Adds the directories with a config.json up to two levels below `base`, named relative to it.
+void collect_models(const std::string& base, std::set<std::string>& names) {
+  if (!is_directory(base)) return;
+  std::error_code error;
+  for (fs::recursive_directory_iterator at(base, fs::directory_options::skip_permission_denied, error), end;
+       !error && at != end; at.increment(error)) {
+    if (at.depth() >= 1) at.disable_recursion_pending();
+    const std::string name = fs::path(at->path()).lexically_relative(base).generic_string();
+    if (is_file(at->path().string() + "/config.json") && !name.starts_with("models/")) names.insert(name);
+  }
+}
+
+}  // namespace
+
+std::vector<std::string> data_roots() {
+  std::vector<std::string> roots = {home_data()};
+  if (const std::string data = environment("REFRAIN_DATA"); !data.empty()) roots.push_back(data);
+  return roots;
+}
+
+std::string find_corpus(const std::string& name_or_path) { return find(name_or_path).path; }
+
+Corpus load_corpus(const std::string& name_or_path) {
+  const Found found = find(name_or_path);
+  Corpus corpus{name_or_path, found.path, read_file(found.path)};
+  require_utf8(corpus.text, found.path);
+  if (found.rows) corpus.text = join_rows(corpus.text);
+  return corpus;
+}
+
+std::string find_model(const std::string& name_or_path) {
+  if (is_directory(name_or_path)) return name_or_path;
+  for (const std::string& root : data_roots())
+    for (const std::string& path : {root + "/" + name_or_path, root + "/models/" + name_or_path})
+      if (is_file(path + "/config.json")) return path;
+  fail("{}: no such model or directory.{}", name_or_path, hint(name_or_path, list_models(), "models"));
+}
+
+std::vector<std::string> list_corpora() {
+  std::vector<std::string> names;
+  for (const auto& [name, entry] : registry())
+    if (!in_roots(entry.file).empty()) names.push_back(name);
+  return names;
+}
+
+std::vector<std::string> list_models() {
+  std::set<std::string> names;
+  for (const std::string& root : data_roots()) {
+    collect_models(root, names);
+    collect_models(root + "/models", names);
+  }
+  return {names.begin(), names.end()};
+}
+
+}  // namespace core

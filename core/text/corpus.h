@@ -1,0 +1,34 @@
+// Where texts and models are found by name. Two data roots are searched in this order: `$REFRAIN_HOME/data`
+// (REFRAIN_HOME defaults to the working directory) and `$REFRAIN_DATA`. `$REFRAIN_HOME/data/corpora.json` registers
+// the names of corpora; a model's name is its directory under a root or under `<root>/models`. A path works for both.
+#pragma once
+
+#include <string>
+#include <vector>
+
+namespace core {
+
+struct Corpus {
+  std::string name;  // as asked for: registered name or path
+  std::string path;  // the file that was read
+  std::string text;  // UTF-8, checked
+};
+
+// Reads a registered corpus ("wikitext2/test") or a text file given by its path. Throws UserError when neither exists
+// (with the nearest and all known names), or when the text is not UTF-8 (with the byte offset).
+Corpus load_corpus(const std::string& name_or_path);
+
+// The file that load_corpus would read, without reading it; same errors.
+std::string find_corpus(const std::string& name_or_path);
+
+// The directory of a model: a path, else `<root>/<name>`, else `<root>/models/<name>`. Throws UserError otherwise.
+std::string find_model(const std::string& name_or_path);
+
+// Registered corpora whose file exists, and models (directories with a config.json) under the data roots; sorted.
+std::vector<std::string> list_corpora();
+std::vector<std::string> list_models();
+
+// The data roots that are set, in the order of search; they need not exist.
+std::vector<std::string> data_roots();
+
+}  // namespace core

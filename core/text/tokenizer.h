@@ -1,0 +1,61 @@
+// Text to token ids and back. Two kinds exist: byte-level BPE (tokenizer.json) and sentencepiece (tokenizer.model).
+// A tokenizer never adds BOS or EOS by itself: whether a text starts with BOS is a matter of the measuring protocol
+// (core/text/windows.h), so `tokenizer_config.json` is only asked which ids these are and whether `auto` means BOS.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace core {
+
+// What tokenizer_config.json, the tokenizer itself and config.json say about BOS and EOS.
+struct SpecialTokens {
+  std::optional<int32_t> bos_id;
+  std::optional<int32_t> eos_id;
+  bool adds_bos = false;  // `add_bos_token` of tokenizer_config.json; false when absent
+};
+
+class Tokenizer {
+ public:
+  virtual ~Tokenizer() = default;
+
+  // Ids of a UTF-8 text, without BOS and EOS. Added tokens (special or not) written out in the text become their ids
+  // for tokenizer.json; sentencepiece reads control symbols in the text as plain text, as its library does.
+  // Throws UserError with the byte offset when the text is not UTF-8. May be called from several threads.
+  virtual std::vector<int32_t> encode(std::string_view text) const = 0;
+
+  // The text of the ids, special tokens written out (sentencepiece: control symbols vanish, as in its library).
+  // Byte-level BPE returns the exact bytes, which may end inside a UTF-8 character. Throws UserError on unknown ids.
+  virtual std::string decode(std::span<const int32_t> ids) const = 0;
+
+  // Largest id + 1, added tokens included. The model's embedding may have more rows (padding).
+  virtual int64_t vocabulary_size() const = 0;
+
+  // Id of a token given as it is written in tokenizer_config.json, e.g. `<|endoftext|>`.
+  virtual std::optional<int32_t> token_id(std::string_view token) const = 0;
+
+  std::optional<int32_t> bos_id() const { return special_.bos_id; }
+  std::optional<int32_t> eos_id() const { return special_.eos_id; }
+  bool adds_bos() const { return special_.adds_bos; }
+
+  // Hash of the tokenizer's file: equal hashes, equal ids for every text.
+  std::string hash() const { return hash_; }
+
+ protected:
+  SpecialTokens special_;  // set by load_tokenizer, except what the tokenizer's own file says
+  std::string hash_;       // set by the constructor
+
+  friend std::unique_ptr<Tokenizer> load_tokenizer(const std::string& model_directory);
+};
+
+// The tokenizer of a model directory: tokenizer.json, else tokenizer.model. BOS and EOS come from tokenizer_config.json
+// (strings or AddedToken objects), else from the sentencepiece model, else from config.json.
+// Throws UserError naming the file when there is none, when it is corrupt, or when it needs a feature we lack.
+std::unique_ptr<Tokenizer> load_tokenizer(const std::string& model_directory);
+
+}  // namespace core

@@ -1,0 +1,67 @@
+#include "core/text/utf8.h"
+
+#include <utf8proc.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdlib>
+#include <memory>
+#include <new>
+
+#include "core/error.h"
+
+namespace core {
+namespace {
+
+bool is_ascii(std::string_view text) {
+  return std::all_of(text.begin(), text.end(), [](char c) { return static_cast<unsigned char>(c) < 0x80; });
+}
+
+const utf8proc_uint8_t* bytes(std::string_view text) { return reinterpret_cast<const utf8proc_uint8_t*>(text.data()); }
+
+}  // namespace
+
+std::optional<size_t> first_invalid_utf8(std::string_view text) {
+  for (size_t at = 0; at < text.size();) {
+    if (static_cast<unsigned char>(text[at]) < 0x80) {
+      ++at;
+      continue;
+    }
+    utf8proc_int32_t code_point = 0;
+    const auto rest = static_cast<utf8proc_ssize_t>(std::min<size_t>(text.size() - at, 4));
+    const utf8proc_ssize_t length = utf8proc_iterate(bytes(text) + at, rest, &code_point);
+    if (length <= 0 || code_point < 0) return at;
+    at += static_cast<size_t>(length);
+  }
+  return std::nullopt;
+}
+
+void require_utf8(std::string_view text, const std::string& where) {
+  const std::optional<size_t> broken = first_invalid_utf8(text);
+  if (!broken) return;
+  fail("{}: byte {} (0x{:02x}) is not valid UTF-8. Convert the text to UTF-8.", where, *broken,
+       static_cast<unsigned char>(text[*broken]));
+}
+
+std::string nfc(std::string_view text) {
+  if (is_ascii(text)) return std::string(text);  // ASCII is its own normal form
+  utf8proc_uint8_t* result = nullptr;
+  const utf8proc_ssize_t length = utf8proc_map(bytes(text), static_cast<utf8proc_ssize_t>(text.size()), &result,
+                                               static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE));
+  const std::unique_ptr<utf8proc_uint8_t, decltype(&std::free)> owner(result, &std::free);
+  if (length < 0) throw std::bad_alloc();  // the text is valid, so only memory can fail
+  return std::string(reinterpret_cast<const char*>(result), static_cast<size_t>(length));
+}
+
+size_t utf8_length(char first) {
+  const auto byte = static_cast<unsigned char>(first);
+  return byte < 0x80 ? 1 : byte < 0xE0 ? 2 : byte < 0xF0 ? 3 : 4;
+}
+
+void append_utf8(std::string& text, char32_t code_point) {
+  utf8proc_uint8_t encoded[4];
+  const utf8proc_ssize_t length = utf8proc_encode_char(static_cast<utf8proc_int32_t>(code_point), encoded);
+  text.append(reinterpret_cast<const char*>(encoded), static_cast<size_t>(length));
+}
+
+}  // namespace core

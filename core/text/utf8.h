@@ -1,0 +1,27 @@
+// UTF-8 where text enters: a broken byte is refused with its offset rather than replaced, because a silent replacement
+// character would change a measured text. Normalization form C is utf8proc's.
+#pragma once
+
+#include <cstddef>
+#include <optional>
+#include <string>
+#include <string_view>
+
+namespace core {
+
+// Offset of the first byte that is not part of well-formed UTF-8 (overlong forms and surrogates are not); none: all is.
+std::optional<size_t> first_invalid_utf8(std::string_view text);
+
+// Throws UserError "<where>: byte 17 is not valid UTF-8. ..." unless the text is well-formed.
+void require_utf8(std::string_view text, const std::string& where);
+
+// Unicode normalization form C of a well-formed text.
+std::string nfc(std::string_view text);
+
+// Bytes of the character that starts with this byte of a well-formed text: 1 … 4.
+size_t utf8_length(char first);
+
+// Appends one code point.
+void append_utf8(std::string& text, char32_t code_point);
+
+}  // namespace core

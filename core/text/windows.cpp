@@ -1,0 +1,68 @@
+#include "core/text/windows.h"
+
+#include <algorithm>
+#include <bit>
+
+#include "core/error.h"
+#include "core/io/hash.h"
+
+namespace core {
+namespace {
+
+void check_ids(const std::string& corpus, std::span<const int32_t> ids, int64_t embedding_rows) {
+  if (embedding_rows <= 0) return;
+  for (size_t i = 0; i < ids.size(); ++i)
+    require(ids[i] < embedding_rows,
+            "{}: token {} has the id {}, but the model's embedding has {} rows. Use the tokenizer that belongs to the "
+            "model.",
+            corpus, i, ids[i], embedding_rows);
+}
+
+}  // namespace
+
+std::span<const int32_t> Windows::window(int64_t n) const {
+  return std::span<const int32_t>(ids).subspan(static_cast<size_t>(n * seq_len), static_cast<size_t>(seq_len));
+}
+
+std::string resolve_bos(const std::string& bos, const Tokenizer& tokenizer) {
+  const bool known = bos == "none" || bos == "once" || bos == "window" || bos == "auto";
+  require(known, "bos: `{}` is not known. Choose none, once, window or auto.", bos);
+  const std::string resolved = bos != "auto" ? bos : tokenizer.adds_bos() ? "once" : "none";
+  require(resolved == "none" || tokenizer.bos_id().has_value(),
+          "bos: `{}` asks for BOS, but the tokenizer has none. Set bos to none, or bos_token in tokenizer_config.json.",
+          bos);
+  return resolved;
+}
+
+Windows make_windows(const Corpus& corpus, const Tokenizer& tokenizer, const WindowOptions& options) {
+  require(options.seq_len >= 2, "seq_len: {} leaves nothing to predict. Choose at least 2.", options.seq_len);
+  Windows result;
+  result.corpus = corpus.name;
+  result.bos = resolve_bos(options.bos, tokenizer);
+  result.seq_len = options.seq_len;
+  result.ids = tokenizer.encode(corpus.text);
+  if (result.bos == "once") result.ids.insert(result.ids.begin(), *tokenizer.bos_id());
+
+  const auto tokens = static_cast<int64_t>(result.ids.size());
+  result.count = tokens / options.seq_len;
+  require(result.count > 0,
+          "{}: {} tokens are too few for one window of {}. Choose a smaller seq_len or a longer corpus.", corpus.name,
+          tokens, options.seq_len);
+  if (options.windows > 0) result.count = std::min(result.count, options.windows);
+  result.ids.resize(static_cast<size_t>(result.count * options.seq_len));
+  if (result.bos == "window")
+    for (int64_t n = 0; n < result.count; ++n)
+      result.ids[static_cast<size_t>(n * options.seq_len)] = *tokenizer.bos_id();
+  check_ids(corpus.name, result.ids, options.embedding_rows);
+  result.token_hash = token_hash(result.ids);
+  return result;
+}
+
+std::string token_hash(std::span<const int32_t> ids) {
+  static_assert(std::endian::native == std::endian::little, "hashes are taken of little-endian ids");
+  Hasher hasher;
+  hasher.update(ids.data(), ids.size_bytes());
+  return hasher.hex();
+}
+
+}  // namespace core

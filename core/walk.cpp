@@ -1,0 +1,59 @@
+#include "core/walk.h"
+
+#include <ATen/ATen.h>
+
+#include <optional>
+
+#include "core/interrupt.h"
+
+namespace core {
+
+void ResidentSource::load(Model& model, int64_t block) {
+  if (!loaded_.insert(block).second) return;
+  core::load(model.block(block), weights_);
+}
+
+namespace {
+
+// In place: batch by batch, so that only one batch is held twice.
+void advance(Block& block, const Pass& pass, HiddenStore& hidden) {
+  at::NoGradGuard no_gradient;
+  for (int64_t i = 0; i < hidden.batches(); ++i) hidden.put(i, block.forward(hidden.get(i), pass));
+}
+
+HiddenStore advanced(Block& block, const Pass& pass, const HiddenStore& hidden) {
+  at::NoGradGuard no_gradient;
+  HiddenStore next(hidden.batches());
+  for (int64_t i = 0; i < hidden.batches(); ++i) next.put(i, block.forward(hidden.get(i), pass));
+  return next;
+}
+
+}  // namespace
+
+void walk(Model& model, BlockSource& source, const std::vector<Stage*>& stages, Streams streams,
+          const std::function<void(int64_t, int64_t)>& on_step) {
+  for (Stage* stage : stages) stage->begin(model);
+  std::set<int64_t> visited;
+  const auto steps = static_cast<int64_t>(model.plan.size());
+  for (int64_t step = 0; step < steps; ++step) {
+    honour_interrupt();
+    const int64_t index = model.plan[step].block;
+    Block& block = model.block(index);
+    const Pass pass{.step = step};
+    source.load(model, index);
+    // The full-precision outputs are computed before a stage changes the block; the stages still see its inputs.
+    std::optional<HiddenStore> full;
+    if (streams.full != nullptr) full = advanced(block, pass, *streams.full);
+    if (visited.insert(index).second) {
+      BlockContext context{model, block, index, step, streams};
+      for (Stage* stage : stages) stage->block(context);
+    }
+    if (streams.quantized != nullptr) advance(block, pass, *streams.quantized);
+    if (full) *streams.full = std::move(*full);
+    source.release(model, index);
+    if (on_step) on_step(step + 1, steps);
+  }
+  for (Stage* stage : stages) stage->end(model);
+}
+
+}  // namespace core

@@ -1,0 +1,69 @@
+// The walk: everything that touches weights goes over the plan's steps, block by block, with the inputs of the block at hand.
+// So a model larger than memory is not a special case, and a stage sees block i's inputs as the blocks before it left them.
+#pragma once
+
+#include <functional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "core/hidden_store.h"
+#include "core/model.h"
+
+namespace core {
+
+// Where the weights of block i come from, and how long they stay.
+class BlockSource {
+ public:
+  virtual ~BlockSource() = default;
+  virtual void load(Model& model, int64_t block) = 0;     // fills the block's slots and norms if they are not filled
+  virtual void release(Model& model, int64_t block) = 0;  // the walk has left the block
+};
+
+// Loads a block on the first visit and keeps it.
+class ResidentSource : public BlockSource {
+ public:
+  explicit ResidentSource(Weights weights) : weights_(std::move(weights)) {}
+  void load(Model& model, int64_t block) override;
+  void release(Model&, int64_t) override {}
+
+ private:
+  Weights weights_;
+  std::set<int64_t> loaded_;
+};
+
+// The hidden states that a walk carries; a stream that nobody needs is null and costs nothing.
+struct Streams {
+  HiddenStore* full = nullptr;       // as the full-precision model computes them
+  HiddenStore* quantized = nullptr;  // as the blocks finished so far compute them
+};
+
+struct BlockContext {
+  Model& model;
+  Block& block;
+  int64_t index;          // of the block
+  int64_t step;           // of the plan; the first that runs this block
+  const Streams& inputs;  // of this block
+};
+
+enum class Scope { one_block, whole_model };
+
+// One thing done to the weights. Stages do not know each other; experiments/ knows the order.
+class Stage {
+ public:
+  virtual ~Stage() = default;
+  virtual std::string name() const = 0;
+  virtual int version() const = 0;  // bumped by hand when results change
+  virtual Scope scope() const { return Scope::one_block; }
+  virtual void begin(Model&) {}
+  virtual void block(BlockContext&) {}
+  virtual void end(Model&) {}
+};
+
+// Runs the stages over the plan. Per step: load the block, advance the full-precision stream, let each stage work on the block
+// (only on its first step), advance the quantized stream. Between blocks an interrupt is honoured (core/interrupt.h).
+// `on_step(done, total)` is told the progress.
+void walk(Model& model, BlockSource& source, const std::vector<Stage*>& stages, Streams streams,
+          const std::function<void(int64_t, int64_t)>& on_step = {});
+
+}  // namespace core

@@ -1,0 +1,18 @@
+// The full-precision model, measured once: every result stands beside it. Kept in <out>/.cache under the hash of all that the
+// numbers depend on, so that no sweep point and no later run measures it again, and no stale number is ever read.
+#pragma once
+
+#include <vector>
+
+#include "experiments/inputs.h"
+
+namespace experiments {
+
+struct Baseline {
+  std::vector<Perplexity> perplexity;  // in the order of measure.perplexity
+  bool cached = true;                  // nothing had to be computed
+};
+
+Baseline baseline(const Spec& spec, Inputs& inputs);
+
+}  // namespace experiments

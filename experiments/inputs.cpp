@@ -1,0 +1,83 @@
+#include "experiments/inputs.h"
+
+#include <ATen/Context.h>
+
+#include <filesystem>
+
+#include "core/error.h"
+#include "export/checkpoint.h"
+#include "models/registry.h"
+
+namespace experiments {
+
+const ModelFiles& Inputs::model(const std::string& name_or_path) {
+  const std::string directory = core::find_model(name_or_path);
+  if (const auto found = models_.find(directory); found != models_.end()) return found->second;
+  ModelFiles files{.directory = directory,
+                   .config = core::read_hf_config(directory),
+                   .checkpoint = std::make_shared<const core::Checkpoint>(core::Checkpoint::open(directory)),
+                   .tokenizer = core::load_tokenizer(directory),
+                   .quantized = exports::is_quantized_checkpoint(directory)};
+  return models_.emplace(directory, std::move(files)).first->second;
+}
+
+std::string Inputs::model_hash(const ModelFiles& files) {
+  std::vector<std::string> paths = files.checkpoint->files();
+  for (const char* name : {"config.json", "refrain.json"}) {
+    const std::string path = files.directory + "/" + name;
+    if (std::filesystem::exists(path)) paths.push_back(path);
+  }
+  core::Hasher hasher;
+  for (const std::string& path : paths) {
+    hasher.update(std::filesystem::path(path).filename().string());
+    hasher.update(hashes_.of(path));
+  }
+  return hasher.hex();
+}
+
+const core::Windows& Inputs::windows(const ModelFiles& files, const PerplexityConfig& config, const core::Shape& shape) {
+  core::require(config.seq_len <= shape.context, "{} is {}, longer than the context of {} ({} tokens). Lower it.",
+                config.where("seq_len"), config.seq_len, files.directory, shape.context);
+  const std::string key = fmt::format("{} {} {} {} {}", files.directory, config.corpus, config.seq_len, config.bos, config.windows);
+  if (const auto found = windows_.find(key); found != windows_.end()) return found->second;
+  auto corpus = corpora_.find(config.corpus);
+  if (corpus == corpora_.end()) corpus = corpora_.emplace(config.corpus, core::load_corpus(config.corpus)).first;
+  const core::WindowOptions options{
+      .seq_len = config.seq_len, .bos = config.bos, .windows = config.windows, .embedding_rows = shape.vocabulary};
+  return windows_.emplace(key, core::make_windows(corpus->second, *files.tokenizer, options)).first->second;
+}
+
+at::Device device_of(const Spec& spec) {
+  const bool cuda = at::hasCUDA(), mps = at::hasMPS();
+  if (spec.device == "auto") return cuda ? at::kCUDA : mps ? at::kMPS : at::kCPU;
+  core::require(spec.device != "cuda" || cuda, "{}: this machine or this build of LibTorch has no CUDA. Use device: cpu.",
+                spec.where("device"));
+  core::require(spec.device != "mps" || mps, "{}: this machine or this build of LibTorch has no MPS. Use device: cpu.",
+                spec.where("device"));
+  return at::Device(spec.device);
+}
+
+at::ScalarType dtype_of(const Spec& spec) {
+  if (spec.model.dtype == "bfloat16") return at::kBFloat16;
+  if (spec.model.dtype != "float16") return at::kFloat;
+  core::require(!device_of(spec).is_cpu(), "{}: float16 products are about 40 times slower than float32 on a CPU. Use float32 or bfloat16.",
+                spec.model.where("dtype"));
+  return at::kHalf;
+}
+
+core::Weights weights_of(const Spec& spec, const ModelFiles& files) {
+  return core::Weights(files.checkpoint, dtype_of(spec), device_of(spec));
+}
+
+void check_point(const Spec& spec, Inputs& inputs) {
+  const ModelFiles& files = inputs.model(spec.model.path);
+  const auto model = models::build(files.config);
+  const bool quantizes = spec.quant.method != quant::QuantConfig::kNone;
+  core::require(!(quantizes && files.quantized), "{}: {} is quantized already. Use method: none to measure it.",
+                spec.quant.where("method"), files.directory);
+  exports::check(*model, files.directory, weights_of(spec, files));
+  if (quantizes) quant::assign(spec.quant, *model);
+  for (const PerplexityConfig& config : spec.measure.perplexity) inputs.windows(files, config, model->shape());
+}
+
+}  // namespace experiments

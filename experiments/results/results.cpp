@@ -1,0 +1,122 @@
+#include "experiments/results/results.h"
+
+#include <ATen/Parallel.h>
+#include <torch/version.h>
+
+#include "core/io/csv.h"
+#include "core/machine.h"
+#include "experiments/version.h"
+#include "quant/quantized_linear.h"
+
+namespace experiments {
+
+namespace {
+
+Json perplexity_json(const Perplexity& p) {
+  return {{"corpus", p.corpus}, {"protocol", p.protocol}, {"bos", p.bos},   {"seq_len", p.seq_len},
+          {"windows", p.windows}, {"tokens", p.tokens},     {"token_hash", p.token_hash}, {"nll", p.nll()},
+          {"ppl", p.ppl()},     {"ppl_stderr", p.ppl_stderr()}};
+}
+
+Json measured_json(const std::vector<Perplexity>& measurements) {
+  if (measurements.empty()) return nullptr;
+  Json list = Json::array();
+  for (const Perplexity& p : measurements) list.push_back(perplexity_json(p));
+  return {{"perplexity", std::move(list)}};
+}
+
+double ratio(int64_t bits, int64_t weights) { return static_cast<double>(bits) / static_cast<double>(weights); }
+
+// Bits per weight; the denominator of `codes` and `with_parameters` is the weights that quantization covers.
+Json bits_json(core::Model& model, int64_t bytes_on_disk) {
+  core::Cost covered;
+  for (core::Slot* slot : model.slots()) {
+    if (const core::Cost cost = slot->linear().cost(); cost.code_bits > 0) covered += cost;
+  }
+  const core::Cost all = core::bill(model);
+  const int64_t original = all.weights;  // every parameter of the model, a tied embedding once
+  Json bits = {{"codes", nullptr}, {"with_parameters", nullptr}};
+  if (covered.weights > 0) {
+    bits["codes"] = ratio(covered.code_bits, covered.weights);
+    bits["with_parameters"] = ratio(covered.code_bits + covered.parameter_bits, covered.weights);
+  }
+  bits["with_head"] = ratio(all.code_bits + all.parameter_bits + all.dense_bits, original);
+  bits["file"] = bytes_on_disk > 0 ? Json(ratio(8 * bytes_on_disk, original)) : Json(nullptr);
+  return bits;
+}
+
+// Of all codes of the model, in order; null when there are none.
+Json code_hash(core::Model& model) {
+  core::Hasher hasher;
+  bool any = false;
+  for (core::Slot* slot : model.slots()) {
+    const auto* linear = dynamic_cast<const quant::QuantizedLinear*>(&slot->linear());
+    if (linear == nullptr) continue;
+    hasher.update(slot->path() + " " + linear->codes().hash() + "\n");
+    any = true;
+  }
+  return any ? Json(hasher.hex()) : Json(nullptr);
+}
+
+Json machine_json(const Spec& spec) {
+  return {{"cpu", core::cpu_name()},      {"memory_bytes", core::memory_bytes()},
+          {"system", core::system_name()}, {"device", device_of(spec).str()},
+          {"dtype", c10::toString(dtype_of(spec))}, {"threads", at::get_num_threads()}};
+}
+
+}  // namespace
+
+Json results_json(const Findings& f, core::Model& model, int64_t bytes_on_disk) {
+  Json swept = Json::object();
+  for (const auto& [key, value] : f.swept) swept[key] = value;
+  Json stages = Json::array();
+  for (const StageRecord& s : f.stages) {
+    stages.push_back({{"name", s.name}, {"version", s.version}, {"seconds", s.seconds},
+                      {"peak_rss_bytes", s.peak_rss_bytes}, {"cached", s.cached}});
+  }
+  Json fallbacks = Json::array();
+  for (const quant::ModuleReport& m : f.modules) {
+    if (!m.fallback.empty()) fallbacks.push_back({{"module", m.path}, {"reason", m.fallback}});
+  }
+  return {{"schema", 1},
+          {"name", f.spec->name},
+          {"id", f.id},
+          {"swept", swept},
+          {"commit", commit()},
+          {"versions", {{"libtorch", TORCH_VERSION}}},
+          {"machine", machine_json(*f.spec)},
+          {"hashes", {{"config", f.config_hash}, {"model", f.model_hash}, {"tokenizer", f.tokenizer_hash}, {"codes", code_hash(model)}}},
+          {"baseline", measured_json(f.baseline)},
+          {"quantized", measured_json(f.quantized)},
+          {"bits", bits_json(model, bytes_on_disk)},
+          {"macs_per_token", core::bill(model).macs},
+          {"weight_bytes_per_token", core::bill(model).bytes_read},
+          {"stages", stages},
+          {"fallbacks", fallbacks}};
+}
+
+std::string modules_csv(const std::vector<quant::ModuleReport>& modules) {
+  core::CsvTable table({"path", "out_features", "in_features", "method", "bits", "groups", "weight_error", "weight_absmax",
+                        "weight_kurtosis", "weight_outlier_columns", "seconds", "fallback"});
+  for (const quant::ModuleReport& m : modules) {
+    table.row(m.path, m.out_features, m.in_features, m.method, m.bits, m.groups, m.weight_error, m.weight.absmax,
+              m.weight.kurtosis, m.weight.outlier_columns, m.seconds, m.fallback);
+  }
+  return table.text();
+}
+
+std::string windows_csv(const Findings& f) {
+  core::CsvTable table({"model", "corpus", "protocol", "window", "tokens", "nll_sum"});
+  const auto add = [&](const char* which, const std::vector<Perplexity>& measurements) {
+    for (const Perplexity& p : measurements) {
+      for (size_t n = 0; n < p.window_nll.size(); ++n) {
+        table.row(which, p.corpus, p.protocol, n, p.tokens / p.windows, p.window_nll[n]);
+      }
+    }
+  };
+  add("baseline", f.baseline);
+  add("quantized", f.quantized);
+  return table.text();
+}
+
+}  // namespace experiments

@@ -1,0 +1,44 @@
+// results.json: what a run found, with everything needed to trust and repeat it. Field names are stable; docs/results.md
+// describes them. A row of a table is read from here and from nowhere else.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "core/model.h"
+#include "experiments/baseline.h"
+#include "quant/quantize.h"
+
+namespace experiments {
+
+using Json = nlohmann::ordered_json;
+
+// One stage of a run as results.json lists it.
+struct StageRecord {
+  std::string name;
+  int version;
+  double seconds;
+  int64_t peak_rss_bytes;  // most resident memory during the stage
+  bool cached;
+};
+
+// A finished run, before it is written.
+struct Findings {
+  std::string id;
+  const Spec* spec;
+  std::vector<std::pair<std::string, std::string>> swept;
+  std::string config_hash, model_hash, tokenizer_hash;
+  std::vector<Perplexity> baseline = {};  // empty for a model that has no full precision: our own checkpoints
+  std::vector<Perplexity> quantized = {};
+  std::vector<StageRecord> stages = {};
+  std::vector<quant::ModuleReport> modules = {};
+};
+
+// bytes_on_disk: of the checkpoint, 0 when it was discarded.
+Json results_json(const Findings& findings, core::Model& model, int64_t bytes_on_disk);
+
+std::string modules_csv(const std::vector<quant::ModuleReport>& modules);
+std::string windows_csv(const Findings& findings);  // one row per window and measurement
+
+}  // namespace experiments

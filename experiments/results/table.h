@@ -1,0 +1,26 @@
+// The table of a sweep, made from results.json of its runs: on the screen, as summary.csv and as summary.md.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+namespace experiments {
+
+struct Table {
+  std::vector<std::string> columns;
+  std::vector<std::vector<std::string>> rows;
+
+  std::string text() const;      // aligned, for the terminal
+  std::string markdown() const;
+  std::string csv() const;
+};
+
+// First the full-precision model (unless it has none), then one row per run: what was swept, bits per weight, perplexity with
+// its standard error and change against full precision per measurement, seconds. A failed run shows its reason.
+Table make_table(const std::vector<nlohmann::ordered_json>& results);
+
+// "quant.weight.bits=2 quant.weight.group_size=64"; "" for a file without a sweep.
+std::string label(const std::vector<std::pair<std::string, std::string>>& swept);
+
+}  // namespace experiments

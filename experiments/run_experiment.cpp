@@ -1,0 +1,179 @@
+// run_experiment: reads the command line and hands over. Exit codes: 0 done, 1 a failed point or our bug, 2 the user's
+// mistake, 130 and 143 interrupted.
+#include <ATen/Parallel.h>
+#include <fmt/core.h>
+#include <spdlog/spdlog.h>
+#include <torch/version.h>
+
+#include <CLI/CLI.hpp>
+
+#include "core/config/nearest.h"
+#include "core/error.h"
+#include "core/interrupt.h"
+#include "core/io/files.h"
+#include "core/machine.h"
+#include "core/text/corpus.h"
+#include "experiments/results/table.h"
+#include "experiments/runner.h"
+#include "experiments/version.h"
+#include "models/registry.h"
+
+namespace {
+
+using experiments::Point;
+using experiments::Spec;
+
+constexpr int kFailed = 1, kUserError = 2;
+
+struct Options {
+  std::vector<std::string> files, overrides;
+  std::string help_key, list;
+  bool dry_run = false, force = false;
+};
+
+int print_help(const CLI::App& app, const std::string& key) {
+  Spec spec;
+  if (key.empty()) fmt::print("{}\nKeys of a configuration:\n", app.help());
+  fmt::print("{}", core::help(spec, key));
+  return 0;
+}
+
+void print_methods() {
+  for (const auto& [name, method] : quant::make_methods()) fmt::print("{:<12} {}\n", name, method->summary());
+}
+
+void print_models() {
+  fmt::print("families: {}\n", core::joined(models::families()));
+  for (const std::string& name : core::list_models()) fmt::print("{}\n", name);
+}
+
+void print_corpora() {
+  for (const std::string& name : core::list_corpora()) fmt::print("{}\n", name);
+}
+
+void print_keys() {
+  Spec spec;
+  fmt::print("{}", core::key_table(spec));
+}
+
+// What --list knows; without a name it prints all but the keys.
+int print_list(const std::string& what) {
+  const std::vector<std::pair<std::string, void (*)()>> lists{
+      {"methods", print_methods}, {"models", print_models}, {"corpora", print_corpora}, {"keys", print_keys}};
+  std::vector<std::string> names;
+  for (const auto& [name, print] : lists) {
+    names.push_back(name);
+    if (what == name) return print(), 0;
+    if (what.empty() && name != "keys") fmt::print("{}:\n", name), print(), fmt::print("\n");
+  }
+  core::require(what.empty(), "--list: there is no list of `{}`.{} Lists: {}.", what, core::did_you_mean(what, names), core::joined(names));
+  return 0;
+}
+
+// Threads are a property of the process: the first point decides, and a sweep over them is refused.
+void set_threads(const std::vector<std::vector<Point>>& files) {
+  const int64_t asked = files.front().front().spec.threads;
+  for (const auto& points : files) {
+    for (const Point& point : points) {
+      core::require(point.spec.threads == asked, "{}: one call computes with one number of threads. Call once per number.",
+                    point.spec.where("threads"));
+    }
+  }
+  at::set_num_threads(static_cast<int>(asked > 0 ? asked : core::usable_threads()));
+}
+
+// Everything that can be wrong in any point of any file is found here, before the first tensor is read.
+void check_all(const std::vector<std::vector<Point>>& files, experiments::Inputs& inputs) {
+  for (const auto& points : files) {
+    for (const Point& point : points) experiments::check_point(point.spec, inputs);
+    core::require_writable_directory(points.front().spec.out);
+  }
+}
+
+void print_plan(const std::vector<Point>& points, experiments::Inputs& inputs) {
+  for (const Point& point : points) {
+    const std::string directory = experiments::run_directory(point.spec, experiments::run_id(point.spec, inputs));
+    const char* state = experiments::finished_results(directory).is_null() ? "to run  " : "finished";
+    fmt::print("{}  {}  {}\n", state, directory, experiments::label(point.swept));
+  }
+}
+
+int run(const Options& options) {
+  core::require(!options.files.empty(), "no configuration given. Try ./run_experiment configs/quickstart.yaml, or --help.");
+  std::vector<std::vector<Point>> files;
+  for (const std::string& file : options.files) files.push_back(experiments::read_points(file, options.overrides));
+  set_threads(files);
+  experiments::Inputs inputs(files.front().front().spec.out + "/.cache/hashes");
+  check_all(files, inputs);
+  int code = 0;
+  for (const auto& points : files) {
+    if (options.dry_run) {
+      print_plan(points, inputs);
+      continue;
+    }
+    const Spec& first = points.front().spec;
+    spdlog::set_level(first.quiet ? spdlog::level::warn : spdlog::level::info);
+    const experiments::Outcome outcome = experiments::run_points(points, inputs, options.force);
+    fmt::print("\n{}\n", experiments::make_table(outcome.rows).text());
+    for (const auto& row : outcome.rows) {
+      if (row.contains("id")) fmt::print("{}/{}/{}\n", first.out, first.name, row["id"].get<std::string>());
+    }
+    if (outcome.failed) code = kFailed;
+  }
+  return code;
+}
+
+// The command line's own shortcuts for keys.
+void add_override(Options& options, const std::string& key, const std::string& value) {
+  options.overrides.push_back(key + "=" + core::to_inline_yaml(core::make_string(value)));
+}
+
+int parse_and_run(int argc, char** argv) {
+  Options options;
+  std::string out, threads;
+  bool version = false, quiet = false, no_build = false;
+  CLI::App app{"One YAML file asks one question about low-bit quantization of a language model; the answer is a table."};
+  app.set_help_flag();
+  app.add_option("FILE", options.files, "configurations, run one after the other");
+  app.add_option("--set", options.overrides, "key=value: overrides the file, e.g. quant.weight.bits=3")->expected(1);
+  app.add_option("--out", out, "directory of all results (key out)");
+  app.add_option("--threads", threads, "threads of the computation (key threads)");
+  app.add_flag("--quiet", quiet, "print the table and errors only (key quiet)");
+  app.add_flag("--dry-run", options.dry_run, "check everything, print what would run");
+  app.add_flag("--force", options.force, "run finished points again");
+  const CLI::Option* help = app.add_option("--help,-h", options.help_key, "this text, or the meaning of a key: --help quant.weight")->expected(0, 1);
+  const CLI::Option* list = app.add_option("--list", options.list, "methods, models, corpora, or keys (as Markdown)")->expected(0, 1);
+  app.add_flag("--version", version, "the commit and the libraries");
+  app.add_flag("--no-build", no_build, "run what is built; read by the launcher");
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    core::fail("{}. Try --help.", error.what());
+  }
+  if (help->count() > 0) return print_help(app, options.help_key);
+  if (list->count() > 0) return print_list(options.list);
+  if (version) return fmt::print("refrain {} · libtorch {}\n", experiments::commit(), TORCH_VERSION), 0;
+  if (!out.empty()) add_override(options, "out", out);
+  if (!threads.empty()) options.overrides.push_back("threads=" + threads);
+  if (quiet) options.overrides.push_back("quiet=true");
+  return run(options);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  spdlog::set_pattern("%v");
+  core::watch_signals();
+  try {
+    return parse_and_run(argc, argv);
+  } catch (const core::UserError& error) {
+    fmt::print(stderr, "{}\n", error.what());
+    return kUserError;
+  } catch (const core::Interrupted& stop) {
+    fmt::print(stderr, "interrupted; finished runs are kept, the same command goes on\n");
+    return 128 + stop.signal;
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "this is a bug in Refrain: {}\n", error.what());
+    return kFailed;
+  }
+}

@@ -1,0 +1,116 @@
+#include "experiments/spec.h"
+
+#include <algorithm>
+
+#include "core/error.h"
+
+namespace experiments {
+
+void ModelConfig::keys(core::Keys& k) {
+  k.key("path", path, "model directory in Hugging Face format, or its name under data/ or $REFRAIN_DATA");
+  k.key("dtype", dtype, "dtype of the computation; auto: float32", {"auto", "float32", "bfloat16", "float16"});
+}
+
+void MeasureConfig::keys(core::Keys& k) {
+  k.list("perplexity", perplexity, "perplexities to measure, each on one corpus by one protocol");
+  k.key("batch_tokens", batch_tokens, "tokens that run through a block at once; at least one window", {1, 1 << 20});
+}
+
+void SweepConfig::keys(core::Keys& k) {
+  k.node("grid", grid, "map of dotted keys to lists of values: one run for every combination");
+  k.node("cases", cases, "list of maps of dotted keys to values: one run each, times the grid if there is one");
+}
+
+void Spec::keys(core::Keys& k) {
+  k.key("name", name, "folder of the results under `out`, e.g. qwen/group_size");
+  k.key("device", device, "where to compute; auto: cuda, else mps, else cpu", {"auto", "cpu", "mps", "cuda"});
+  k.section("model", model, "the model under test");
+  k.section("quant", quant, "how its weights are quantized");
+  k.section("measure", measure, "what is measured, beside the full-precision model");
+  k.key("checkpoint", checkpoint, "whether the quantized model is kept in the run directory", {"keep", "discard"});
+  k.section("sweep", sweep, "many runs from one file");
+  k.key("out", out, "directory of all results").not_identity();
+  k.key("threads", threads, "threads of the computation; 0: physical cores that this process may use", {0, 4096}).not_identity();
+  k.key("quiet", quiet, "print the table and errors only").not_identity();
+}
+
+void Spec::check() const {
+  core::require(!name.empty(), "{}: name is missing. Give the experiment one, e.g. name: qwen/group_size.", where("name"));
+  const bool leaves = name.starts_with("/") || name.find("..") != std::string::npos;
+  core::require(!leaves && !name.starts_with("."), "{}: `{}` is not a folder below {}. Use letters, digits, - and /.",
+                where("name"), name, out);
+  core::require(!model.path.empty(), "{}: model.path is missing. Name a model directory, e.g. tiny-qwen3.", where("model"));
+}
+
+namespace {
+
+using Swept = std::vector<std::pair<std::string, core::Node>>;  // one point: dotted key, value
+
+std::vector<Swept> cases_of(const SweepConfig& sweep) {
+  if (sweep.cases.is_null()) return {{}};
+  core::require(sweep.cases.is_list() && !sweep.cases.items.empty(),
+                "{} must be a list of maps, not {}. Write one map of dotted keys per run.", sweep.where("cases"),
+                core::shown(sweep.cases));
+  std::vector<Swept> cases;
+  for (const core::Node& item : sweep.cases.items) {
+    core::require(item.is_map(), "{} must be a map of dotted keys, not {}.", core::at(item.origin, "sweep.cases"),
+                  core::shown(item));
+    Swept& swept = cases.emplace_back(item.entries);
+    for (auto& [key, value] : swept) core::annotate(value, fmt::format("sweep.cases[{}]", cases.size() - 1));
+  }
+  return cases;
+}
+
+std::vector<Swept> times_grid(std::vector<Swept> points, const SweepConfig& sweep) {
+  if (sweep.grid.is_null()) return points;
+  core::require(sweep.grid.is_map(), "{} must be a map of dotted keys to lists, not {}.", sweep.where("grid"),
+                core::shown(sweep.grid));
+  for (const auto& [key, values] : sweep.grid.entries) {
+    core::require(values.is_list() && !values.items.empty(), "{} must be a list of values, not {}.",
+                  core::at(values.origin, "sweep.grid." + key), core::shown(values));
+    std::vector<Swept> product;
+    for (const Swept& point : points) {
+      for (core::Node value : values.items) {
+        core::annotate(value, "sweep.grid");
+        product.push_back(point);
+        product.back().emplace_back(key, std::move(value));
+      }
+    }
+    points = std::move(product);
+  }
+  return points;
+}
+
+// The sweep of a document, and the document without it.
+SweepConfig take_sweep(core::Node& root) {
+  SweepConfig sweep;
+  if (const core::Node* node = root.find("sweep")) {
+    core::bind(*node, sweep, "sweep");
+    std::erase_if(root.entries, [](const auto& entry) { return entry.first == "sweep"; });
+  }
+  return sweep;
+}
+
+}  // namespace
+
+std::vector<Point> read_points(const std::string& file, const std::vector<std::string>& overrides) {
+  core::Node root = core::read_yaml(file);
+  for (const std::string& text : overrides) {
+    auto [path, value] = core::parse_override(text);
+    core::assign(root, path, std::move(value));
+  }
+  const SweepConfig sweep = take_sweep(root);
+  std::vector<Point> points;
+  for (const Swept& swept : times_grid(cases_of(sweep), sweep)) {
+    core::Node document = root;
+    Point& point = points.emplace_back();
+    for (const auto& [key, value] : swept) {
+      core::assign(document, key, value);
+      point.swept.emplace_back(key, value.is_scalar() ? value.scalar : core::to_inline_yaml(value));
+    }
+    core::bind(document, point.spec);
+  }
+  return points;
+}
+
+}  // namespace experiments

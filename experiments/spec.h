@@ -1,0 +1,61 @@
+// What one YAML file asks: the whole configuration, declared once. Defaults are the members' initialisers.
+#pragma once
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "core/config/keys.h"
+#include "experiments/measure/perplexity.h"
+#include "quant/config.h"
+
+namespace experiments {
+
+struct ModelConfig : core::Section {
+  std::string path;
+  std::string dtype = "auto";
+
+  void keys(core::Keys& k) override;
+};
+
+struct MeasureConfig : core::Section {
+  std::vector<PerplexityConfig> perplexity;
+  int64_t batch_tokens = 4096;
+
+  void keys(core::Keys& k) override;
+};
+
+struct SweepConfig : core::Section {
+  core::Node grid;   // dotted key -> list of values
+  core::Node cases;  // list of maps dotted key -> value
+
+  void keys(core::Keys& k) override;
+};
+
+struct Spec : core::Section {
+  std::string name;
+  std::string device = "auto";
+  ModelConfig model;
+  quant::QuantConfig quant;
+  MeasureConfig measure;
+  std::string checkpoint = "keep";
+  SweepConfig sweep;
+  std::string out = "runs";
+  int64_t threads = 0;
+  bool quiet = false;
+
+  void keys(core::Keys& k) override;
+  void check() const override;
+};
+
+// One run of a sweep; a file without a sweep has one.
+struct Point {
+  Spec spec;                                                // without its sweep
+  std::vector<std::pair<std::string, std::string>> swept;  // dotted key, value as text; the columns of the table
+};
+
+// All points that a document asks for, each bound and checked. grid: product of its lists; cases: one point each; both:
+// every case × the grid. `overrides` are assignments "key=value" of the command line, stronger than the file.
+std::vector<Point> read_points(const std::string& file, const std::vector<std::string>& overrides);
+
+}  // namespace experiments

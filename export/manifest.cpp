@@ -1,0 +1,124 @@
+#include "export/manifest.h"
+
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+
+#include "core/config/scalar.h"
+#include "core/error.h"
+#include "core/io/files.h"
+#include "core/io/hf_config.h"
+
+namespace exports {
+
+namespace {
+
+using nlohmann::ordered_json;
+
+constexpr int kSchema = 1;
+
+// ---- the variables of a module: a node of the configuration as JSON, and back ----
+
+ordered_json scalar_to_json(const core::Node& node) {
+  if (node.quoted) return node.scalar;
+  if (const auto integer = core::parse_integer(node.scalar)) return *integer;
+  if (const auto number = core::parse_number(node.scalar)) return *number;
+  if (node.scalar == "true" || node.scalar == "false") return node.scalar == "true";
+  return node.scalar;
+}
+
+ordered_json to_json(const core::Node& node) {
+  if (node.is_null()) return nullptr;
+  if (node.is_scalar()) return scalar_to_json(node);
+  ordered_json out = node.is_list() ? ordered_json::array() : ordered_json::object();
+  for (const core::Node& item : node.items) out.push_back(to_json(item));
+  for (const auto& [name, value] : node.entries) out[name] = to_json(value);
+  return out;
+}
+
+core::Node scalar_to_node(const nlohmann::json& json) {
+  if (json.is_boolean()) return core::make_bool(json.get<bool>());
+  if (json.is_number_integer()) return core::make_integer(json.get<int64_t>());
+  if (json.is_number()) return core::make_number(json.get<double>());
+  return json.is_string() ? core::make_string(json.get<std::string>()) : core::Node{};
+}
+
+core::Node to_node(const nlohmann::json& json, const std::string& origin) {
+  core::Node node;
+  if (json.is_array()) {
+    node = core::make_list();
+    for (const auto& item : json) node.items.push_back(to_node(item, origin));
+  } else if (json.is_object()) {
+    node = core::make_map();
+    for (const auto& [name, value] : json.items()) node.entries.emplace_back(name, to_node(value, origin));
+  } else {
+    node = scalar_to_node(json);
+  }
+  node.origin = origin;
+  return node;
+}
+
+// ---- modules and steps ----
+
+ordered_json to_json(const QuantizedModule& module) {
+  quant::WeightConfig weight = module.weight;
+  return {{"decoder", module.decoder}, {"weight", to_json(core::to_node(weight))}, {"code_hash", module.code_hash}};
+}
+
+QuantizedModule read_module(const core::JsonObject& json, const std::string& path) {
+  QuantizedModule module{json.text("decoder"), {}, json.text("code_hash")};
+  const std::string where = "modules." + path + ".weight";
+  core::bind(to_node(json.object("weight").raw(), json.where()), module.weight, where);
+  core::require(module.weight.covered(), "{}: {}.bits is {}, which has no codes. Write the checkpoint again.", json.where(), where,
+                module.weight.bits);
+  return module;
+}
+
+ordered_json to_json(const core::Step& step) {
+  ordered_json json{{"block", step.block}, {"replica", step.replica}, {"kv", "own"}};
+  if (step.kv != core::Step::kOwn) json["kv"] = step.kv;
+  return json;
+}
+
+core::Step read_step(const core::JsonObject& json) {
+  core::Step step{json.integer("block"), json.integer("replica", 0), core::Step::kOwn};
+  if (json.has("kv") && json.raw()["kv"] != "own") step.kv = json.integer("kv");
+  return step;
+}
+
+core::Plan read_plan(const core::JsonObject& manifest) {
+  const nlohmann::json& raw = manifest.raw();
+  core::require(raw.contains("plan") && raw["plan"].is_array(), "{}: plan is missing or not a list. Write the checkpoint again.",
+                manifest.where());
+  core::Plan plan;
+  for (const nlohmann::json& step : raw["plan"]) {
+    plan.push_back(read_step(core::JsonObject::parse(step.dump(), fmt::format("{}: plan[{}]", manifest.where(), plan.size()))));
+  }
+  return plan;
+}
+
+std::string path_in(const std::string& directory) { return directory + "/" + kManifestFile; }
+
+}  // namespace
+
+Manifest read_manifest(const std::string& directory) {
+  const auto json = core::JsonObject::read(path_in(directory));
+  json.integer("schema");  // there at all
+  json.require_value("schema", kSchema);
+  Manifest manifest{json.where(), json.text("model"), json.text("commit", ""), read_plan(json), {}};
+  const core::JsonObject modules = json.object("modules");
+  for (const std::string& path : modules.keys()) manifest.modules[path] = read_module(modules.object(path), path);
+  return manifest;
+}
+
+void write_manifest(const std::string& directory, const Manifest& manifest) {
+  ordered_json json{{"schema", kSchema}, {"model", manifest.model}};
+  if (!manifest.commit.empty()) json["commit"] = manifest.commit;
+  json["plan"] = ordered_json::array();
+  for (const core::Step& step : manifest.plan) json["plan"].push_back(to_json(step));
+  json["modules"] = ordered_json::object();
+  for (const auto& [path, module] : manifest.modules) json["modules"][path] = to_json(module);
+  core::write_atomically(path_in(directory), json.dump(2) + "\n");
+}
+
+}  // namespace exports

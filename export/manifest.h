@@ -1,0 +1,40 @@
+// refrain.json: what a quantized checkpoint says about itself. Written last, so a directory that has one is complete.
+//
+// {"schema": 1, "model": "tiny-qwen3", "commit": "1f0c…",
+//  "plan": [{"block": 0, "replica": 0, "kv": "own"}, …],
+//  "modules": {"model.layers.0.mlp.up_proj": {"decoder": "affine", "weight": {"bits": 2, "group_size": 64}, "code_hash": "…"}, …}}
+// `kv` is "own" or the step whose keys and values are shared; `weight` holds the keys of quant.weight; a module that is not listed is dense.
+#pragma once
+
+#include <map>
+#include <string>
+
+#include "core/model.h"
+#include "quant/weight_config.h"
+
+namespace exports {
+
+inline constexpr const char* kManifestFile = "refrain.json";
+
+// One quantized linear.
+struct QuantizedModule {
+  std::string decoder;         // quant::Decoder::name()
+  quant::WeightConfig weight;  // the variables from which make_decoder makes it again
+  std::string code_hash;       // core::Codes::hash()
+};
+
+struct Manifest {
+  std::string file;    // where it was read, for messages
+  std::string model;   // name of the source model
+  std::string commit;  // of the Refrain that wrote it; may be empty
+  core::Plan plan;
+  std::map<std::string, QuantizedModule> modules;  // by Hugging Face path
+};
+
+// Errors: no such file, not JSON, another schema, a missing or wrong entry; each names file and key.
+Manifest read_manifest(const std::string& directory);
+
+// Atomically; an older file of that name is replaced.
+void write_manifest(const std::string& directory, const Manifest& manifest);
+
+}  // namespace exports

@@ -1,0 +1,175 @@
+// Reading a checkpoint back. What refrain.json says is compared with what the files hold before a tensor is read.
+#include <ATen/ATen.h>
+#include <fmt/ranges.h>
+
+#include <cstring>
+#include <filesystem>
+
+#include "core/error.h"
+#include "export/checkpoint.h"
+#include "quant/quantized_linear.h"
+
+namespace exports {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kAgain = "Write the checkpoint again";
+
+int64_t packed_bytes(int64_t columns, int64_t bits) { return (columns * bits + 7) / 8; }
+
+std::shared_ptr<const quant::Decoder> decoder_of(const core::Slot& slot, const QuantizedModule& module, const Manifest& manifest) {
+  const auto decoder = quant::make_decoder(module.weight, slot.path(), slot.in_features());
+  core::require(decoder->name() == module.decoder, "{}: modules.{}.decoder is `{}`, but these variables make `{}`. Use the Refrain that wrote the checkpoint.",
+                manifest.file, slot.path(), module.decoder, decoder->name());
+  return decoder;
+}
+
+// ---- tensors of bytes: codes and packed zeros ----
+
+void check_bytes(const core::Checkpoint& checkpoint, const std::string& name, const std::vector<int64_t>& shape) {
+  const core::TensorView& view = checkpoint.at(name);
+  core::require(view.dtype == core::DType::U8 && view.shape == shape, "{}: {} is {} [{}], not U8 [{}]. {}.", checkpoint.file_of(name),
+                name, core::name_of(view.dtype), fmt::join(view.shape, ", "), fmt::join(shape, ", "), kAgain);
+}
+
+core::Codes read_codes(const core::Weights& weights, const std::string& name, int64_t columns, int64_t bits) {
+  const core::TensorView& view = weights.checkpoint().at(name);
+  at::Tensor packed = at::empty(view.shape, at::kByte);
+  std::memcpy(packed.mutable_data_ptr(), view.data, view.bytes);
+  weights.checkpoint().release(name);
+  return core::Codes::from_packed(packed.to(weights.device()), columns, bits);
+}
+
+// ---- one quantized linear ----
+
+void check_quantized(const core::Slot& slot, const QuantizedModule& module, const Manifest& manifest, const core::Weights& weights) {
+  const auto decoder = decoder_of(slot, module, manifest);
+  const std::string prefix = slot.path() + ".";
+  check_bytes(weights.checkpoint(), prefix + "codes", {slot.out_features(), packed_bytes(slot.in_features(), decoder->code_bits())});
+  for (const quant::Parameter& p : decoder->layout(slot.out_features(), slot.in_features())) {
+    if (p.kind == core::Kind::zero_codes) {
+      check_bytes(weights.checkpoint(), prefix + p.name, {p.shape[0], packed_bytes(p.shape[1], p.stored_bits)});
+    } else {
+      weights.check(prefix + p.name, p.shape);
+    }
+  }
+  if (slot.has_bias()) weights.check(prefix + "bias", {slot.out_features()});
+}
+
+// Parameters live in float32 whatever the compute dtype, in memory of their own because training writes to them.
+quant::Parameters read_parameters(const core::Slot& slot, const quant::Decoder& decoder, const core::Weights& weights) {
+  const core::Weights exact(std::make_shared<core::Checkpoint>(weights.checkpoint()), at::kFloat, weights.device());
+  quant::Parameters parameters = decoder.layout(slot.out_features(), slot.in_features());
+  for (quant::Parameter& p : parameters) {
+    const std::string name = slot.path() + "." + p.name;
+    p.tensor = p.kind == core::Kind::zero_codes ? read_codes(weights, name, p.shape[1], p.stored_bits).unpack()
+                                                : exact.read(name, p.shape).tensor.clone();
+  }
+  return parameters;
+}
+
+std::shared_ptr<core::Linear> read_quantized(const core::Slot& slot, const QuantizedModule& module, const Manifest& manifest,
+                                             const core::Weights& weights) {
+  const auto decoder = decoder_of(slot, module, manifest);
+  const std::string name = slot.path() + ".codes";
+  const core::Codes codes = read_codes(weights, name, slot.in_features(), decoder->code_bits());
+  core::require(codes.hash() == module.code_hash, "{}: the codes of {} are not those that {} records. {}.",
+                weights.checkpoint().file_of(name), slot.path(), manifest.file, kAgain);
+  core::LoadedTensor bias{{}, 0};
+  if (slot.has_bias()) bias = weights.read(slot.path() + ".bias", {slot.out_features()});
+  return std::make_shared<quant::QuantizedLinear>(
+      decoder, quant::Encoded{codes.unpack(), read_parameters(slot, *decoder, weights)}, bias.tensor, bias.stored_bits, weights.dtype());
+}
+
+// ---- refrain.json against the model ----
+
+void check_plan(const Manifest& manifest, int64_t layers) {
+  const std::string& file = manifest.file;
+  core::require(!manifest.plan.empty(), "{}: the plan is empty. {}.", file, kAgain);
+  for (size_t i = 0; i < manifest.plan.size(); ++i) {
+    const core::Step& step = manifest.plan[i];
+    core::require(step.block >= 0 && step.block < layers, "{}: plan[{}].block is {}, but the model has {} blocks. {}.", file, i,
+                  step.block, layers, kAgain);
+    core::require(step.kv >= core::Step::kOwn && step.kv < static_cast<int64_t>(i),
+                  "{}: plan[{}].kv is {}. It must be \"own\" or an earlier step.", file, i, step.kv);
+  }
+}
+
+const QuantizedModule* find(const Manifest& manifest, const core::Slot* slot) {
+  if (slot == nullptr) return nullptr;
+  const auto found = manifest.modules.find(slot->path());
+  return found == manifest.modules.end() ? nullptr : &found->second;
+}
+
+void check_modules(core::Model& model, const Manifest& manifest) {
+  std::set<std::string> paths;
+  for (const core::Slot* slot : model.slots()) paths.insert(slot->path());
+  for (const auto& [path, module] : manifest.modules) {
+    core::require(paths.contains(path), "{}: modules.{} is not a linear of this model's blocks. {}.", manifest.file, path, kAgain);
+  }
+}
+
+void check_tensors(core::Model& model, const Manifest& manifest, const core::Weights& weights) {
+  for (const auto& module : model.modules(/*include_self=*/false)) {
+    auto* loadable = dynamic_cast<core::Loadable*>(module.get());
+    const auto* slot = dynamic_cast<core::Slot*>(loadable);
+    if (const QuantizedModule* entry = find(manifest, slot)) {
+      check_quantized(*slot, *entry, manifest, weights);
+    } else if (loadable != nullptr && !(slot == &model.head() && model.shape().tied)) {
+      loadable->check(weights);
+    }
+  }
+}
+
+}  // namespace
+
+void RestoringSource::load(core::Model& model, int64_t block) {
+  if (!loaded_.insert(block).second) return;
+  for (const auto& module : model.block(block).modules(/*include_self=*/false)) {
+    auto* loadable = dynamic_cast<core::Loadable*>(module.get());
+    auto* slot = dynamic_cast<core::Slot*>(loadable);
+    if (const QuantizedModule* entry = find(manifest_, slot)) {
+      slot->put(read_quantized(*slot, *entry, manifest_, weights_));
+    } else if (loadable != nullptr) {
+      loadable->load(weights_);
+    }
+  }
+}
+
+bool is_quantized_checkpoint(const std::string& directory) {
+  std::error_code ignored;
+  return fs::exists(fs::path(directory) / kManifestFile, ignored);
+}
+
+void check(core::Model& model, const std::string& directory, const core::Weights& weights) {
+  if (is_quantized_checkpoint(directory)) {
+    const Manifest manifest = read_manifest(directory);
+    check_plan(manifest, model.shape().layers);
+    check_modules(model, manifest);
+    return check_tensors(model, manifest, weights);
+  }
+  for (const core::Slot* slot : model.slots()) {
+    core::require(!weights.has(slot->path() + ".codes"), "{}: the checkpoint is unfinished: it has codes, but no {}. {}.", directory,
+                  kManifestFile, kAgain);
+  }
+  model.check(weights);
+}
+
+std::unique_ptr<core::BlockSource> open_source(core::Model& model, const std::string& directory, const core::Weights& weights) {
+  check(model, directory, weights);
+  if (!is_quantized_checkpoint(directory)) return std::make_unique<core::ResidentSource>(weights);
+  Manifest manifest = read_manifest(directory);
+  model.plan = manifest.plan;
+  return std::make_unique<RestoringSource>(weights, std::move(manifest));
+}
+
+int64_t bytes_on_disk(const std::string& directory) {
+  int64_t bytes = 0;
+  const core::Checkpoint checkpoint = core::Checkpoint::open(directory);
+  for (const std::string& file : checkpoint.files()) bytes += static_cast<int64_t>(fs::file_size(file));
+  return bytes;
+}
+
+}  // namespace exports

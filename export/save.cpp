@@ -1,0 +1,164 @@
+// Writing a checkpoint, block by block.
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+
+#include <array>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "core/error.h"
+#include "core/io/files.h"
+#include "export/checkpoint.h"
+#include "quant/quantized_linear.h"
+
+namespace exports {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kEnds = "ends.safetensors";
+constexpr std::array kSmallFiles{"config.json",           "generation_config.json",  "tokenizer.json",    "tokenizer.model",
+                                 "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
+                                 "merges.txt",            "chat_template.jinja"};
+
+core::DType dtype_of(const at::Tensor& tensor) {
+  switch (tensor.scalar_type()) {
+    case at::kFloat:
+      return core::DType::F32;
+    case at::kHalf:
+      return core::DType::F16;
+    case at::kBFloat16:
+      return core::DType::BF16;
+    case at::kByte:
+      return core::DType::U8;
+    default:
+      TORCH_CHECK(false, "tensors of ", tensor.scalar_type(), " are not stored");
+  }
+}
+
+// A parameter as the file holds it. What was rounded before encoding is stored without a loss.
+at::Tensor stored(const quant::Parameter& parameter) {
+  const at::Tensor tensor = parameter.tensor.detach().cpu();
+  TORCH_CHECK(tensor.sizes() == at::IntArrayRef(parameter.shape), parameter.name, " is ", tensor.sizes(), ", not of its layout");
+  if (parameter.kind == core::Kind::zero_codes) return core::Codes::pack(tensor, parameter.stored_bits).packed();
+  TORCH_CHECK(parameter.stored_bits == 16 || parameter.stored_bits == 32, parameter.name, ": ", parameter.stored_bits, " bits");
+  const at::Tensor file = tensor.to(parameter.stored_bits == 16 ? at::kHalf : at::kFloat);
+  TORCH_CHECK(at::equal(file.to(at::kFloat), tensor), parameter.name, " would change when stored with ", parameter.stored_bits, " bits");
+  return file;
+}
+
+std::string name_of_model(const std::string& directory) {
+  if (is_quantized_checkpoint(directory)) return read_manifest(directory).model;
+  return fs::canonical(directory).filename().string();
+}
+
+}  // namespace
+
+// The tensors of one file while they are collected. Keeps alive what it points at.
+class Save::Shard {
+ public:
+  explicit Shard(const core::Weights& source) : source_(source) {}
+
+  // Codes and parameters.
+  void add(const std::string& path, const quant::QuantizedLinear& linear) {
+    add(path + ".codes", linear.codes().packed());
+    for (const quant::Parameter& parameter : linear.parameters()) add(path + "." + parameter.name, stored(parameter));
+  }
+
+  // A tensor under its Hugging Face name: the source's bytes, unless something has changed it.
+  void add_dense(const std::string& name, const at::Tensor& tensor) {
+    if (source_.has(name) && at::equal(source_.read(name, tensor.sizes()).tensor, tensor)) {
+      const core::TensorView& view = source_.checkpoint().at(name);
+      tensors_.push_back({name, view.dtype, view.shape, view.data});
+    } else {
+      add(name, tensor);
+    }
+  }
+
+  // Everything in a module.
+  void add(core::Loadable& loadable, Manifest& manifest) {
+    const auto* slot = dynamic_cast<core::Slot*>(&loadable);
+    const auto* linear = slot == nullptr ? nullptr : dynamic_cast<const quant::QuantizedLinear*>(&slot->linear());
+    if (linear == nullptr) {
+      for (const core::State& state : loadable.state()) add_dense(state.name, state.tensor);
+      return;
+    }
+    add(slot->path(), *linear);
+    if (slot->has_bias()) add_dense(slot->path() + ".bias", linear->bias());
+    const quant::Decoder& decoder = linear->decoder();
+    manifest.modules[slot->path()] = {decoder.name(), decoder.config(), linear->codes().hash()};
+  }
+
+  const std::vector<core::TensorToWrite>& tensors() const { return tensors_; }
+
+ private:
+  void add(const std::string& name, const at::Tensor& tensor) {
+    kept_.push_back(tensor.detach().cpu().contiguous());
+    tensors_.push_back({name, dtype_of(tensor), tensor.sizes().vec(), kept_.back().const_data_ptr()});
+  }
+
+  const core::Weights& source_;
+  std::vector<at::Tensor> kept_;
+  std::vector<core::TensorToWrite> tensors_;
+};
+
+Save::Save(std::string source_directory, core::Weights source, std::string directory, std::string commit)
+    : source_directory_(std::move(source_directory)), directory_(std::move(directory)), source_(std::move(source)) {
+  manifest_.model = name_of_model(source_directory_);
+  manifest_.commit = std::move(commit);
+}
+
+void Save::begin(core::Model&) {
+  core::create_directories(directory_);
+  core::require(!fs::equivalent(directory_, source_directory_), "{}: the checkpoint would overwrite the model that it is made from. Choose another --out.",
+                directory_);
+  core::require_writable_directory(directory_);
+  fs::remove(fs::path(directory_) / kManifestFile);
+  manifest_.modules.clear();
+  files_.clear();
+  bytes_ = 0;
+}
+
+void Save::block(core::BlockContext& context) {
+  Shard shard(source_);
+  for (const auto& module : context.block.modules(/*include_self=*/false)) {
+    if (auto* loadable = dynamic_cast<core::Loadable*>(module.get())) shard.add(*loadable, manifest_);
+  }
+  write(shard, fmt::format("block-{:05}.safetensors", context.index));
+}
+
+void Save::end(core::Model& model) {
+  Shard shard(source_);
+  shard.add(model.embedding(), manifest_);
+  shard.add(model.norm(), manifest_);
+  if (!model.shape().tied) shard.add(model.head(), manifest_);
+  write(shard, kEnds);
+  write_index();
+  copy_small_files();
+  manifest_.plan = model.plan;
+  write_manifest(directory_, manifest_);
+}
+
+void Save::write(const Shard& shard, const std::string& file) {
+  core::write_safetensors((fs::path(directory_) / file).string(), shard.tensors());
+  for (const core::TensorToWrite& tensor : shard.tensors()) {
+    files_[tensor.name] = file;
+    bytes_ += static_cast<int64_t>(core::size_of(tensor.dtype)) * c10::multiply_integers(tensor.shape);
+    if (source_.has(tensor.name)) source_.checkpoint().release(tensor.name);
+  }
+}
+
+void Save::write_index() const {
+  const nlohmann::ordered_json index{{"metadata", {{"total_size", bytes_}}}, {"weight_map", files_}};
+  core::write_atomically((fs::path(directory_) / "model.safetensors.index.json").string(), index.dump(2) + "\n");
+}
+
+void Save::copy_small_files() const {
+  for (const char* name : kSmallFiles) {
+    const fs::path from = fs::path(source_directory_) / name;
+    if (fs::exists(from)) core::write_atomically((fs::path(directory_) / name).string(), core::read_file(from.string()));
+  }
+}
+
+}  // namespace exports

@@ -1,0 +1,72 @@
+#include "models/qwen/block.h"
+
+#include <ATen/ATen.h>
+
+namespace models {
+
+using core::LinearGroup;
+using core::Pass;
+using core::RmsNorm;
+using core::Role;
+using core::Shape;
+using core::Slot;
+
+Attention::Attention(const std::string& path, const Shape& shape, bool qkv_bias, bool o_bias) {
+  const int64_t queries = shape.heads * shape.head_width, keys = shape.kv_heads * shape.head_width;
+  const auto slot = [&](const char* name, Role role, int64_t outputs, int64_t inputs, bool has_bias) {
+    return register_module(name, std::make_shared<Slot>(path + "." + name, role, outputs, inputs, has_bias));
+  };
+  q_proj = slot("q_proj", Role::q_proj, queries, shape.width, qkv_bias);
+  k_proj = slot("k_proj", Role::k_proj, keys, shape.width, qkv_bias);
+  v_proj = slot("v_proj", Role::v_proj, keys, shape.width, qkv_bias);
+  o_proj = slot("o_proj", Role::o_proj, shape.width, queries, o_bias);
+}
+
+DecoderBlock::DecoderBlock(const std::string& path, const Shape& shape, std::shared_ptr<Attention> attention,
+                           std::shared_ptr<Mlp> mlp)
+    : heads_per_kv_(shape.heads / shape.kv_heads), head_width_(shape.head_width) {
+  const auto norm = [&](const char* name) {
+    return register_module(name, std::make_shared<RmsNorm>(path + "." + name, shape.width, shape.norm_eps));
+  };
+  input_layernorm_ = norm("input_layernorm");
+  self_attn_ = register_module("self_attn", std::move(attention));
+  post_attention_layernorm_ = norm("post_attention_layernorm");
+  mlp_ = register_module("mlp", std::move(mlp));
+}
+
+at::Tensor DecoderBlock::forward(const at::Tensor& x, const Pass& pass) {
+  const at::Tensor h = x + self_attn_->forward(input_layernorm_->forward(x), pass);  // 1. [B, T, D]
+  return h + mlp_->forward(post_attention_layernorm_->forward(h));                   // 2. [B, T, D]
+}
+
+core::Producer DecoderBlock::value_heads() const {
+  return {.slot = self_attn_->v_proj.get(), .heads_per_kv = heads_per_kv_, .head_width = head_width_};
+}
+
+std::vector<LinearGroup> DecoderBlock::groups() {
+  Attention& attention = *self_attn_;
+  Mlp& mlp = *mlp_;
+  return {
+      {.slots = {attention.q_proj.get(), attention.k_proj.get(), attention.v_proj.get()},
+       .producer = {.norm = input_layernorm_.get()},
+       .parent = [&attention](const at::Tensor& x) { return attention.forward(x, Pass{}); }},
+      {.slots = {attention.o_proj.get()},
+       .producer = value_heads(),
+       .parent = [&attention](const at::Tensor& x) { return attention.o_proj->forward(x); }},
+      {.slots = {&mlp.gate_proj(), &mlp.up_proj()},
+       .producer = {.norm = post_attention_layernorm_.get()},
+       .parent = [&mlp](const at::Tensor& x) { return mlp.forward(x); }},
+      {.slots = {&mlp.down_proj()},
+       .producer = {.slot = &mlp.up_proj()},
+       .parent = [&mlp](const at::Tensor& x) { return mlp.down_proj().forward(x); }},
+  };
+}
+
+std::shared_ptr<core::Model> assemble(const Shape& shape,
+                                      const std::function<std::shared_ptr<core::Block>(const std::string& path)>& block) {
+  std::vector<std::shared_ptr<core::Block>> blocks;
+  for (int64_t i = 0; i < shape.layers; ++i) blocks.push_back(block("model.layers." + std::to_string(i)));
+  return std::make_shared<core::Model>(shape, std::move(blocks));
+}
+
+}  // namespace models

@@ -1,0 +1,25 @@
+#include "models/qwen/mlp.h"
+
+#include "core/nn/activation.h"
+
+namespace models {
+
+using core::Role;
+using core::Slot;
+
+Mlp::Mlp(const std::string& path, int64_t width, int64_t ffn, bool has_bias) {
+  const auto slot = [&](const char* name, Role role, int64_t outputs, int64_t inputs) {
+    return register_module(name, std::make_shared<Slot>(path + "." + name, role, outputs, inputs, has_bias));
+  };
+  gate_proj_ = slot("gate_proj", Role::gate_proj, ffn, width);
+  up_proj_ = slot("up_proj", Role::up_proj, ffn, width);
+  down_proj_ = slot("down_proj", Role::down_proj, width, ffn);
+}
+
+at::Tensor Mlp::forward(const at::Tensor& x) {
+  const at::Tensor gate = gate_proj_->forward(x);                      // [B, T, F]
+  const at::Tensor up = up_proj_->forward(x);                          // [B, T, F]
+  return down_proj_->forward(core::silu_product(gate, up));            // [B, T, D]
+}
+
+}  // namespace models

@@ -1,0 +1,75 @@
+#include "quant/config.h"
+
+#include <fnmatch.h>
+
+#include <algorithm>
+
+#include "core/error.h"
+
+namespace quant {
+
+void Rule::keys(core::Keys& k) {
+  k.key("match", match, "pattern of Hugging Face module paths (* stands for any characters), or role:<name>, e.g. role:down_proj");
+  k.partial<WeightConfig>("weight", weight, "keys of quant.weight that differ for these modules");
+}
+
+void QuantConfig::keys(core::Keys& k) {
+  std::vector<std::string> names{kNone};
+  for (const auto& [name, method] : methods) names.push_back(name);
+  k.key("method", method, "how codes are chosen; none: the model stays in full precision", names);
+  for (const auto& [name, method] : methods) k.section(name, *method, method->summary());
+  k.section("weight", weight, "the grid of the weights");
+  k.list("rules", rules, "exceptions by module, merged key by key; of several that match, the last wins");
+}
+
+void QuantConfig::check() const {
+  for (const Rule& rule : rules) {
+    core::require(!rule.match.empty(), "{}: match is missing. Name the modules, e.g. \"*.down_proj\".", rule.where("match"));
+  }
+}
+
+namespace {
+
+bool matches(const std::string& pattern, const core::Slot& slot) {
+  if (pattern.starts_with("role:")) return pattern.substr(5) == core::name_of(slot.role());
+  return fnmatch(pattern.c_str(), slot.path().c_str(), 0) == 0;
+}
+
+WeightConfig weight_of(const core::Slot& slot, const QuantConfig& config) {
+  WeightConfig weight = config.weight;
+  for (size_t i = 0; i < config.rules.size(); ++i) {
+    const Rule& rule = config.rules[i];
+    if (matches(rule.match, slot)) core::bind(rule.weight, weight, fmt::format("quant.rules[{}].weight", i));
+  }
+  return weight;
+}
+
+void require_every_rule_to_match(const QuantConfig& config, const std::vector<core::Slot*>& slots) {
+  for (const Rule& rule : config.rules) {
+    const bool used = std::any_of(slots.begin(), slots.end(), [&](const core::Slot* s) { return matches(rule.match, *s); });
+    core::require(used, "{}: `{}` matches no linear of this model. Its linears are named like {}.", rule.where("match"),
+                  rule.match, slots.front()->path());
+  }
+}
+
+}  // namespace
+
+std::vector<Assignment> assign(const QuantConfig& config, core::Model& model) {
+  const std::vector<core::Slot*> slots = model.slots();
+  require_every_rule_to_match(config, slots);
+  std::vector<Assignment> assignments;
+  for (core::Slot* slot : slots) {
+    Assignment a{slot, weight_of(*slot, config), nullptr};
+    if (config.method != QuantConfig::kNone && a.weight.covered()) {
+      a.decoder = make_decoder(a.weight, slot->path(), slot->in_features());
+      const std::vector<Order> accepted = config.methods.at(config.method)->accepts();
+      core::require(std::count(accepted.begin(), accepted.end(), a.decoder->order()) > 0,
+                    "{}: {} cannot encode for the decoder {}. Choose another method.", slot->path(), config.method,
+                    a.decoder->name());
+    }
+    assignments.push_back(std::move(a));
+  }
+  return assignments;
+}
+
+}  // namespace quant

@@ -1,0 +1,45 @@
+// The `quant` section: which method, on which variables, with which exceptions.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "core/config/keys.h"
+#include "quant/method.h"
+#include "quant/registry.h"
+#include "quant/weight_config.h"
+
+namespace quant {
+
+// Overrides for the modules whose path matches.
+struct Rule : core::Section {
+  std::string match;
+  core::Node weight;  // some keys of quant.weight
+
+  void keys(core::Keys& k) override;
+};
+
+struct QuantConfig : core::Section {
+  static constexpr const char* kNone = "none";  // leave the model in full precision
+
+  std::string method = "rtn";
+  Methods methods = make_methods();  // each with its options
+  WeightConfig weight;
+  std::vector<Rule> rules;
+
+  void keys(core::Keys& k) override;
+  void check() const override;
+};
+
+// What happens to one linear of the model.
+struct Assignment {
+  core::Slot* slot;
+  WeightConfig weight;
+  std::shared_ptr<const Decoder> decoder;  // null: left in full precision
+};
+
+// Applies the rules to every linear of the model's blocks, last match wins, key by key. Needs no tensor. Errors: a rule that
+// matches nothing, a group size that does not divide, a decoder that the method does not accept.
+std::vector<Assignment> assign(const QuantConfig& config, core::Model& model);
+
+}  // namespace quant

@@ -1,0 +1,19 @@
+// Round to nearest: every weight takes the closest level of its group's grid. The baseline that other methods must beat.
+#include "quant/method.h"
+
+namespace quant {
+
+namespace {
+
+struct Rtn : LinearMethod {
+  std::string summary() const override { return "round to nearest: every weight takes the closest level of its grid"; }
+  Encoded quantize(const at::Tensor& w, const Decoder& decoder, const Statistics& x) const override {  // w: [O, I]
+    return decoder.encode(w, decoder.fit(w, x));  // codes: [O, I]; parameters: [O, G]
+  }
+};
+
+}  // namespace
+
+std::shared_ptr<Method> make_rtn() { return std::make_shared<Rtn>(); }
+
+}  // namespace quant

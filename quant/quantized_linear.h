@@ -1,0 +1,38 @@
+// A linear whose weight is codes and quantization parameters; the weight is decoded when it is needed.
+#pragma once
+
+#include <memory>
+
+#include "core/codes.h"
+#include "core/nn/linear.h"
+#include "quant/decoder.h"
+
+namespace quant {
+
+class QuantizedLinear : public core::Linear {
+ public:
+  // bias: [O] in the compute dtype or undefined, stored with `bias_bits` per element.
+  QuantizedLinear(std::shared_ptr<const Decoder> decoder, Encoded encoded, at::Tensor bias, int64_t bias_bits,
+                  at::ScalarType compute_dtype);
+
+  at::Tensor forward(const at::Tensor& x) override;
+  at::Tensor weight() const override;  // decoded, compute dtype
+  at::Tensor bias() const override { return bias_; }
+  std::vector<core::State> state() const override;  // "codes", the parameters' names, "bias"
+  core::Cost cost() const override;
+
+  const Decoder& decoder() const { return *decoder_; }
+  const core::Codes& codes() const { return codes_; }
+  const Parameters& parameters() const { return parameters_; }
+  int64_t bias_bits() const { return bias_bits_; }
+
+ private:
+  std::shared_ptr<const Decoder> decoder_;
+  core::Codes codes_;
+  Parameters parameters_;
+  at::Tensor bias_;
+  int64_t bias_bits_;
+  at::ScalarType compute_dtype_;
+};
+
+}  // namespace quant

@@ -1,0 +1,19 @@
+#include "quant/registry.h"
+
+// One line per method: X(name) stands for methods/name.cpp, which defines make_name().
+#define METHODS(X) \
+  X(rtn)
+
+namespace quant {
+
+#define DECLARE(name) std::shared_ptr<Method> make_##name();
+METHODS(DECLARE)
+#undef DECLARE
+
+Methods make_methods() {
+#define ENTRY(name) {#name, make_##name()},
+  return {METHODS(ENTRY)};
+#undef ENTRY
+}
+
+}  // namespace quant

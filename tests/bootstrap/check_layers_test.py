@@ -1,0 +1,77 @@
+"""tools/check_layers.py finds each violation that it is there for, and nothing in a tree without any."""
+import shutil
+import subprocess
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tools"))
+import check_layers  # noqa: E402
+
+SOUND = {
+    "core/error.h": "#include <string>\n",
+    "core/model.h": "#include <ATen/core/Tensor.h>\n",
+    "core/io/files.h": '#include "core/error.h"\n',
+    "quant/registry.cpp": "#define METHODS(X) \\\n  X(rtn)\nMETHODS(DECLARE)\n",
+    "quant/methods/rtn.cpp": '#include "core/model.h"\n',
+    "experiments/runner.h": '#include "quant/missing_is_reported.h"\n',
+    "quant/missing_is_reported.h": "",
+}
+
+
+@unittest.skipUnless(shutil.which("git"), "git lists the files, and is not installed")
+class CheckLayersTest(unittest.TestCase):
+    def violations(self, **changed: str) -> list[str]:
+        """What the check says of the sound tree with some files changed or added."""
+        with tempfile.TemporaryDirectory() as folder:
+            root = Path(folder)
+            subprocess.run(["git", "init", "-q"], cwd=root, check=True)
+            for name, text in (SOUND | changed).items():
+                (root / name).parent.mkdir(parents=True, exist_ok=True)
+                (root / name).write_text(text)
+            return check_layers.check(root)
+
+    def test_a_sound_tree_passes(self):
+        self.assertEqual(self.violations(), [])
+
+    @unittest.skipUnless((ROOT / ".git").exists(), "not a git checkout")
+    def test_the_checkout_passes(self):
+        self.assertEqual(check_layers.check(ROOT), [])
+
+    def test_an_include_against_the_arrows_is_found(self):
+        self.assertEqual(self.violations(**{"core/io/files.h": '\n#include "quant/missing_is_reported.h"\n'}),
+                         ["core/io/files.h:2: core may not include quant/missing_is_reported.h. It may include: core."])
+        for folder in ["core", "quant", "replication", "models", "export"]:
+            found = self.violations(**{f"{folder}/a.h": '#include "experiments/runner.h"\n'})
+            self.assertEqual(len(found), 1, found)
+        self.assertEqual(len(self.violations(**{"models/a.h": '#include "quant/missing_is_reported.h"\n'})), 1)
+        self.assertEqual(self.violations(**{"tests/a_test.cpp": '#include "experiments/runner.h"\n'}), [])
+
+    def test_aten_is_found_through_other_headers(self):
+        self.assertEqual(self.violations(**{"core/io/files.h": '#include "core/model.h"\n'}),
+                         ["core/io/files.h: includes ATen (core/model.h -> ATen/core/Tensor.h). core/io does without it."])
+
+    def test_an_include_not_written_from_the_root_is_found(self):
+        self.assertEqual(self.violations(**{"core/io/a.h": '#include "files.h"\n'}),
+                         ['core/io/a.h:1: "files.h" is not in this checkout. Write includes from the root, <> for others.'])
+
+    def test_a_method_without_a_line_and_a_line_without_a_method_are_found(self):
+        self.assertEqual(self.violations(**{"quant/methods/gptq.cpp": ""}),
+                         ["quant/methods/gptq.cpp: not listed in quant/registry.cpp. Add X(gptq) to METHODS."])
+        self.assertEqual(self.violations(**{"quant/registry.cpp": "#define METHODS(X) X(rtn) X(awq)\nint X(other);\n"}),
+                         ["quant/registry.cpp: lists X(awq), but quant/methods/awq.cpp is not there. "
+                          "Add the file or remove the line."])
+
+    def test_paths_of_a_machine_and_package_indexes_are_found(self):
+        path, index = "/ro" + "ot/x", "https://py" + "pi.org/simple"
+        self.assertEqual(self.violations(**{"a.md": f"see {path}\n"}), [f"a.md:1: {path} names a path of one machine. Remove it."])
+        self.assertEqual(self.violations(**{"a.md": f"from {index}\n"}), [f"a.md:1: {index} names a package index. Remove it."])
+        allowed = check_layers.INDEX_ADDRESS
+        self.assertEqual(self.violations(**{"tools/bootstrap": f"pip {allowed}\n"}), [])
+        self.assertEqual(len(self.violations(**{"README.md": f"pip {allowed}\n"})), 1)
+
+
+if __name__ == "__main__":
+    unittest.main()

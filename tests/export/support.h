@@ -1,0 +1,88 @@
+// What the tests of export/ share: a golden model opened as the runner opens it, quantized and saved in one walk.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/io/hf_config.h"
+#include "export/checkpoint.h"
+#include "models/registry.h"
+#include "quant/quantize.h"
+#include "tests/io/support.h"
+
+namespace exports {
+
+inline std::string golden(const std::string& model) { return std::string(REFRAIN_SOURCE_DIR) + "/tests/golden/models/" + model; }
+
+// A model with all its tensors.
+struct Opened {
+  std::string directory;
+  std::shared_ptr<core::Model> model;
+  core::Weights weights;
+  std::unique_ptr<core::BlockSource> source;
+
+  at::Tensor logits() {
+    at::NoGradGuard no_gradient;
+    const at::Tensor ids = at::arange(14, at::kLong).mul(5).remainder(model->shape().vocabulary).reshape({2, 7});
+    return model->forward(ids);
+  }
+};
+
+inline core::Weights weights_of(const std::string& directory, at::ScalarType dtype) {
+  return core::Weights(std::make_shared<core::Checkpoint>(core::Checkpoint::open(directory)), dtype, at::kCPU);
+}
+
+inline Opened opened(const std::string& directory, at::ScalarType dtype = at::kFloat) {
+  const core::Weights weights = weights_of(directory, dtype);
+  auto model = models::build(core::read_hf_config(directory));
+  auto source = open_source(*model, directory, weights);
+  model->load_ends(weights);
+  for (int64_t i = 0; i < model->shape().layers; ++i) source->load(*model, i);
+  return {directory, model, weights, std::move(source)};
+}
+
+// Quantizes by the `quant` section given as YAML, lets `between` work on each block, saves.
+inline void save(Opened& opened, const std::string& quant_yaml, const std::string& out, const std::string& commit = {},
+                 const std::vector<core::Stage*>& between = {}) {
+  quant::QuantConfig config;
+  core::bind(core::parse_yaml(quant_yaml, "test.yaml"), config, "quant");
+  const auto method = config.methods.find(config.method);
+  quant::Quantize quantize(method == config.methods.end() ? nullptr : method->second, config.method, quant::assign(config, *opened.model));
+  Save save(opened.directory, opened.weights, out, commit);
+  std::vector<core::Stage*> stages;
+  if (config.method != quant::QuantConfig::kNone) stages.push_back(&quantize);
+  stages.insert(stages.end(), between.begin(), between.end());
+  stages.push_back(&save);
+  core::walk(*opened.model, *opened.source, stages, {});
+}
+
+// Doubles the last norm, as folding a factor into it would.
+class ChangeOfNorm : public core::Stage {
+ public:
+  std::string name() const override { return "change"; }
+  int version() const override { return 1; }
+  void begin(core::Model& model) override {
+    at::NoGradGuard no_gradient;
+    model.norm().weight().mul_(2.001);
+  }
+};
+
+// Fails as a full disk would.
+class StopAtBlock : public core::Stage {
+ public:
+  explicit StopAtBlock(int64_t index) : index_(index) {}
+  std::string name() const override { return "stop"; }
+  int version() const override { return 1; }
+  void block(core::BlockContext& context) override {
+    if (context.index == index_) throw std::runtime_error("stopped");
+  }
+
+ private:
+  int64_t index_;
+};
+
+}  // namespace exports

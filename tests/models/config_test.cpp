@@ -1,0 +1,117 @@
+// What a config.json may ask for, and the one line that refuses the rest.
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+
+#include "core/nn/rotary.h"
+#include "models/registry.h"
+#include "support.h"
+
+namespace {
+
+using nlohmann::json;
+
+// The config of a golden model with some keys replaced (null: removed), built; returns the message.
+std::string refusal(const std::string& golden, const json& changes) {
+  json config = json::parse(golden_file(golden, "config.json"));
+  config.merge_patch(changes);
+  return message_of([&] { models::build(core::JsonObject::parse(config.dump(), "config.json")); });
+}
+
+TEST(Config, OfTheGoldenModelsBuilds) {
+  for (const std::string& name : golden_names()) EXPECT_EQ(refusal(name, json::object()), "") << name;
+}
+
+TEST(Config, UnknownModelTypeIsRefusedWithTheKnownOnes) {
+  EXPECT_EQ(refusal("qwen2", {{"model_type", "mamba"}}),
+            "config.json: model_type mamba is not implemented. Use a model of one of: llama, qwen2, qwen3.");
+}
+
+TEST(Config, AnAlreadyQuantizedCheckpointIsRefused) {
+  EXPECT_EQ(refusal("qwen2", {{"quantization_config", {{"quant_method", "gptq"}}}}),
+            "config.json: quantization_config says that this checkpoint is already quantized. Use the full-precision checkpoint.");
+}
+
+TEST(Config, AnotherActivationIsRefused) {
+  EXPECT_EQ(refusal("llama_biases", {{"hidden_act", "gelu"}}),
+            "config.json: hidden_act \"gelu\" is not supported. It must be \"silu\".");
+}
+
+TEST(Config, AnActiveSlidingWindowIsRefused) {
+  const json active{{"use_sliding_window", true}, {"sliding_window", 32}, {"max_window_layers", 1}, {"layer_types", nullptr}};
+  EXPECT_EQ(refusal("qwen2", active),
+            "config.json: use_sliding_window with sliding_window 32 is not implemented. Use a model with full attention in every "
+            "layer.");
+}
+
+TEST(Config, AListedSlidingLayerIsRefused) {
+  EXPECT_EQ(refusal("qwen3_tied", {{"layer_types", {"full_attention", "sliding_attention"}}}),
+            "config.json: layer_types has sliding_attention, which is not implemented. Use a model with full attention in every "
+            "layer.");
+}
+
+TEST(Config, ASlidingWindowThatNoLayerUsesIsFine) {
+  EXPECT_EQ(refusal("qwen2", {{"sliding_window", 32}, {"layer_types", nullptr}}), "");
+  EXPECT_EQ(refusal("qwen2", {{"use_sliding_window", true}, {"sliding_window", 32}, {"max_window_layers", 2},
+                              {"layer_types", nullptr}}),
+            "");
+}
+
+TEST(Config, AnUnknownRopeIsRefusedWithTheKnownOnes) {
+  EXPECT_EQ(refusal("llama_linear", {{"rope_scaling", {{"rope_type", "longrope"}}}}),
+            "config.json: rope_scaling.rope_type is longrope, which is not implemented. Use a model with one of: default, linear, "
+            "yarn, llama3.");
+  EXPECT_EQ(refusal("llama_linear", {{"rope_scaling", {{"rope_type", nullptr}, {"type", "dynamic"}}}}),
+            "config.json: rope_scaling.type is dynamic, which is not implemented. Use a model with one of: default, linear, yarn, "
+            "llama3.");
+}
+
+TEST(Config, ImpossibleRopeNumbersAreRefused) {
+  EXPECT_EQ(refusal("llama_linear", {{"rope_scaling", {{"factor", 0.5}}}}),
+            "config.json: rope_scaling.factor is 0.5, must be at least 1. Use the config.json of the original model.");
+  EXPECT_EQ(refusal("llama_llama3", {{"rope_scaling", {{"low_freq_factor", 4}}}}),
+            "config.json: rope_scaling.low_freq_factor is 4 and high_freq_factor is 4, the first must be positive and smaller. Use "
+            "the config.json of the original model.");
+  EXPECT_EQ(refusal("qwen2", {{"rope_theta", 1}}),
+            "config.json: rope_theta is 1, must be above 1. Use the config.json of the original model.");
+}
+
+TEST(Config, HeadsThatDoNotDivideAreRefused) {
+  EXPECT_EQ(refusal("qwen2", {{"num_key_value_heads", 3}}),
+            "config.json: 4 attention heads cannot share 3 key/value heads evenly. Check num_key_value_heads.");
+  EXPECT_EQ(refusal("qwen2", {{"num_attention_heads", 10}}),
+            "config.json: hidden_size 24 is not a multiple of 10 attention heads. Set head_dim.");
+}
+
+TEST(Config, AnOddHeadWidthIsRefused) {
+  EXPECT_EQ(refusal("qwen3_tied", {{"head_dim", 7}}),
+            "config.json: heads are 7 wide, rotary embedding needs an even width. Check head_dim.");
+}
+
+TEST(Config, AZeroSizeIsRefused) {
+  for (const char* key : {"hidden_size", "num_hidden_layers", "vocab_size", "num_attention_heads", "num_key_value_heads",
+                          "intermediate_size", "max_position_embeddings"}) {
+    const std::string message = refusal("qwen2", {{key, 0}});
+    EXPECT_EQ(message.substr(0, message.find(' ', 13)), std::string("config.json: ") + key);
+  }
+}
+
+TEST(Config, AMissingSizeIsRefused) {
+  const std::string message = refusal("qwen2", {{"hidden_size", nullptr}});
+  EXPECT_NE(message.find("hidden_size"), std::string::npos) << message;
+}
+
+TEST(Config, NewerFilesKeepTheRotaryKeysInRopeParameters) {
+  const json newer{{"rope_theta", nullptr}, {"rope_scaling", nullptr},
+                   {"rope_parameters", {{"rope_type", "linear"}, {"factor", 3.0}, {"rope_theta", 500.0}}}};
+  json config = json::parse(golden_file("llama_linear", "config.json"));
+  json older = config;
+  config.merge_patch(newer);
+  older["rope_theta"] = 500.0;
+  const auto frequencies = [](const json& keys) {
+    return core::Rotary::from_config(core::JsonObject::parse(keys.dump(), "config.json"), 6).inverse_frequency();
+  };
+  EXPECT_TRUE(at::equal(frequencies(config), frequencies(older)));
+}
+
+}  // namespace

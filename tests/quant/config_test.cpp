@@ -1,0 +1,142 @@
+// The quant section: which rule reaches which linear, and what each mistake is told.
+#include "quant/config.h"
+
+#include <ATen/ATen.h>
+#include <gmock/gmock.h>
+
+#include "quant/quantize.h"
+#include "tests/support/toy_model.h"
+
+namespace quant {
+namespace {
+
+using core::message_of;
+using ::testing::ElementsAre;
+
+QuantConfig config_of(const std::string& yaml) {
+  QuantConfig config;
+  core::bind(core::parse_yaml(yaml, "a.yaml"), config, "quant");
+  return config;
+}
+
+std::vector<Assignment> assigned(const std::string& yaml) {
+  static const std::shared_ptr<core::Model> model = toy::skeleton();
+  return assign(config_of(yaml), *model);
+}
+
+// "bits g group_size" of every linear in order; "-" for full precision.
+std::vector<std::string> variables(const std::string& yaml) {
+  std::vector<std::string> out;
+  for (const Assignment& a : assigned(yaml)) {
+    out.push_back(a.decoder ? fmt::format("{}g{}", a.decoder->code_bits(), a.decoder->config().group_size) : "-");
+  }
+  return out;
+}
+
+std::string mistake(const std::string& yaml) {
+  return message_of([&] { assigned(yaml); });
+}
+
+TEST(Rules, WithoutRulesEveryLinearTakesTheSection) {
+  EXPECT_THAT(variables("weight: {bits: 3, group_size: 32}"), ElementsAre("3g32", "3g32", "3g32", "3g32", "3g32", "3g32"));
+}
+
+TEST(Rules, AreMergedKeyByKeyAndTheLastMatchWins) {
+  const char* yaml =
+      "weight: {bits: 4, group_size: 64}\n"
+      "rules:\n"
+      "  - {match: '*.down_proj', weight: {bits: 3, group_size: 32}}\n"
+      "  - {match: 'model.layers.1.*', weight: {bits: 2}}\n"
+      "  - {match: 'model.layers.2.mlp.down_proj', weight: {group_size: -1}}\n";
+  EXPECT_THAT(variables(yaml), ElementsAre("4g64", "3g32", "2g64", "2g32", "4g64", "3g-1"));
+}
+
+TEST(Rules, InAnotherOrderGiveAnotherResult) {
+  const char* all_last = "rules: [{match: '*.down_proj', weight: {bits: 3}}, {match: '*', weight: {bits: 2}}]";
+  const char* all_first = "rules: [{match: '*', weight: {bits: 2}}, {match: '*.down_proj', weight: {bits: 3}}]";
+  EXPECT_THAT(variables(all_last), ElementsAre("2g64", "2g64", "2g64", "2g64", "2g64", "2g64"));
+  EXPECT_THAT(variables(all_first), ElementsAre("2g64", "3g64", "2g64", "3g64", "2g64", "3g64"));
+}
+
+TEST(Rules, MatchByRole) {
+  EXPECT_THAT(variables("rules: [{match: 'role:up_proj', weight: {bits: 8}}]"), ElementsAre("8g64", "4g64", "8g64", "4g64", "8g64", "4g64"));
+}
+
+TEST(Rules, SixteenBitsLeaveALinearInFullPrecisionWhateverItsGroupSize) {
+  EXPECT_THAT(variables("rules: [{match: '*.up_proj', weight: {bits: 16, group_size: 7}}]"), ElementsAre("-", "4g64", "-", "4g64", "-", "4g64"));
+}
+
+TEST(Rules, ARuleWithoutWeightChangesNothing) {
+  EXPECT_THAT(variables("rules: [{match: '*'}]"), ElementsAre("4g64", "4g64", "4g64", "4g64", "4g64", "4g64"));
+}
+
+TEST(Method, NoneLeavesEveryLinearInFullPrecision) { EXPECT_THAT(variables("method: none"), ElementsAre("-", "-", "-", "-", "-", "-")); }
+
+TEST(Mistakes, ARuleThatMatchesNothing) {
+  EXPECT_EQ(mistake("rules:\n  - {match: '*.up_proj', weight: {bits: 2}}\n  - {match: '*.q_proj', weight: {bits: 2}}"),
+            "a.yaml:3: quant.rules[1].match: `*.q_proj` matches no linear of this model. Its linears are named like "
+            "model.layers.0.mlp.up_proj.");
+  EXPECT_EQ(mistake("method: none\nrules: [{match: 'role:router'}]"),
+            "a.yaml:2: quant.rules[0].match: `role:router` matches no linear of this model. Its linears are named like "
+            "model.layers.0.mlp.up_proj.");
+}
+
+TEST(Mistakes, ARuleWithoutMatch) {
+  EXPECT_EQ(mistake("rules:\n  - {weight: {bits: 2}}"), "a.yaml:2: quant.rules[0]: match is missing. Name the modules, e.g. \"*.down_proj\".");
+}
+
+TEST(Mistakes, AGroupSizeThatDoesNotDivide) {
+  EXPECT_EQ(mistake("weight: {group_size: 48}"),
+            "model.layers.0.mlp.up_proj: group_size 48 does not divide 64 input features. Choose a divisor, or -1.");
+  EXPECT_EQ(mistake("rules: [{match: '*.1.*.down_proj', weight: {group_size: 256}}]"),
+            "model.layers.1.mlp.down_proj: group_size 256 does not divide 128 input features. Choose a divisor, or -1.");
+}
+
+TEST(Mistakes, BitsBetweenEightAndSixteen) {
+  for (int bits = 9; bits <= 15; ++bits) {
+    EXPECT_EQ(mistake(fmt::format("method: rtn\nweight:\n  bits: {}", bits)),
+              fmt::format("a.yaml:3: quant.weight.bits must be 1 to 8, or 16 for full precision, not {}.", bits));
+  }
+  EXPECT_EQ(mistake("rules:\n  - match: '*'\n    weight: {bits: 9}"),
+            "a.yaml:3: quant.rules[0].weight.bits must be 1 to 8, or 16 for full precision, not 9.");
+}
+
+// Keys change results: the decoded weights of the toy model under a configuration.
+std::vector<at::Tensor> decoded_weights(const std::string& yaml) {
+  toy::Toy toy;
+  const QuantConfig config = config_of(yaml);
+  const auto method = config.methods.find(config.method);
+  Quantize stage(method == config.methods.end() ? nullptr : method->second, config.method, assign(config, *toy.model));
+  toy.walk({&stage});
+  std::vector<at::Tensor> weights;
+  for (const core::Slot* slot : toy.model->slots()) weights.push_back(slot->linear().weight());
+  return weights;
+}
+
+// Which of the model's linears differ.
+std::vector<bool> differ(const std::string& one, const std::string& other) {
+  const auto a = decoded_weights(one), b = decoded_weights(other);
+  std::vector<bool> out;
+  for (size_t i = 0; i < a.size(); ++i) out.push_back(!at::equal(a[i], b[i]));
+  return out;
+}
+
+TEST(EveryKey, ChangesTheWeightsThatItIsAbout) {
+  EXPECT_THAT(differ("method: rtn", "method: none"), ElementsAre(true, true, true, true, true, true));
+  EXPECT_THAT(differ("weight: {bits: 4}", "weight: {bits: 3}"), ElementsAre(true, true, true, true, true, true));
+  EXPECT_THAT(differ("weight: {group_size: 64}", "weight: {group_size: 16}"), ElementsAre(true, true, true, true, true, true));
+  EXPECT_THAT(differ("weight: {group_size: -1}", "weight: {group_size: 0}"), ElementsAre(true, true, true, true, true, true));
+  EXPECT_THAT(differ("{}", "rules: [{match: '*.down_proj', weight: {bits: 2}}]"), ElementsAre(false, true, false, true, false, true));
+  EXPECT_THAT(differ("rules: [{match: '*.0.*', weight: {bits: 2}}]", "rules: [{match: '*.1.*', weight: {bits: 2}}]"),
+              ElementsAre(true, true, true, true, false, false));
+}
+
+TEST(EveryKey, IsWrittenToTheResolvedFileAndReadsBackTheSame) {
+  QuantConfig config = config_of("method: none\nweight: {bits: 3, group_size: -1}\nrules: [{match: '*', weight: {bits: 2}}]");
+  const std::string resolved = core::to_yaml(core::to_node(config));
+  QuantConfig again = config_of(resolved);
+  EXPECT_EQ(core::to_yaml(core::to_node(again)), resolved);
+}
+
+}  // namespace
+}  // namespace quant

@@ -1,0 +1,56 @@
+# One test program per folder of tests/, one ctest entry per program: LibTorch starts once per program, not once per case.
+# Suites named Long* are left out of the entry labelled `quick`; they get an entry of their own, labelled `long`.
+set(test_environment MKL_CBWR=AUTO,STRICT REFRAIN_SOURCE_DIR=${CMAKE_SOURCE_DIR} REFRAIN_HOME=${CMAKE_SOURCE_DIR})
+set(long_suites "Long*:*/Long*")
+
+# Adds ctest entry `name` that runs `command...` under `label`. Tests with LibTorch use two threads, and ctest counts them.
+function(refrain_test name label torch)
+  add_test(NAME ${name} COMMAND ${ARGN})
+  set_tests_properties(${name} PROPERTIES LABELS ${label} ENVIRONMENT "${test_environment}")
+  if(torch)
+    set_tests_properties(${name} PROPERTIES ENVIRONMENT "${test_environment};OMP_NUM_THREADS=2" PROCESSORS 2)
+  endif()
+endfunction()
+
+# Adds the program test_<folder> and its entries.
+function(refrain_test_folder folder)
+  file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/${folder}/*.cpp)
+  set(name test_${folder})
+  add_executable(${name} ${sources})
+  target_link_libraries(${name} PRIVATE GTest::gmock_main)
+  target_compile_definitions(${name} PRIVATE REFRAIN_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
+  target_compile_options(${name} PRIVATE -Wall -Wextra)
+  if(folder IN_LIST base_folders)
+    set(torch FALSE)
+    target_link_libraries(${name} PRIVATE refrain_base)
+  else()
+    set(torch TRUE)
+    target_link_libraries(${name} PRIVATE refrain_experiments CLI11::CLI11)
+    use_precompiled_header(${name})
+  endif()
+  refrain_test(${name} quick ${torch} ${name} --gtest_filter=-${long_suites})
+  set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${sources})  # a new Long* suite gets its entry
+  foreach(source IN LISTS sources)
+    file(STRINGS ${source} long_cases REGEX "TEST(_F|_P)?\\(Long")
+    if(long_cases)
+      refrain_test(${name}_long long ${torch} ${name} --gtest_filter=${long_suites})
+      break()
+    endif()
+  endforeach()
+endfunction()
+
+set(base_folders config io text)
+file(GLOB_RECURSE test_sources CONFIGURE_DEPENDS RELATIVE ${CMAKE_SOURCE_DIR}/tests tests/*_test.cpp)
+list(TRANSFORM test_sources REPLACE "/.*" "" OUTPUT_VARIABLE test_folders)
+list(REMOVE_DUPLICATES test_folders)
+foreach(folder IN LISTS test_folders)
+  if(folder IN_LIST base_folders OR NOT REFRAIN_SANITIZE)
+    refrain_test_folder(${folder})
+  endif()
+endforeach()
+
+if(NOT REFRAIN_SANITIZE)
+  find_package(Python3 REQUIRED COMPONENTS Interpreter)
+  refrain_test(test_bootstrap quick FALSE ${Python3_EXECUTABLE} -B -m unittest discover
+               -s ${CMAKE_SOURCE_DIR}/tests/bootstrap -p *_test.py)
+endif()

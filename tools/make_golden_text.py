@@ -1,0 +1,231 @@
+"""Makes tests/golden/text: small tokenizers trained on text written here, and what the reference libraries say about them.
+
+For each tokenizer.json: the ids that Hugging Face's `tokenizers` gives for many strings. For the tokenizer.model: the ids
+and the decoded text of the `sentencepiece` package. With --data (the folder of REFRAIN_DATA) also data.json: count,
+first and last ids and a hash of the ids of whole corpora.
+
+    python tools/make_golden_text.py [--data DIR]
+"""
+
+import argparse
+import io
+import json
+import pathlib
+import random
+
+import sentencepiece
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+OUT = pathlib.Path(__file__).resolve().parent.parent / "tests" / "golden" / "text"
+
+QWEN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+LLAMA3 = QWEN.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
+
+PEOPLE = ["Anna", "Bertrand", "Çelik", "Dvořák", "Ebru", "Fjodor", "Ἑλένη", "李雷", "Наташа", "Ømund"]
+THINGS = ["lantern", "harbour", "bread", "violin", "naïveté", "小舟", "вишня", "piñata", "Straße", "theatre"]
+VERBS = ["carried", "didn't see", "had lost", "found", "couldn't mend", "they're painting", "sold", "weighed"]
+
+
+def training_text():
+    """Sentences with facts of many scripts, digits and signs; the same in every call."""
+    pick = random.Random(7)
+    lines = []
+    for year in range(1900, 2300):
+        who, whom, what = pick.choice(PEOPLE), pick.choice(PEOPLE), pick.choice(THINGS)
+        lines.append(f"In {year}, {who} {pick.choice(VERBS)} the {what} of {whom} for {pick.randrange(10**6):,} crowns;")
+        lines.append(f"    if ({what}_{year % 17} >= {pick.random():.4f}) return \"{whom}'s {what}\";\n")
+    return lines
+
+
+STRINGS = [
+    "", " ", "  ", "   ", "\t", "\n", "\n\n", "\n\n\n", "\t\n", "a", "a ", " a", "  a  b   c    d", "Hello world",
+    " Hello World!\n", "ied 4 ½ months", "Führer", "w048 7tuijk dsdfhu", "3", "33", "333", "3333", "33333333",
+    "don't DON'T Don'T they'LL we've I'm you'd it'S 'ſ 'ſx x'ſ", "'re''ve'\n'll", "1,234,567.89 and ²³ ⅷ ٣٤٥ १२३ 𝟘𝟙",
+    "trailing spaces   ", "line  \n   next  \r\n\r\n  last \n ", " \r \n \r\n", "a\u00a0b\u00a0\u00a0c\u3000d\u2003 e\u1680f",
+    "x\u0085y\u2028z\u2029w\u200bv\ufeffu", "mongolian\u180evowel \u180e separator", "\x00\x01\x7f nul\x00inside",
+    "e\u0301 é A\u030a Å \u212b \u1e9b\u0323 \ufb01 \u0344", "\u1112\u1161\u11ab 한 \uac00\u11a8", "q\u0307\u0323 q\u0323\u0307",
+    "🦙.cpp 👩‍👩‍👧‍👦 🏳️‍🌈 👍🏽 🇩🇪", "Ἑλένη Наташа 李雷 小舟 ไทยภาษา हिन्दी العربية עברית", "̀combining first",
+    "snake_case CamelCase kebab-case a.b.c (x)[y]{z} <tag/> #!/bin/sh && || ++i;", "!!!???...---===***", "日本語とカタカナ、句読点。",
+    "<|endoftext|>", "a<|endoftext|>b", " <|endoftext|> ", "<|endoftext|><|im_start|>", "<|im_start", "<|im_start|>user\nhi<|im_end|>\n",
+    "<|im_start|>extra", "<|im_start|>extra|>", "Å<tool>Å", "A\u030angstro\u0308m Ångström", "xÅngströmx <tool> < tool>",
+    "if (lantern_3 >= 0.25) return \"Anna's lantern\";", "In 1999, Dvořák found the piñata of 李雷 for 12,345 crowns;",
+    "a" * 300, "ab" * 200, " " * 100 + "x", "\n" * 50 + " x", "lantern" * 60, "中" * 100 + "   中文 text",
+]  # fmt: skip
+
+
+def random_strings():
+    """Short strings over an alphabet of everything that the patterns treat differently."""
+    pick = random.Random(11)
+    alphabet = list("aZs'tlrev .,!_09\t\n\r  ") + list("\u00a0\u3000\u0085éßſΩж中한½²٣\u0301\u200d🦙\u180e")
+    alphabet += ["the", "lantern", "<|im_end|>", "<tool>", "A\u030a", "Å", "'ll", "\r\n"]
+    return ["".join(pick.choice(alphabet) for _ in range(pick.randrange(1, 24))) for _ in range(400)]
+
+
+def train(tokenizer, size, special, added=()):
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(training_text(), trainer)
+    tokenizer.add_tokens(list(added))
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def split(pattern):
+    return pre_tokenizers.Split(Regex(pattern), "isolated")
+
+
+def byte_level(prefix=False, regex=False):
+    return pre_tokenizers.ByteLevel(add_prefix_space=prefix, use_regex=regex)
+
+
+def qwen():
+    """NFC, one digit at a time, special tokens, a token sought in the raw and one in the normalized text."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split(QWEN), byte_level()])
+    added = [
+        AddedToken("<tool>", normalized=False),
+        AddedToken("A\u030angstro\u0308m", normalized=True),
+        AddedToken("<|im_start|>extra", normalized=False),
+    ]
+    return train(tokenizer, 700, ["<|endoftext|>", "<|im_start|>", "<|im_end|>"], added)
+
+
+def llama3():
+    """Three digits at a time, whole words before merges: some tokens of the vocabulary have no merges."""
+    tokenizer = Tokenizer(models.BPE(ignore_merges=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split(LLAMA3), byte_level()])
+    train(tokenizer, 600, ["<|begin_of_text|>", "<|endoftext|>"])
+    tokenizer.post_processor = processors.Sequence(
+        [
+            processors.ByteLevel(trim_offsets=False),
+            processors.TemplateProcessing(
+                single="<|begin_of_text|> $A", special_tokens=[("<|begin_of_text|>", tokenizer.token_to_id("<|begin_of_text|>"))]
+            ),
+        ]
+    )
+    description = json.loads(tokenizer.to_str())
+    for word in ["Ġworld", "Hello", "333", "aaaaaaaa", "Ġtext"]:
+        description["model"]["vocab"].setdefault(word, len(description["model"]["vocab"]))
+    return Tokenizer.from_str(json.dumps(description))
+
+
+def gpt2():
+    """ByteLevel's own pattern, a space put in front, runs of digits, merges in the old notation."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=False), byte_level(True, True)])
+    train(tokenizer, 500, ["<|endoftext|>"])
+    return tokenizer
+
+
+def deepseek():
+    """A chain of splits; `$` is the end of a line to the reference's engine."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            split(r"[\r\n]"),
+            split(r"\s?[A-Za-zµÀ-ÖØ-öø-ƺΑ-Ωα-ωА-я]+"),
+            split(r"\s?[!-/:-~！-／：-～‘-‟　-。]+"),
+            split(r"\s+$"),
+            split(r"[一-龥ࠀ-一가-퟿]+"),
+            pre_tokenizers.Digits(individual_digits=True),
+            byte_level(),
+        ]
+    )
+    return train(tokenizer, 500, ["<|endoftext|>"])
+
+
+def line_ends():
+    """`^`, `$`, a lookbehind, an empty match and a literal: small patterns on which engines like to differ."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [split(r"^\s*|\s+$"), split(r"(?<=[aeiou])t+"), pre_tokenizers.Split("an", "isolated"), byte_level()]
+    )
+    return train(tokenizer, 400, ["<|endoftext|>"])
+
+
+def write(path, value):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value, ensure_ascii=True, separators=(",", ":")) + "\n")
+
+
+def write_bpe(name, tokenizer):
+    description = json.loads(tokenizer.to_str())
+    if name == "gpt2":
+        description["model"]["merges"] = [" ".join(pair) for pair in description["model"]["merges"]]
+    tokenizer = Tokenizer.from_str(json.dumps(description))
+    write(OUT / name / "tokenizer.json", description)
+    strings = STRINGS + random_strings()
+    vectors = [[text, tokenizer.encode(text, add_special_tokens=False).ids] for text in strings]
+    write(OUT / name / "vectors.json", vectors)
+
+
+def write_sentencepiece():
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(line.strip() for line in training_text()),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=400,
+        byte_fallback=True,
+        character_coverage=0.98,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        num_threads=1,
+        minloglevel=2,
+    )
+    folder = OUT / "sentencepiece"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "tokenizer.model").write_bytes(model.getvalue())
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+    vectors = [[text, processor.encode(text), processor.decode(processor.encode(text))] for text in STRINGS + random_strings()]
+    write(folder / "vectors.json", vectors)
+
+
+def fnv1a(ids):
+    """64-bit FNV-1a of the ids as little-endian int32."""
+    value = 0xCBF29CE484222325
+    for byte in b"".join(i.to_bytes(4, "little") for i in ids):
+        value = ((value ^ byte) * 0x100000001B3) & (2**64 - 1)
+    return f"{value:016x}"
+
+
+def corpus_row(model, corpus, ids):
+    return {"model": model, "corpus": corpus, "tokens": len(ids), "first": ids[:24], "last": ids[-8:], "fnv1a": fnv1a(ids)}
+
+
+def write_data(data):
+    names = json.loads((OUT.parent.parent.parent / "data" / "corpora.json").read_text())
+    rows = []
+    for model in ["wiki-qwen3", "wiki-deepseek-moe", "stories260K/hf_llama"]:
+        folder = data / "models" / model
+        if (folder / "tokenizer.json").exists():
+            tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+            encode = lambda text: tokenizer.encode(text, add_special_tokens=False).ids  # noqa: E731
+        else:
+            encode = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model")).encode
+        for corpus in ["wikitext2/test", "wikitext2/valid", "wikitext2-unk/valid", "tinystories/valid", "shakespeare"]:
+            text = (data / names[corpus]["file"]).read_bytes().decode()
+            rows.append(corpus_row(model, corpus, encode(text)))
+    (OUT / "data.json").write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=pathlib.Path)
+    data = parser.parse_args().data
+    for make in [qwen, llama3, gpt2, deepseek, line_ends]:
+        write_bpe(make.__name__, make())
+    write_sentencepiece()
+    if data:
+        write_data(data)
+
+
+if __name__ == "__main__":
+    main()
