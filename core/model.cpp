@@ -47,7 +47,9 @@ std::vector<State> Embedding::state() const {
 
 Cost Embedding::cost() const {
   const int64_t values = vocabulary_ * width_;
-  return {.weights = values, .dense_bits = values * stored_bits_, .bytes_read = width_ * stored_bits_ / 8};  // reads one row
+  return {.weights = values,
+          .dense_bits = values * stored_bits_,
+          .bytes_read = width_ * stored_bits_ / 8};  // reads one row
 }
 
 // ---- Model ----
@@ -60,12 +62,14 @@ Plan default_plan(int64_t layers) {
 
 Model::Model(Shape shape, std::vector<std::shared_ptr<Block>> blocks)
     : plan(default_plan(shape.layers)), shape_(std::move(shape)), blocks_(std::move(blocks)) {
-  TORCH_CHECK(static_cast<int64_t>(blocks_.size()) == shape_.layers, blocks_.size(), " blocks for ", shape_.layers, " layers");
+  TORCH_CHECK(static_cast<int64_t>(blocks_.size()) == shape_.layers, blocks_.size(), " blocks for ", shape_.layers,
+              " layers");
   const auto [vocabulary, width] = std::pair{shape_.vocabulary, shape_.width};
   embedding_ = register_module("embed_tokens", std::make_shared<Embedding>("model.embed_tokens", vocabulary, width));
   for (size_t i = 0; i < blocks_.size(); ++i) register_module("layer" + std::to_string(i), blocks_[i]);
   norm_ = register_module("norm", std::make_shared<RmsNorm>("model.norm", width, shape_.norm_eps));
-  head_ = register_module("lm_head", std::make_shared<Slot>("lm_head", Role::lm_head, vocabulary, width, /*has_bias=*/false));
+  head_ = register_module("lm_head",
+                          std::make_shared<Slot>("lm_head", Role::lm_head, vocabulary, width, /*has_bias=*/false));
 }
 
 at::Tensor Model::logits(const at::Tensor& hidden) { return head_->forward(norm_->forward(hidden)); }

@@ -1,8 +1,8 @@
-// A decoder-only language model as the rest of Refrain sees it: embedding, blocks, norm, head, and the plan that says in which
-// order the blocks run. Families (models/) supply the blocks; nobody else needs a family's names.
+// A decoder-only language model as the rest of Refrain sees it: embedding, blocks, norm, head, and the plan that says
+// in which order the blocks run. Families (models/) supply the blocks; nobody else needs a family's names.
 //
-// Axis letters, everywhere: B batch, T tokens, D width, H heads, K key/value heads, C head width, F ffn width, E experts,
-// V vocabulary, O outputs, I inputs, G groups, S group size, R replicas, L layers, N windows.
+// Axis letters, everywhere: B batch, T tokens, D width, H heads, K key/value heads, C head width, F ffn width, E
+// experts, V vocabulary, O outputs, I inputs, G groups, S group size, R replicas, L layers, N windows.
 #pragma once
 
 #include <functional>
@@ -28,7 +28,8 @@ struct Producer {
 struct LinearGroup {
   std::vector<Slot*> slots;
   Producer producer;
-  // The smallest module around the group, for searches that judge a parent's output: input of the group [B, T, I] -> its output.
+  // The smallest module around the group, for searches that judge a parent's output: input of the group [B, T, I] ->
+  // its output.
   std::function<at::Tensor(const at::Tensor&)> parent;
 };
 
@@ -93,7 +94,7 @@ class Model : public torch::nn::Module {
 
   at::Tensor embed(const at::Tensor& ids) const { return embedding_->forward(ids); }  // [B, T] -> [B, T, D]
   at::Tensor logits(const at::Tensor& hidden);                                        // [..., D] -> [..., V]
-  at::Tensor forward(const at::Tensor& ids, KvCache* cache = nullptr);                // [B, T] -> [B, T, V], through the plan
+  at::Tensor forward(const at::Tensor& ids, KvCache* cache = nullptr);  // [B, T] -> [B, T, V], through the plan
 
   const Shape& shape() const { return shape_; }
   Block& block(int64_t index) { return *blocks_.at(index); }
@@ -102,8 +103,8 @@ class Model : public torch::nn::Module {
   RmsNorm& norm() { return *norm_; }
   Slot& head() { return *head_; }
 
-  void check(const Weights& weights) const;        // every tensor that the model needs is there, with its shape
-  void load_ends(const Weights& weights);          // embedding, last norm and head (tied: one tensor)
+  void check(const Weights& weights) const;  // every tensor that the model needs is there, with its shape
+  void load_ends(const Weights& weights);    // embedding, last norm and head (tied: one tensor)
 
   Plan plan;
 
@@ -118,7 +119,8 @@ class Model : public torch::nn::Module {
 // Everything a module stores, each tensor once (a tied head appears as the embedding only), with Hugging Face names.
 std::vector<State> named_state(torch::nn::Module& module);
 
-// The bill of a module: its slots by their linears, everything else as stored. A tied head costs MACs and reads, not storage.
+// The bill of a module: its slots by their linears, everything else as stored. A tied head costs MACs and reads, not
+// storage.
 Cost bill(Model& model);
 
 // Loads or unloads all Loadable modules inside.

@@ -1,5 +1,5 @@
-// What a module keeps: every stored tensor has a kind. Codes and integer zeros are buffers; scales, offsets, tables, norms are
-// float parameters, frozen until training asks for them by kind. Dense linear weights are never trained.
+// What a module keeps: every stored tensor has a kind. Codes and integer zeros are buffers; scales, offsets, tables,
+// norms are float parameters, frozen until training asks for them by kind. Dense linear weights are never trained.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -22,8 +22,8 @@ enum class Kind {
 
 const char* name_of(Kind kind);
 
-// One stored tensor. `name` is the Hugging Face path of its module plus the tensor's own name. The handle shares storage with
-// the module, so writing through it changes the model.
+// One stored tensor. `name` is the Hugging Face path of its module plus the tensor's own name. The handle shares
+// storage with the module, so writing through it changes the model.
 struct State {
   std::string name;
   at::Tensor tensor;

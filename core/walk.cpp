@@ -4,6 +4,7 @@
 
 #include <optional>
 
+#include "core/batches.h"
 #include "core/interrupt.h"
 
 namespace core {
@@ -15,17 +16,13 @@ void ResidentSource::load(Model& model, int64_t block) {
 
 namespace {
 
-// In place: batch by batch, so that only one batch is held twice.
-void advance(Block& block, const Pass& pass, HiddenStore& hidden) {
+// Runs every batch through the block; the outputs go to `next`, which may be `hidden` itself: then a batch is held twice
+// only while it runs.
+void advance(Block& block, const Pass& pass, const HiddenStore& hidden, HiddenStore& next) {
   at::NoGradGuard no_gradient;
-  for (int64_t i = 0; i < hidden.batches(); ++i) hidden.put(i, block.forward(hidden.get(i), pass));
-}
-
-HiddenStore advanced(Block& block, const Pass& pass, const HiddenStore& hidden) {
-  at::NoGradGuard no_gradient;
-  HiddenStore next(hidden.batches());
-  for (int64_t i = 0; i < hidden.batches(); ++i) next.put(i, block.forward(hidden.get(i), pass));
-  return next;
+  if (hidden.batches() == 0) return;
+  for_each_batch(hidden.batches(), hidden.get(0).numel(),
+                 [&](int64_t i) { next.put(i, block.forward(hidden.get(i), pass)); });
 }
 
 }  // namespace
@@ -43,12 +40,12 @@ void walk(Model& model, BlockSource& source, const std::vector<Stage*>& stages, 
     source.load(model, index);
     // The full-precision outputs are computed before a stage changes the block; the stages still see its inputs.
     std::optional<HiddenStore> full;
-    if (streams.full != nullptr) full = advanced(block, pass, *streams.full);
+    if (streams.full != nullptr) advance(block, pass, *streams.full, full.emplace(streams.full->batches()));
     if (visited.insert(index).second) {
       BlockContext context{model, block, index, step, streams};
       for (Stage* stage : stages) stage->block(context);
     }
-    if (streams.quantized != nullptr) advance(block, pass, *streams.quantized);
+    if (streams.quantized != nullptr) advance(block, pass, *streams.quantized, *streams.quantized);
     if (full) *streams.full = std::move(*full);
     source.release(model, index);
     if (on_step) on_step(step + 1, steps);

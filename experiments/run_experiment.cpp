@@ -86,7 +86,14 @@ void set_threads(const std::vector<std::vector<Point>>& files) {
 void check_all(const std::vector<std::vector<Point>>& files, experiments::Inputs& inputs) {
   for (const auto& points : files) {
     for (const Point& point : points) experiments::check_point(point.spec, inputs);
+  }
+}
+
+// Where results go can be written, and the cache has its place.
+void make_room(const std::vector<std::vector<Point>>& files) {
+  for (const auto& points : files) {
     core::require_writable_directory(points.front().spec.out);
+    core::create_directories(points.front().spec.out + "/.cache");
   }
 }
 
@@ -105,6 +112,7 @@ int run(const Options& options) {
   set_threads(files);
   experiments::Inputs inputs(files.front().front().spec.out + "/.cache/hashes");
   check_all(files, inputs);
+  if (!options.dry_run) make_room(files);
   int code = 0;
   for (const auto& points : files) {
     if (options.dry_run) {

@@ -113,7 +113,7 @@ Findings compute(const Point& point, const std::string& directory, Inputs& input
   if (quantizes) staged(findings.stages, "quantize", 1, [&] { return quantize(point, files, directory, work, findings), false; });
   if (!quantizes && !files.quantized) {  // nothing was changed: the baseline is the result
     core::walk(*work.model, *work.source, {}, {});
-    findings.quantized = findings.baseline;
+    findings.quantized = *findings.baseline;
   } else {
     staged(findings.stages, "measure", 1, [&] { return findings.quantized = measure(spec, inputs, files, work), false; });
   }
@@ -140,17 +140,16 @@ Json finished_results(const std::string& directory) {
   return results.is_object() && results.value("schema", 0) == 1 ? results : Json(nullptr);
 }
 
-Json run_point(const Point& point, Inputs& inputs) {
-  const Spec& spec = point.spec;
-  const std::string directory = run_directory(spec, run_id(spec, inputs));
-  core::create_directories(directory);
-  const core::FileLock lock = core::FileLock::directory(directory);
+namespace {
+
+// Everything behind the lock.
+Json run_in(const std::string& directory, const Point& point, Inputs& inputs) {
   for (const char* stale : {"results.json", "checkpoint"}) fs::remove_all(directory + "/" + stale);
   const RunLog log(directory);
-  Spec resolved = spec;
+  Spec resolved = point.spec;
   core::write_atomically(directory + "/resolved.yaml", core::to_yaml(core::to_node(resolved)));
 
-  const ModelFiles& files = inputs.model(spec.model.path);
+  const ModelFiles& files = inputs.model(point.spec.model.path);
   Working work;
   const Findings findings = compute(point, directory, inputs, files, work);
 
@@ -160,6 +159,22 @@ Json run_point(const Point& point, Inputs& inputs) {
   const Json results = results_json(findings, *work.model, kept ? exports::bytes_on_disk(directory + "/checkpoint") : 0);
   core::write_atomically(directory + "/results.json", results.dump(2) + "\n");
   return results;
+}
+
+}  // namespace
+
+Json run_point(const Point& point, Inputs& inputs) {
+  const std::string directory = run_directory(point.spec, run_id(point.spec, inputs));
+  const bool made = !fs::exists(directory);
+  core::create_directories(directory);
+  const core::FileLock lock = core::FileLock::directory(directory);
+  try {
+    return run_in(directory, point, inputs);
+  } catch (const core::UserError&) {
+    std::error_code ignored;
+    if (made) fs::remove_all(directory, ignored);
+    throw;
+  }
 }
 
 }  // namespace experiments

@@ -28,7 +28,7 @@ void Spec::keys(core::Keys& k) {
   k.section("quant", quant, "how its weights are quantized");
   k.section("measure", measure, "what is measured, beside the full-precision model");
   k.key("checkpoint", checkpoint, "whether the quantized model is kept in the run directory", {"keep", "discard"});
-  k.section("sweep", sweep, "many runs from one file");
+  k.section("sweep", sweep, "many runs from one file").only_if_given();
   k.key("out", out, "directory of all results").not_identity();
   k.key("threads", threads, "threads of the computation; 0: physical cores that this process may use", {0, 4096}).not_identity();
   k.key("quiet", quiet, "print the table and errors only").not_identity();
@@ -61,6 +61,17 @@ std::vector<Swept> cases_of(const SweepConfig& sweep) {
   return cases;
 }
 
+// What one call has once: its place, its voice, its threads. `sweep` is not a value at all.
+void require_sweepable(const std::string& key, const core::Node& value) {
+  const std::string root = key.substr(0, key.find_first_of(".["));
+  const bool whole = root == "name" || root == "out" || root == "quiet" || root == "threads" || root == "sweep";
+  core::require(!whole, "{} holds for the whole file. Take it out of the sweep.", core::at(value.origin, key));
+}
+
+bool sets(const Swept& point, const std::string& key) {
+  return std::any_of(point.begin(), point.end(), [&](const auto& entry) { return entry.first == key; });
+}
+
 std::vector<Swept> times_grid(std::vector<Swept> points, const SweepConfig& sweep) {
   if (sweep.grid.is_null()) return points;
   core::require(sweep.grid.is_map(), "{} must be a map of dotted keys to lists, not {}.", sweep.where("grid"),
@@ -72,6 +83,7 @@ std::vector<Swept> times_grid(std::vector<Swept> points, const SweepConfig& swee
     for (const Swept& point : points) {
       for (core::Node value : values.items) {
         core::annotate(value, "sweep.grid");
+        core::require(!sets(point, key), "{} is in sweep.cases too. Take it out of one of them.", core::at(value.origin, key));
         product.push_back(point);
         product.back().emplace_back(key, std::move(value));
       }
@@ -105,6 +117,7 @@ std::vector<Point> read_points(const std::string& file, const std::vector<std::s
     core::Node document = root;
     Point& point = points.emplace_back();
     for (const auto& [key, value] : swept) {
+      require_sweepable(key, value);
       core::assign(document, key, value);
       point.swept.emplace_back(key, value.is_scalar() ? value.scalar : core::to_inline_yaml(value));
     }

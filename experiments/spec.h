@@ -20,7 +20,7 @@ struct ModelConfig : core::Section {
 
 struct MeasureConfig : core::Section {
   std::vector<PerplexityConfig> perplexity;
-  int64_t batch_tokens = 4096;
+  int64_t batch_tokens = 1024;
 
   void keys(core::Keys& k) override;
 };

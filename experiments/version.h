@@ -3,7 +3,7 @@
 
 namespace experiments {
 
-// The commit as git describes it: 12 hexadecimal digits, "-dirty" behind them if the sources differed from it; "unknown" without git.
+// The commit as git describes it: 12 hexadecimal digits, "-dirty" added if the sources differ; "unknown" without git.
 const char* commit();
 
 }  // namespace experiments

@@ -69,8 +69,8 @@ QuantizedModule read_module(const core::JsonObject& json, const std::string& pat
   QuantizedModule module{json.text("decoder"), {}, json.text("code_hash")};
   const std::string where = "modules." + path + ".weight";
   core::bind(to_node(json.object("weight").raw(), json.where()), module.weight, where);
-  core::require(module.weight.covered(), "{}: {}.bits is {}, which has no codes. Write the checkpoint again.", json.where(), where,
-                module.weight.bits);
+  core::require(module.weight.covered(), "{}: {}.bits is {}, which has no codes. Write the checkpoint again.",
+                json.where(), where, module.weight.bits);
   return module;
 }
 
@@ -88,11 +88,12 @@ core::Step read_step(const core::JsonObject& json) {
 
 core::Plan read_plan(const core::JsonObject& manifest) {
   const nlohmann::json& raw = manifest.raw();
-  core::require(raw.contains("plan") && raw["plan"].is_array(), "{}: plan is missing or not a list. Write the checkpoint again.",
-                manifest.where());
+  core::require(raw.contains("plan") && raw["plan"].is_array(),
+                "{}: plan is missing or not a list. Write the checkpoint again.", manifest.where());
   core::Plan plan;
   for (const nlohmann::json& step : raw["plan"]) {
-    plan.push_back(read_step(core::JsonObject::parse(step.dump(), fmt::format("{}: plan[{}]", manifest.where(), plan.size()))));
+    plan.push_back(
+        read_step(core::JsonObject::parse(step.dump(), fmt::format("{}: plan[{}]", manifest.where(), plan.size()))));
   }
   return plan;
 }

@@ -2,8 +2,10 @@
 //
 // {"schema": 1, "model": "tiny-qwen3", "commit": "1f0c…",
 //  "plan": [{"block": 0, "replica": 0, "kv": "own"}, …],
-//  "modules": {"model.layers.0.mlp.up_proj": {"decoder": "affine", "weight": {"bits": 2, "group_size": 64}, "code_hash": "…"}, …}}
-// `kv` is "own" or the step whose keys and values are shared; `weight` holds the keys of quant.weight; a module that is not listed is dense.
+//  "modules": {"model.layers.0.mlp.up_proj": {"decoder": "affine", "weight": {"bits": 2, "group_size": 64},
+//  "code_hash": "…"}, …}}
+// `kv` is "own" or the step whose keys and values are shared; `weight` holds the keys of quant.weight; a module that is
+// not listed is dense.
 #pragma once
 
 #include <map>

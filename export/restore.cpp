@@ -19,10 +19,13 @@ constexpr const char* kAgain = "Write the checkpoint again";
 
 int64_t packed_bytes(int64_t columns, int64_t bits) { return (columns * bits + 7) / 8; }
 
-std::shared_ptr<const quant::Decoder> decoder_of(const core::Slot& slot, const QuantizedModule& module, const Manifest& manifest) {
+std::shared_ptr<const quant::Decoder> decoder_of(const core::Slot& slot, const QuantizedModule& module,
+                                                 const Manifest& manifest) {
   const auto decoder = quant::make_decoder(module.weight, slot.path(), slot.in_features());
-  core::require(decoder->name() == module.decoder, "{}: modules.{}.decoder is `{}`, but these variables make `{}`. Use the Refrain that wrote the checkpoint.",
-                manifest.file, slot.path(), module.decoder, decoder->name());
+  core::require(
+      decoder->name() == module.decoder,
+      "{}: modules.{}.decoder is `{}`, but these variables make `{}`. Use the Refrain that wrote the checkpoint.",
+      manifest.file, slot.path(), module.decoder, decoder->name());
   return decoder;
 }
 
@@ -30,8 +33,9 @@ std::shared_ptr<const quant::Decoder> decoder_of(const core::Slot& slot, const Q
 
 void check_bytes(const core::Checkpoint& checkpoint, const std::string& name, const std::vector<int64_t>& shape) {
   const core::TensorView& view = checkpoint.at(name);
-  core::require(view.dtype == core::DType::U8 && view.shape == shape, "{}: {} is {} [{}], not U8 [{}]. {}.", checkpoint.file_of(name),
-                name, core::name_of(view.dtype), fmt::join(view.shape, ", "), fmt::join(shape, ", "), kAgain);
+  core::require(view.dtype == core::DType::U8 && view.shape == shape, "{}: {} is {} [{}], not U8 [{}]. {}.",
+                checkpoint.file_of(name), name, core::name_of(view.dtype), fmt::join(view.shape, ", "),
+                fmt::join(shape, ", "), kAgain);
 }
 
 core::Codes read_codes(const core::Weights& weights, const std::string& name, int64_t columns, int64_t bits) {
@@ -44,10 +48,12 @@ core::Codes read_codes(const core::Weights& weights, const std::string& name, in
 
 // ---- one quantized linear ----
 
-void check_quantized(const core::Slot& slot, const QuantizedModule& module, const Manifest& manifest, const core::Weights& weights) {
+void check_quantized(const core::Slot& slot, const QuantizedModule& module, const Manifest& manifest,
+                     const core::Weights& weights) {
   const auto decoder = decoder_of(slot, module, manifest);
   const std::string prefix = slot.path() + ".";
-  check_bytes(weights.checkpoint(), prefix + "codes", {slot.out_features(), packed_bytes(slot.in_features(), decoder->code_bits())});
+  check_bytes(weights.checkpoint(), prefix + "codes",
+              {slot.out_features(), packed_bytes(slot.in_features(), decoder->code_bits())});
   for (const quant::Parameter& p : decoder->layout(slot.out_features(), slot.in_features())) {
     if (p.kind == core::Kind::zero_codes) {
       check_bytes(weights.checkpoint(), prefix + p.name, {p.shape[0], packed_bytes(p.shape[1], p.stored_bits)});
@@ -70,8 +76,8 @@ quant::Parameters read_parameters(const core::Slot& slot, const quant::Decoder& 
   return parameters;
 }
 
-std::shared_ptr<core::Linear> read_quantized(const core::Slot& slot, const QuantizedModule& module, const Manifest& manifest,
-                                             const core::Weights& weights) {
+std::shared_ptr<core::Linear> read_quantized(const core::Slot& slot, const QuantizedModule& module,
+                                             const Manifest& manifest, const core::Weights& weights) {
   const auto decoder = decoder_of(slot, module, manifest);
   const std::string name = slot.path() + ".codes";
   const core::Codes codes = read_codes(weights, name, slot.in_features(), decoder->code_bits());
@@ -80,7 +86,8 @@ std::shared_ptr<core::Linear> read_quantized(const core::Slot& slot, const Quant
   core::LoadedTensor bias{{}, 0};
   if (slot.has_bias()) bias = weights.read(slot.path() + ".bias", {slot.out_features()});
   return std::make_shared<quant::QuantizedLinear>(
-      decoder, quant::Encoded{codes.unpack(), read_parameters(slot, *decoder, weights)}, bias.tensor, bias.stored_bits, weights.dtype());
+      decoder, quant::Encoded{codes.unpack(), read_parameters(slot, *decoder, weights)}, bias.tensor, bias.stored_bits,
+      weights.dtype());
 }
 
 // ---- refrain.json against the model ----
@@ -90,8 +97,8 @@ void check_plan(const Manifest& manifest, int64_t layers) {
   core::require(!manifest.plan.empty(), "{}: the plan is empty. {}.", file, kAgain);
   for (size_t i = 0; i < manifest.plan.size(); ++i) {
     const core::Step& step = manifest.plan[i];
-    core::require(step.block >= 0 && step.block < layers, "{}: plan[{}].block is {}, but the model has {} blocks. {}.", file, i,
-                  step.block, layers, kAgain);
+    core::require(step.block >= 0 && step.block < layers, "{}: plan[{}].block is {}, but the model has {} blocks. {}.",
+                  file, i, step.block, layers, kAgain);
     core::require(step.kv >= core::Step::kOwn && step.kv < static_cast<int64_t>(i),
                   "{}: plan[{}].kv is {}. It must be \"own\" or an earlier step.", file, i, step.kv);
   }
@@ -107,7 +114,8 @@ void check_modules(core::Model& model, const Manifest& manifest) {
   std::set<std::string> paths;
   for (const core::Slot* slot : model.slots()) paths.insert(slot->path());
   for (const auto& [path, module] : manifest.modules) {
-    core::require(paths.contains(path), "{}: modules.{} is not a linear of this model's blocks. {}.", manifest.file, path, kAgain);
+    core::require(paths.contains(path), "{}: modules.{} is not a linear of this model's blocks. {}.", manifest.file,
+                  path, kAgain);
   }
 }
 
@@ -151,13 +159,14 @@ void check(core::Model& model, const std::string& directory, const core::Weights
     return check_tensors(model, manifest, weights);
   }
   for (const core::Slot* slot : model.slots()) {
-    core::require(!weights.has(slot->path() + ".codes"), "{}: the checkpoint is unfinished: it has codes, but no {}. {}.", directory,
-                  kManifestFile, kAgain);
+    core::require(!weights.has(slot->path() + ".codes"),
+                  "{}: the checkpoint is unfinished: it has codes, but no {}. {}.", directory, kManifestFile, kAgain);
   }
   model.check(weights);
 }
 
-std::unique_ptr<core::BlockSource> open_source(core::Model& model, const std::string& directory, const core::Weights& weights) {
+std::unique_ptr<core::BlockSource> open_source(core::Model& model, const std::string& directory,
+                                               const core::Weights& weights) {
   check(model, directory, weights);
   if (!is_quantized_checkpoint(directory)) return std::make_unique<core::ResidentSource>(weights);
   Manifest manifest = read_manifest(directory);

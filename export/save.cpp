@@ -18,9 +18,16 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* kEnds = "ends.safetensors";
-constexpr std::array kSmallFiles{"config.json",           "generation_config.json",  "tokenizer.json",    "tokenizer.model",
-                                 "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
-                                 "merges.txt",            "chat_template.jinja"};
+constexpr std::array kSmallFiles{"config.json",
+                                 "generation_config.json",
+                                 "tokenizer.json",
+                                 "tokenizer.model",
+                                 "tokenizer_config.json",
+                                 "special_tokens_map.json",
+                                 "added_tokens.json",
+                                 "vocab.json",
+                                 "merges.txt",
+                                 "chat_template.jinja"};
 
 core::DType dtype_of(const at::Tensor& tensor) {
   switch (tensor.scalar_type()) {
@@ -40,11 +47,14 @@ core::DType dtype_of(const at::Tensor& tensor) {
 // A parameter as the file holds it. What was rounded before encoding is stored without a loss.
 at::Tensor stored(const quant::Parameter& parameter) {
   const at::Tensor tensor = parameter.tensor.detach().cpu();
-  TORCH_CHECK(tensor.sizes() == at::IntArrayRef(parameter.shape), parameter.name, " is ", tensor.sizes(), ", not of its layout");
+  TORCH_CHECK(tensor.sizes() == at::IntArrayRef(parameter.shape), parameter.name, " is ", tensor.sizes(),
+              ", not of its layout");
   if (parameter.kind == core::Kind::zero_codes) return core::Codes::pack(tensor, parameter.stored_bits).packed();
-  TORCH_CHECK(parameter.stored_bits == 16 || parameter.stored_bits == 32, parameter.name, ": ", parameter.stored_bits, " bits");
+  TORCH_CHECK(parameter.stored_bits == 16 || parameter.stored_bits == 32, parameter.name, ": ", parameter.stored_bits,
+              " bits");
   const at::Tensor file = tensor.to(parameter.stored_bits == 16 ? at::kHalf : at::kFloat);
-  TORCH_CHECK(at::equal(file.to(at::kFloat), tensor), parameter.name, " would change when stored with ", parameter.stored_bits, " bits");
+  TORCH_CHECK(at::equal(file.to(at::kFloat), tensor), parameter.name, " would change when stored with ",
+              parameter.stored_bits, " bits");
   return file;
 }
 
@@ -111,8 +121,8 @@ Save::Save(std::string source_directory, core::Weights source, std::string direc
 
 void Save::begin(core::Model&) {
   core::create_directories(directory_);
-  core::require(!fs::equivalent(directory_, source_directory_), "{}: the checkpoint would overwrite the model that it is made from. Choose another --out.",
-                directory_);
+  core::require(!fs::equivalent(directory_, source_directory_),
+                "{}: the checkpoint would overwrite the model that it is made from. Choose another --out.", directory_);
   core::require_writable_directory(directory_);
   fs::remove(fs::path(directory_) / kManifestFile);
   manifest_.modules.clear();
@@ -157,7 +167,8 @@ void Save::write_index() const {
 void Save::copy_small_files() const {
   for (const char* name : kSmallFiles) {
     const fs::path from = fs::path(source_directory_) / name;
-    if (fs::exists(from)) core::write_atomically((fs::path(directory_) / name).string(), core::read_file(from.string()));
+    if (fs::exists(from))
+      core::write_atomically((fs::path(directory_) / name).string(), core::read_file(from.string()));
   }
 }
 

@@ -20,15 +20,17 @@ core::Shape read_shape(const core::JsonObject& config, int64_t head_width) {
   shape.tied = config.boolean("tie_word_embeddings", false);
   config.require_value("hidden_act", "silu");
   core::require(shape.heads % shape.kv_heads == 0,
-                "{}: {} attention heads cannot share {} key/value heads evenly. Check num_key_value_heads.", config.where(),
-                shape.heads, shape.kv_heads);
+                "{}: {} attention heads cannot share {} key/value heads evenly. Check num_key_value_heads.",
+                config.where(), shape.heads, shape.kv_heads);
   if (head_width == 0 && !config.has("head_dim")) {
-    core::require(shape.width % shape.heads == 0, "{}: hidden_size {} is not a multiple of {} attention heads. Set head_dim.",
-                  config.where(), shape.width, shape.heads);
+    core::require(shape.width % shape.heads == 0,
+                  "{}: hidden_size {} is not a multiple of {} attention heads. Set head_dim.", config.where(),
+                  shape.width, shape.heads);
     head_width = shape.width / shape.heads;
   }
   shape.head_width = config.positive("head_dim", head_width);
-  core::require(shape.norm_eps >= 0, "{}: rms_norm_eps is {}, must not be negative. Use the config.json of the original model.",
+  core::require(shape.norm_eps >= 0,
+                "{}: rms_norm_eps is {}, must not be negative. Use the config.json of the original model.",
                 config.where(), shape.norm_eps);
   return shape;
 }
@@ -36,12 +38,14 @@ core::Shape read_shape(const core::JsonObject& config, int64_t head_width) {
 void refuse_sliding_window(const core::JsonObject& config, const core::Shape& shape) {
   constexpr const char* kAdvice = "Use a model with full attention in every layer.";
   for (const std::string& type : config.texts("layer_types")) {
-    core::require(type == "full_attention", "{}: layer_types has {}, which is not implemented. {}", config.where(), type, kAdvice);
+    core::require(type == "full_attention", "{}: layer_types has {}, which is not implemented. {}", config.where(),
+                  type, kAdvice);
   }
   const bool listed = config.has("layer_types");  // then it alone decides
   const int64_t window = config.boolean("use_sliding_window", false) ? config.integer("sliding_window", 0) : 0;
   const bool acts = !listed && window > 0 && config.integer("max_window_layers", 0) < shape.layers;
-  core::require(!acts, "{}: use_sliding_window with sliding_window {} is not implemented. {}", config.where(), window, kAdvice);
+  core::require(!acts, "{}: use_sliding_window with sliding_window {} is not implemented. {}", config.where(), window,
+                kAdvice);
 }
 
 }  // namespace models

@@ -27,12 +27,14 @@ constexpr std::array kFamilies{
 
 std::shared_ptr<core::Model> build(const core::JsonObject& config) {
   const std::string type = config.text("model_type");
-  core::require(!config.has("quantization_config"),
-                "{}: quantization_config says that this checkpoint is already quantized. Use the full-precision checkpoint.",
-                config.where());
-  const auto family = std::find_if(kFamilies.begin(), kFamilies.end(), [&](const Family& f) { return type == f.model_type; });
-  core::require(family != kFamilies.end(), "{}: model_type {} is not implemented. Use a model of one of: {}.", config.where(),
-                type, fmt::join(families(), ", "));
+  core::require(
+      !config.has("quantization_config"),
+      "{}: quantization_config says that this checkpoint is already quantized. Use the full-precision checkpoint.",
+      config.where());
+  const auto family =
+      std::find_if(kFamilies.begin(), kFamilies.end(), [&](const Family& f) { return type == f.model_type; });
+  core::require(family != kFamilies.end(), "{}: model_type {} is not implemented. Use a model of one of: {}.",
+                config.where(), type, fmt::join(families(), ", "));
   return family->build(config);
 }
 

@@ -57,6 +57,7 @@ void Quantize::block(core::BlockContext& context) {
   for (const Assignment& a : assignments_) {
     if (a.decoder && std::count(slots.begin(), slots.end(), a.slot) > 0) targets.push_back({a.slot, a.decoder});
   }
+  if (targets.empty()) return;  // method none has no object to ask
   const auto start = std::chrono::steady_clock::now();
   std::vector<Encoded> encoded = method_->quantize(context, targets);
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();

@@ -1,14 +1,22 @@
 # What tools/bootstrap knows about operating systems: which packages, how they are installed, what to say elsewhere.
 # Supported: Debian 12+, Ubuntu 24.04+ (apt-get), macOS 14+ on Apple silicon (Homebrew). Sourced; bash 3.2.
 
-apt_packages="g++ cmake ninja-build pkg-config ccache python3 python3-venv libyaml-cpp-dev nlohmann-json3-dev libcli11-dev
-libfmt-dev libspdlog-dev libsentencepiece-dev libpcre2-dev libutf8proc-dev libxxhash-dev libgtest-dev libgmock-dev libbenchmark-dev"
-brew_packages="cmake ninja pkgconf ccache python@3.13 libomp yaml-cpp nlohmann-json cli11
-fmt spdlog sentencepiece pcre2 utf8proc xxhash googletest google-benchmark"
+apt_packages="g++ cmake ninja-build pkg-config ccache python3 python3-venv
+libyaml-cpp-dev nlohmann-json3-dev libcli11-dev libfmt-dev libspdlog-dev libsentencepiece-dev libpcre2-dev
+libutf8proc-dev libxxhash-dev libgtest-dev libgmock-dev libbenchmark-dev"
+brew_packages="cmake ninja pkgconf ccache python@3.13 libomp
+yaml-cpp nlohmann-json cli11 fmt spdlog sentencepiece pcre2
+utf8proc xxhash googletest google-benchmark"
+supported="Debian 12+, Ubuntu 24.04+, macOS 14+ on Apple silicon"
 formatter=clang-format-14  # one version everywhere: others break lines differently
 
 # at_least A B: whether version A (two numbers) is not older than B.
-at_least() { awk -v a="$1" -v b="$2" 'BEGIN {split(a, x, "."); split(b, y, "."); exit !(x[1] > y[1] || (x[1] == y[1] && x[2] + 0 >= y[2] + 0))}'; }
+at_least() {
+  awk -v a="$1" -v b="$2" 'BEGIN {
+    split(a, x, "."); split(b, y, ".")
+    exit !(x[1] > y[1] || (x[1] == y[1] && x[2] + 0 >= y[2] + 0))
+  }'
+}
 
 # A field of /etc/os-release.
 os_release() { (. /etc/os-release 2>/dev/null && eval "echo \"\${$1:-}\""); }
@@ -59,14 +67,14 @@ install_packages() {
       missing=$(missing_apt ${1#apt:})
       if [ -n "$missing" ]; then install_apt $missing; fi ;;
     brew:*)
-      if ! xcode-select -p >/dev/null 2>&1; then stop 2 "Apple's command line tools are missing. Run: xcode-select --install"; fi
-      if ! command -v brew >/dev/null; then stop 2 "Homebrew is missing. Install it as https://brew.sh says, then start again."; fi
+      xcode-select -p >/dev/null 2>&1 || stop 2 "Apple's command line tools are missing. Run: xcode-select --install"
+      command -v brew >/dev/null || stop 2 "Homebrew is missing. Install it as https://brew.sh says, then start again."
       missing=$(missing_brew ${1#brew:})
       if [ -n "$missing" ]; then install_brew $missing; fi ;;
     *)
       missing=$(missing_parts)
       if [ -n "$missing" ]; then
-        stop 2 "$(system_name) is not supported (Debian 12+, Ubuntu 24.04+, macOS 14+ on Apple silicon are). Missing:" $missing
+        stop 2 "$(system_name) is not supported ($supported are). Missing:" $missing
       fi ;;
   esac
 }
@@ -90,7 +98,8 @@ install_apt() {
   local run_as=""
   if [ "$(id -u)" != 0 ]; then
     if ! can_sudo; then
-      echo "bootstrap: system packages are missing, and this account is not root and cannot use sudo. Have this run, then start again:" >&2
+      echo "bootstrap: system packages are missing, and this account is not root and cannot use sudo." \
+        "Have this run, then start again:" >&2
       echo "apt-get update && apt-get install -y --no-install-recommends $*" >&2
       exit 2
     fi
@@ -124,8 +133,9 @@ missing_parts() {
 
 # A CMake that is new enough: an old one earlier on PATH is passed over.
 find_cmake() {
-  local cmake
+  local cmake version
   for cmake in cmake /usr/bin/cmake /opt/homebrew/bin/cmake; do
-    if at_least "$("$cmake" --version 2>/dev/null | sed -n 's/^cmake version //p')" 3.25; then echo "$cmake" && return; fi
+    version=$("$cmake" --version 2>/dev/null | sed -n 's/^cmake version //p') || true
+    if at_least "$version" 3.25; then echo "$cmake" && return; fi
   done
 }

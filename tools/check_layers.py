@@ -2,7 +2,7 @@
 """Checks what the compiler does not: who includes whom, the registries, and that no file names a machine.
 
   core <- quant <- replication <- export          core/config, core/io, core/text: no ATen, not even through others
-  core <- models <--------------- export          experiments, tests, bench: may include all; nobody includes experiments
+  core <- models <--------------- export          experiments, tests, bench: all; nobody else includes experiments
 
 Run without arguments in a checkout; prints one line per violation, exit code 1 if there are any.
 """
@@ -67,7 +67,7 @@ def check_includes(root: Path, names: list[str]):
             if target in MAY_INCLUDE and target not in MAY_INCLUDE[folder]:
                 yield f"{name}:{number}: {folder} may not include {included}. It may include: {allowed(folder)}."
             elif quote == '"' and not (root / included).is_file():
-                yield f'{name}:{number}: "{included}" is not in this checkout. Write includes from the root, <> for others.'
+                yield f'{name}:{number}: "{included}" is not in this checkout. Write it from the root, others in <>.'
 
 
 def allowed(folder: str) -> str:

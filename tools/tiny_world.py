@@ -5,8 +5,8 @@ document tells a few facts about an entity, follows a relation to another one, o
 after its subject can only be known from the facts, so a model that has forgotten them predicts badly.
 
 Every attribute has six phrasings. For each fact, a hash keeps one of them for the test text and one for the validation
-text; training uses the other four. So no sentence of the test text that names its subject and tells a fact occurs in
-the training text, but every fact does, in other words.
+text; training uses the other four. So training tells every fact, but never in the words of the test text (but for a few
+jobs, where the answer of a question is the plain sentence).
 """
 
 import hashlib

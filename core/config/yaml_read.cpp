@@ -1,5 +1,6 @@
 // From yaml-cpp's events to a Node tree, without recursion: a stack of the lists and maps that are still open.
 // yaml-cpp keeps duplicate keys, does not merge `<<` and copies what an alias names, so all three are dealt with here.
+#include <utf8proc.h>
 #include <yaml-cpp/eventhandler.h>
 #include <yaml-cpp/exceptions.h>
 #include <yaml-cpp/mark.h>
@@ -40,6 +41,8 @@ class Builder : public YAML::EventHandler {
   Builder(std::string name, bool has_lines) : name_(std::move(name)), has_lines_(has_lines) {}
 
   Node take() { return std::move(root_); }
+
+  int last_line() const { return last_line_; }  // of the last value that yaml-cpp could read
 
   std::string origin(int line) const { return has_lines_ ? fmt::format("{}:{}", name_, line) : name_; }
 
@@ -129,6 +132,7 @@ class Builder : public YAML::EventHandler {
 
   // Puts a finished node where it belongs: the root, an item, a key, the value of a key.
   void attach(Node node, int line) {
+    last_line_ = line;
     node.origin = origin(line);
     if (open_.empty()) {
       root_ = std::move(node);
@@ -177,21 +181,27 @@ class Builder : public YAML::EventHandler {
   std::string name_;
   bool has_lines_;
   int documents_ = 0;
+  int last_line_ = 1;
   std::size_t nodes_ = 0;
   Node root_;
   std::vector<Open> open_;
   std::map<YAML::anchor_t, Node> anchors_;
 };
 
-// yaml-cpp takes some control characters for the end of the file and others for text.
-void refuse_control_characters(const std::string& text, const Builder& builder) {
+// yaml-cpp takes some control characters for the end of the file, and drops or replaces what is not UTF-8.
+void refuse_what_is_not_text(const std::string& text, const Builder& builder) {
+  const auto* bytes = reinterpret_cast<const utf8proc_uint8_t*>(text.data());
+  const auto size = static_cast<utf8proc_ssize_t>(text.size());
   int line = 1;
-  for (char c : text) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (c == '\n') ++line;
-    require(byte >= 0x20 || c == '\n' || c == '\r' || c == '\t',
+  for (utf8proc_ssize_t i = 0, length = 0; i < size; i += length) {
+    utf8proc_int32_t c = 0;
+    length = utf8proc_iterate(bytes + i, size - i, &c);
+    require(length > 0, "{}: the byte \\x{:02x} is not UTF-8. Save the file as UTF-8 text.", builder.origin(line),
+            bytes[i]);
+    require(c >= 0x20 || c == '\n' || c == '\r' || c == '\t',
             "{}: the control character \\x{:02x} cannot stand in YAML. Save the file as UTF-8 text.",
-            builder.origin(line), byte);
+            builder.origin(line), c);
+    if (c == '\n') ++line;
   }
 }
 
@@ -199,13 +209,17 @@ Node parse(const std::string& text, const std::string& name, bool has_lines) {
   Builder builder(name, has_lines);
   require(text.size() <= kMaxDocumentBytes, "{}: longer than {} bytes. Is this a YAML configuration?", name,
           kMaxDocumentBytes);
-  refuse_control_characters(text, builder);
-  std::istringstream stream(text);
+  refuse_what_is_not_text(text, builder);
+  // The end marker makes yaml-cpp notice a quote that is never closed; at the mere end of a file it lets that pass.
+  std::istringstream stream(text + (text.empty() || text.back() == '\n' ? "...\n" : "\n...\n"));
   try {
     YAML::Parser parser(stream);
     while (parser.HandleNextDocument(builder)) {
     }
   } catch (const YAML::Exception& error) {
+    const bool in_quotes = error.msg == YAML::ErrorMsg::DOC_IN_SCALAR || error.msg == YAML::ErrorMsg::EOF_IN_SCALAR;
+    require(!in_quotes, "{}: a quoted string that begins here, or soon after, is not closed. Add the closing quote.",
+            builder.origin(builder.last_line()));
     const std::string where = error.mark.is_null() ? name : builder.origin(error.mark.line + 1);
     fail("{}: not valid YAML: {}. Check indentation, brackets and quotes here.", where, shown(error.msg));
   }

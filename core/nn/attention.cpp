@@ -15,8 +15,8 @@ KvCache::KvCache(int64_t steps, int64_t capacity) : entries_(steps), capacity_(c
 std::pair<at::Tensor, at::Tensor> KvCache::append(int64_t step, const at::Tensor& k, const at::Tensor& v) {
   Entry& entry = entries_.at(step);
   const int64_t tokens = k.size(1);
-  require(entry.length + tokens <= capacity_, "context of {} tokens is full. Generate fewer tokens or shorten the prompt.",
-          capacity_);
+  require(entry.length + tokens <= capacity_,
+          "context of {} tokens is full. Generate fewer tokens or shorten the prompt.", capacity_);
   if (!entry.k.defined()) {
     entry.k = at::empty({k.size(0), capacity_, k.size(2), k.size(3)}, k.options());
     entry.v = at::empty({v.size(0), capacity_, v.size(2), v.size(3)}, v.options());
@@ -52,9 +52,10 @@ at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
   if (past > 0 && tokens > 1) mask = causal_mask(tokens, past, q.device());
 
   // 3. [B, T, H, C] -> [B, H, T, C] and back; the scale is 1 / sqrt(C).
-  const at::Tensor mixed = at::scaled_dot_product_attention(q.transpose(1, 2), all_k.transpose(1, 2), all_v.transpose(1, 2),
-                                                            mask, /*dropout_p=*/0.0, causal, /*scale=*/std::nullopt,
-                                                            /*enable_gqa=*/heads != all_k.size(2));
+  const at::Tensor mixed =
+      at::scaled_dot_product_attention(q.transpose(1, 2), all_k.transpose(1, 2), all_v.transpose(1, 2), mask,
+                                       /*dropout_p=*/0.0, causal, /*scale=*/std::nullopt,
+                                       /*enable_gqa=*/heads != all_k.size(2));
   return mixed.transpose(1, 2).reshape({batch, tokens, heads * head_width});
 }
 

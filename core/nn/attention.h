@@ -7,8 +7,8 @@
 
 namespace core {
 
-// Keys and values of the steps of a plan, for decoding token by token. One entry per plan step: a block that a plan runs twice
-// has two caches.
+// Keys and values of the steps of a plan, for decoding token by token. One entry per plan step: a block that a plan
+// runs twice has two caches.
 class KvCache {
  public:
   KvCache(int64_t steps, int64_t capacity);  // capacity: tokens
@@ -34,8 +34,8 @@ struct Pass {
   KvCache* cache = nullptr;  // not owned
 };
 
-// softmax(q kᵀ / sqrt(C) + causal mask) v. q: [B, T, H, C]; k, v: [B, T, K, C] of the same tokens, K divides H; keys of the
-// pass's cache come before them. Returns [B, T, H · C].
+// softmax(q kᵀ / sqrt(C) + causal mask) v. q: [B, T, H, C]; k, v: [B, T, K, C] of the same tokens, K divides H; keys of
+// the pass's cache come before them. Returns [B, T, H · C].
 at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Pass& pass);
 
 }  // namespace core

@@ -1,7 +1,8 @@
 // When a fused loop may stand in for tensor operations, and how such a loop is compiled.
 //
-// The three functions of a block that are neither products nor attention (norm, rotation, SwiGLU) each have two versions: the
-// definition in tensor operations, and one pass over memory in plain loops. The loops are used when nobody needs a gradient.
+// The three functions of a block that are neither products nor attention (norm, rotation, SwiGLU) each have two
+// versions: the definition in tensor operations, and one pass over memory in plain loops. The loops are used when
+// nobody needs a gradient.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -10,7 +11,8 @@
 
 // A function marked so is compiled once per instruction set; the best one for this machine is chosen at program start.
 // Only g++ on Linux does this reliably, and not under AddressSanitizer; elsewhere the mark is empty.
-#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__)
+#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__) && \
+    !defined(__SANITIZE_ADDRESS__)
 #define REFRAIN_SIMD __attribute__((target_clones("avx512f", "avx2", "default")))
 #else
 #define REFRAIN_SIMD

@@ -15,9 +15,10 @@ namespace core {
 class Linear : public torch::nn::Module {
  public:
   virtual at::Tensor forward(const at::Tensor& x) = 0;  // [..., I] -> [..., O]
-  virtual at::Tensor weight() const = 0;                // [O, I], dense, in the compute dtype; may be computed on demand
-  virtual at::Tensor bias() const = 0;                  // [O], or undefined
-  virtual std::vector<State> state() const = 0;         // stored tensors, named relative to the module ("weight", "codes", ...)
+  virtual at::Tensor weight() const = 0;  // [O, I], dense, in the compute dtype; may be computed on demand
+  virtual at::Tensor bias() const = 0;    // [O], or undefined
+  virtual std::vector<State> state()
+      const = 0;  // stored tensors, named relative to the module ("weight", "codes", ...)
   virtual Cost cost() const = 0;
 
   int64_t out_features() const { return out_features_; }
@@ -47,7 +48,8 @@ class DenseLinear : public Linear {
   int64_t stored_bits_;
 };
 
-// Shows every input of a linear to `tap`, then lets the linear work. Calibration taps inputs by this and by nothing else.
+// Shows every input of a linear to `tap`, then lets the linear work. Calibration taps inputs by this and by nothing
+// else.
 class RecordingLinear : public Linear {
  public:
   using Tap = std::function<void(const at::Tensor& x)>;  // x: [..., I]

@@ -11,7 +11,8 @@ namespace core {
 
 namespace {
 
-REFRAIN_SIMD void normalize_rows(const float* x, const float* weight, float* y, int64_t rows, int64_t width, float eps) {
+REFRAIN_SIMD void normalize_rows(const float* x, const float* weight, float* y, int64_t rows, int64_t width,
+                                 float eps) {
   for (int64_t row = 0; row < rows; ++row, x += width, y += width) {
     float sum = 0;
 #pragma omp simd reduction(+ : sum)

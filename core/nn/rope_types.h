@@ -13,8 +13,8 @@ struct Frequencies {
   double attention_scale = 1.0;  // multiplies cos and sin
 };
 
-// The frequencies that config.json asks for by rope_theta (10000 when absent) and rope_scaling (none when absent); newer files
-// hold both in rope_parameters. Errors: an unknown rope_type by name, missing or impossible numbers.
+// The frequencies that config.json asks for by rope_theta (10000 when absent) and rope_scaling (none when absent);
+// newer files hold both in rope_parameters. Errors: an unknown rope_type by name, missing or impossible numbers.
 Frequencies rope_frequencies(const JsonObject& config, int64_t head_width);
 
 }  // namespace core

@@ -12,7 +12,11 @@ const char* name_of(Role role) {
 }
 
 Slot::Slot(std::string path, Role role, int64_t out_features, int64_t in_features, bool has_bias)
-    : path_(std::move(path)), role_(role), out_features_(out_features), in_features_(in_features), has_bias_(has_bias) {}
+    : path_(std::move(path)),
+      role_(role),
+      out_features_(out_features),
+      in_features_(in_features),
+      has_bias_(has_bias) {}
 
 Linear& Slot::linear() const {
   TORCH_CHECK(linear_ != nullptr, path_, ": used before it was loaded");
@@ -20,8 +24,8 @@ Linear& Slot::linear() const {
 }
 
 void Slot::put(std::shared_ptr<Linear> linear) {
-  TORCH_CHECK(linear != nullptr && linear->out_features() == out_features_ && linear->in_features() == in_features_, path_,
-              ": a linear of another size was put into the slot of [", out_features_, ", ", in_features_, "]");
+  TORCH_CHECK(linear != nullptr && linear->out_features() == out_features_ && linear->in_features() == in_features_,
+              path_, ": a linear of another size was put into the slot of [", out_features_, ", ", in_features_, "]");
   if (filled()) {
     linear_ = replace_module("linear", std::move(linear));
   } else {
@@ -37,7 +41,8 @@ void Slot::check(const Weights& weights) const {
 void Slot::load(const Weights& weights) {
   LoadedTensor weight = weights.read(path_ + ".weight", {out_features_, in_features_});
   at::Tensor bias;
-  if (has_bias_) bias = weights.read(path_ + ".bias", {out_features_}).tensor.clone();  // small, and folding may write to it
+  if (has_bias_)
+    bias = weights.read(path_ + ".bias", {out_features_}).tensor.clone();  // small, and folding may write to it
   put(std::make_shared<DenseLinear>(std::move(weight.tensor), std::move(bias), weight.stored_bits));
 }
 

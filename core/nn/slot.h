@@ -21,9 +21,9 @@ class Slot : public torch::nn::Module, public Loadable {
 
   at::Tensor forward(const at::Tensor& x) { return linear().forward(x); }  // [..., I] -> [..., O]
 
-  Linear& linear() const;                         // TORCH_CHECKs that the slot is filled
+  Linear& linear() const;  // TORCH_CHECKs that the slot is filled
   const std::shared_ptr<Linear>& pointer() const { return linear_; }
-  void put(std::shared_ptr<Linear> linear);       // replaces what is there; sizes must match
+  void put(std::shared_ptr<Linear> linear);  // replaces what is there; sizes must match
   bool filled() const { return linear_ != nullptr; }
 
   void check(const Weights& weights) const override;

@@ -62,12 +62,15 @@ std::string index_text(int64_t flat, at::IntArrayRef shape) {
   return "[" + text + "]";
 }
 
-std::string shape_text(at::IntArrayRef shape) { return fmt::format("[{}]", fmt::join(shape.begin(), shape.end(), ", ")); }
+std::string shape_text(at::IntArrayRef shape) {
+  return fmt::format("[{}]", fmt::join(shape.begin(), shape.end(), ", "));
+}
 
 // The bytes of the file as a tensor that must not be written. It keeps the mapping alive.
 at::Tensor over_mapping(std::shared_ptr<const Checkpoint> checkpoint, const TensorView& view, at::ScalarType type) {
   void* data = const_cast<std::byte*>(view.data);
-  return at::from_blob(data, view.shape, [checkpoint](void*) {}, at::TensorOptions(type));
+  return at::from_blob(
+      data, view.shape, [checkpoint](void*) {}, at::TensorOptions(type));
 }
 
 // Copies `from` into an own tensor of another dtype, chunk by chunk; `intact` becomes false if a value is not finite.
@@ -93,14 +96,16 @@ Weights::Weights(std::shared_ptr<const Checkpoint> checkpoint, at::ScalarType dt
 void Weights::check(const std::string& name, at::IntArrayRef shape) const {
   const TensorView& view = checkpoint_->at(name);
   const std::string& file = checkpoint_->file_of(name);
-  require(float_type(view.dtype).has_value(), "{}: {} has dtype {}, not a float. Use the unquantized checkpoint.", file, name,
-          name_of(view.dtype));
-  require(shape.equals(view.shape), "{}: {} is {}, config.json asks for {}. Use the config.json that belongs to this file.",
-          file, name, shape_text(view.shape), shape_text(shape));
+  require(float_type(view.dtype).has_value(), "{}: {} has dtype {}, not a float. Use the unquantized checkpoint.", file,
+          name, name_of(view.dtype));
+  require(shape.equals(view.shape),
+          "{}: {} is {}, config.json asks for {}. Use the config.json that belongs to this file.", file, name,
+          shape_text(view.shape), shape_text(shape));
 }
 
 LoadedTensor Weights::read(const std::string& name, at::IntArrayRef shape) const {
-  const c10::InferenceMode off(false);  // a weight outlives the measurement that may load it, and is filled by other threads
+  const c10::InferenceMode off(
+      false);  // a weight outlives the measurement that may load it, and is filled by other threads
   check(name, shape);
   const TensorView& view = checkpoint_->at(name);
   const at::ScalarType stored = *float_type(view.dtype);

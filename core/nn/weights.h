@@ -18,13 +18,14 @@ struct LoadedTensor {
   int64_t stored_bits;  // bits per element in the file
 };
 
-// The open checkpoint plus where and in which dtype to compute. Cheap to copy: the mapping is shared, and never written.
+// The open checkpoint plus where and in which dtype to compute. Cheap to copy: the mapping is shared, and never
+// written.
 class Weights {
  public:
   Weights(std::shared_ptr<const Checkpoint> checkpoint, at::ScalarType dtype, at::Device device);
 
-  // Error (one line, naming tensor and file) when the tensor is missing, has another shape, a dtype that is not a float, or a
-  // value that is not finite.
+  // Error (one line, naming tensor and file) when the tensor is missing, has another shape, a dtype that is not a
+  // float, or a value that is not finite.
   LoadedTensor read(const std::string& name, at::IntArrayRef shape) const;
   bool has(const std::string& name) const { return checkpoint_->has(name); }
   void check(const std::string& name, at::IntArrayRef shape) const;  // as `read`, without touching the data

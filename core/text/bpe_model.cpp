@@ -51,7 +51,7 @@ void BpeModel::read_vocabulary(const JsonNode& json) {
   require(json.value().is_object(), "{} is not an object of tokens and ids. Replace the file.", json.where());
   std::unordered_map<int32_t, std::string_view> owners;
   for (const auto& [token, value] : json.value().items()) {
-    const int64_t id = value.is_number_integer() ? JsonNode(value, json.file(), json.path()).integer() : -1;
+    const int64_t id = value.is_number_integer() ? value.get<int64_t>() : -1;  // beyond int64: negative
     require(id >= 0 && id <= kMaxId,
             "{} gives token `{}` the id {}, which is not an integer from 0 to {}. Replace the file.", json.where(),
             printable(token), printable(value.dump()), kMaxId);

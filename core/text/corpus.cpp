@@ -50,6 +50,7 @@ std::map<std::string, Registered> registry() {
   std::map<std::string, Registered> result;
   if (!is_file(path)) return result;
   const nlohmann::json json = parse_json(read_file(path), {path, "the text", "Restore the file."});
+  require(json.is_object(), "{}: an object of names is expected. Restore the file.", path);
   for (const auto& [name, entry] : json.items()) {
     const JsonNode node(entry, path, name);
     const std::string join = node.at("join").is_null() ? "none" : node.at("join").text();

@@ -6,7 +6,9 @@
 #include <cmath>
 #include <numeric>
 
+#include "core/batches.h"
 #include "core/error.h"
+#include "core/nn/cross_entropy.h"
 
 namespace experiments {
 
@@ -58,25 +60,40 @@ at::Tensor batch_ids(const core::Windows& windows, int64_t first, int64_t last) 
   return at::from_blob(const_cast<int32_t*>(data), shape, at::kInt).to(at::kLong);
 }
 
-// Sums of -log p(token t | tokens before) per window. hidden: [B, T, D] after the last block, ids: [B, T]. The logits of a few
-// hundred positions exist at a time.
+constexpr int64_t kLogits = 1 << 25;  // values of the logits that exist at a time, per thread
+
+// Sums of -log p(token t | tokens before) per window. hidden: [B, T, D] after the last block, ids: [B, T].
 std::vector<double> score(core::Model& model, const at::Tensor& hidden, const at::Tensor& ids) {
   const int64_t T = ids.size(1);
-  const int64_t chunk = std::clamp<int64_t>((1 << 22) / model.shape().vocabulary, 64, 512);
+  const int64_t chunk = std::clamp<int64_t>(kLogits / model.shape().vocabulary, 64, 512);  // positions
   std::vector<double> sums;
   for (int64_t b = 0; b < ids.size(0); ++b) {
     double sum = 0;
     for (int64_t t = 0; t < T - 1; t += chunk) {
       const int64_t end = std::min(t + chunk, T - 1);
-      const at::Tensor logits = model.logits(hidden[b].slice(0, t, end)).to(at::kFloat);  // [t, V]
-      const at::Tensor target = ids[b].slice(0, t + 1, end + 1).to(logits.device());       // [t]
-      const at::Tensor nll = at::cross_entropy_loss(logits, target, {}, at::Reduction::None).cpu().contiguous();
+      const at::Tensor logits = model.logits(hidden[b].slice(0, t, end));             // [t, V]
+      const at::Tensor target = ids[b].slice(0, t + 1, end + 1).to(logits.device());  // [t]
+      const at::Tensor nll = core::cross_entropy(logits, target).cpu().contiguous();  // [t], nats
       const float* values = nll.const_data_ptr<float>();
       sum = std::accumulate(values, values + nll.numel(), sum);
     }
     sums.push_back(sum);
   }
   return sums;
+}
+
+// All windows in one row; refuses what is not finite.
+std::vector<double> joined(const std::vector<std::vector<double>>& batches, const std::string& corpus) {
+  std::vector<double> all;
+  for (const std::vector<double>& batch : batches) {
+    for (const double nll : batch) {
+      core::require(std::isfinite(nll),
+                    "{}: the loss of window {} is not finite. The quantized model is broken, or float16 overflows.",
+                    corpus, all.size());
+      all.push_back(nll);
+    }
+  }
+  return all;
 }
 
 }  // namespace
@@ -92,16 +109,12 @@ std::vector<double> window_nll(core::Model& model, core::BlockSource& source, co
   core::HiddenStore hidden(batches);
   for (int64_t i = 0; i < batches; ++i) hidden.put(i, model.embed(ids(i).to(model.embedding().weight().device())));
   core::walk(model, source, {}, {.quantized = &hidden}, on_step);
-  std::vector<double> all;
-  for (int64_t i = 0; i < batches; ++i) {
-    for (const double nll : score(model, hidden.get(i), ids(i))) {
-      core::require(std::isfinite(nll), "{}: the loss of window {} is not finite. The quantized model is broken, or float16 overflows.",
-                    windows.corpus, all.size());
-      all.push_back(nll);
-    }
+  std::vector<std::vector<double>> sums(batches);
+  core::for_each_batch(batches, per_batch * windows.seq_len * model.shape().width, [&](int64_t i) {
+    sums[i] = score(model, hidden.get(i), ids(i));
     hidden.put(i, {});
-  }
-  return all;
+  });
+  return joined(sums, windows.corpus);
 }
 
 }  // namespace experiments

@@ -19,7 +19,6 @@ Json perplexity_json(const Perplexity& p) {
 }
 
 Json measured_json(const std::vector<Perplexity>& measurements) {
-  if (measurements.empty()) return nullptr;
   Json list = Json::array();
   for (const Perplexity& p : measurements) list.push_back(perplexity_json(p));
   return {{"perplexity", std::move(list)}};
@@ -58,6 +57,13 @@ Json code_hash(core::Model& model) {
   return any ? Json(hasher.hex()) : Json(nullptr);
 }
 
+// MACs per token relative to using every linear once.
+double mac_multiplier(core::Model& model) {
+  int64_t once = model.head().out_features() * model.head().in_features();
+  for (core::Slot* slot : model.slots()) once += slot->out_features() * slot->in_features();
+  return ratio(core::bill(model).macs, once);
+}
+
 Json machine_json(const Spec& spec) {
   return {{"cpu", core::cpu_name()},      {"memory_bytes", core::memory_bytes()},
           {"system", core::system_name()}, {"device", device_of(spec).str()},
@@ -86,10 +92,11 @@ Json results_json(const Findings& f, core::Model& model, int64_t bytes_on_disk) 
           {"versions", {{"libtorch", TORCH_VERSION}}},
           {"machine", machine_json(*f.spec)},
           {"hashes", {{"config", f.config_hash}, {"model", f.model_hash}, {"tokenizer", f.tokenizer_hash}, {"codes", code_hash(model)}}},
-          {"baseline", measured_json(f.baseline)},
+          {"baseline", f.baseline ? measured_json(*f.baseline) : Json(nullptr)},
           {"quantized", measured_json(f.quantized)},
           {"bits", bits_json(model, bytes_on_disk)},
           {"macs_per_token", core::bill(model).macs},
+          {"mac_multiplier", mac_multiplier(model)},
           {"weight_bytes_per_token", core::bill(model).bytes_read},
           {"stages", stages},
           {"fallbacks", fallbacks}};
@@ -114,7 +121,7 @@ std::string windows_csv(const Findings& f) {
       }
     }
   };
-  add("baseline", f.baseline);
+  if (f.baseline) add("baseline", *f.baseline);
   add("quantized", f.quantized);
   return table.text();
 }

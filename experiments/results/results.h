@@ -3,6 +3,7 @@
 #pragma once
 
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -29,7 +30,7 @@ struct Findings {
   const Spec* spec;
   std::vector<std::pair<std::string, std::string>> swept;
   std::string config_hash, model_hash, tokenizer_hash;
-  std::vector<Perplexity> baseline = {};  // empty for a model that has no full precision: our own checkpoints
+  std::optional<std::vector<Perplexity>> baseline = {};  // none for a model without full precision: our own checkpoints
   std::vector<Perplexity> quantized = {};
   std::vector<StageRecord> stages = {};
   std::vector<quant::ModuleReport> modules = {};

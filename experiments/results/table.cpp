@@ -41,9 +41,41 @@ std::string number(const Json& value, int digits) {
   return value.is_null() ? kMissing : fmt::format("{:.{}f}", value.get<double>(), digits);
 }
 
-// ppl, standard error and change for each measurement; `baseline` null: no change is known.
-void add_perplexities(Cells& row, const Json& measured, const Json& baseline) {
-  for (size_t i = 0; i < measured["perplexity"].size(); ++i) {
+// The names of a run's measurements; of two that read alike the second gets a number.
+Cells titles_of(const Json& run) {
+  Cells plain, titles;
+  for (const Json& p : run["quantized"]["perplexity"]) {
+    plain.push_back(fmt::format("ppl {} ({} {})", p["corpus"].get<std::string>(), p["protocol"].get<std::string>(),
+                                p["seq_len"].get<int64_t>()));
+    const auto alike = std::count(plain.begin(), plain.end(), plain.back());
+    titles.push_back(alike == 1 ? plain.back() : fmt::format("{} #{}", plain.back(), alike));
+  }
+  return titles;
+}
+
+bool finished(const Json& run) { return !run.contains("failed"); }
+
+// The measurements of all runs, in the order of appearance.
+Cells all_titles(const std::vector<Json>& results) {
+  Cells all;
+  for (const Json& run : results) {
+    for (const std::string& title : finished(run) ? titles_of(run) : Cells()) {
+      if (std::find(all.begin(), all.end(), title) == all.end()) all.push_back(title);
+    }
+  }
+  return all;
+}
+
+// ppl, standard error and change for each measurement of the table; `measured` is the run's `quantized` or its `baseline`.
+void add_perplexities(Cells& row, const Json& run, const Json& measured, const Cells& columns) {
+  const Cells titles = titles_of(run);
+  const Json& baseline = run["baseline"];
+  for (const std::string& column : columns) {
+    const auto i = static_cast<size_t>(std::find(titles.begin(), titles.end(), column) - titles.begin());
+    if (i == titles.size()) {
+      row.insert(row.end(), {kMissing, kMissing, kMissing});
+      continue;
+    }
     const Json& p = measured["perplexity"][i];
     const double ppl = p["ppl"];
     row.push_back(fmt::format("{:.4f}", ppl));
@@ -65,9 +97,21 @@ Cells failed_row(const Json& run, Cells row, size_t columns) {
   return row;
 }
 
-const Json* first_finished(const std::vector<Json>& results) {
-  const auto found = std::find_if(results.begin(), results.end(), [](const Json& run) { return !run.contains("failed"); });
-  return found == results.end() ? nullptr : &*found;
+Cells swept_cells(const Json& run, const Cells& keys) {
+  Cells cells;
+  for (const std::string& key : keys) cells.push_back(run["swept"].contains(key) ? run["swept"][key].get<std::string>() : "");
+  return cells;
+}
+
+// What is swept in the full-precision model too, i.e. all but the variables of quantization.
+Cells full_precision_cells(const Json& run, const Cells& keys) {
+  Cells cells = swept_cells(run, keys);
+  for (size_t i = 0; i < keys.size(); ++i) {
+    if (!keys[i].starts_with("model") && !keys[i].starts_with("measure")) cells[i].clear();
+  }
+  if (cells.empty()) return {"full precision"};
+  cells[0] += cells[0].empty() ? "full precision" : " full precision";
+  return cells;
 }
 
 size_t width(const std::string& text) {  // characters, not bytes
@@ -77,37 +121,28 @@ size_t width(const std::string& text) {  // characters, not bytes
 }  // namespace
 
 Table make_table(const std::vector<Json>& results) {
-  const Cells keys = swept_keys(results);
+  const Cells keys = swept_keys(results), titles = all_titles(results);
   Table table{.columns = short_names(keys), .rows = {}};
   if (table.columns.empty()) table.columns = {"model"};
-  const size_t labels = table.columns.size();
   table.columns.push_back("bits/weight");
-  const Json* first = first_finished(results);
-  if (first == nullptr) table.columns.push_back("perplexity");
-  for (const Json& p : first != nullptr ? (*first)["quantized"]["perplexity"] : Json::array()) {
-    table.columns.push_back(fmt::format("ppl {} ({} {})", p["corpus"].get<std::string>(), p["protocol"].get<std::string>(),
-                                        p["seq_len"].get<int64_t>()));
-    table.columns.insert(table.columns.end(), {"±", "change"});
-  }
+  for (const std::string& title : titles) table.columns.insert(table.columns.end(), {title, "±", "change"});
   table.columns.push_back("seconds");
-  if (first != nullptr && !(*first)["baseline"].is_null()) {
-    Cells row{"full precision"};
-    row.resize(labels);
-    row.push_back(kMissing);
-    add_perplexities(row, (*first)["baseline"], (*first)["baseline"]);
-    row.push_back(kMissing);
-    table.rows.push_back(std::move(row));
-  }
+  std::vector<Json> baselines;  // that have their row
   for (const Json& run : results) {
-    Cells row;
-    for (const std::string& key : keys) row.push_back(run["swept"].contains(key) ? run["swept"][key].get<std::string>() : "");
-    if (keys.empty()) row.push_back("quantized");
-    if (run.contains("failed")) {
+    Cells row = keys.empty() ? Cells{"quantized"} : swept_cells(run, keys);
+    if (!finished(run)) {
       table.rows.push_back(failed_row(run, std::move(row), table.columns.size()));
       continue;
     }
+    if (const Json& full = run["baseline"]; !full.is_null() && std::find(baselines.begin(), baselines.end(), full) == baselines.end()) {
+      Cells& first = table.rows.emplace_back(full_precision_cells(run, keys));
+      first.push_back(kMissing);
+      add_perplexities(first, run, full, titles);
+      first.push_back(kMissing);
+      baselines.push_back(full);
+    }
     row.push_back(number(run["bits"]["with_parameters"], 4));
-    add_perplexities(row, run["quantized"], run["baseline"]);
+    add_perplexities(row, run, run["quantized"], titles);
     row.push_back(fmt::format("{:.1f}", total_seconds(run)));
     table.rows.push_back(std::move(row));
   }

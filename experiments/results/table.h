@@ -16,8 +16,8 @@ struct Table {
   std::string csv() const;
 };
 
-// First the full-precision model (unless it has none), then one row per run: what was swept, bits per weight, perplexity with
-// its standard error and change against full precision per measurement, seconds. A failed run shows its reason.
+// One row per run: what was swept, bits per weight, perplexity with its standard error and change against full precision per
+// measurement, seconds. Each full-precision model stands before its first run. A failed run shows its reason.
 Table make_table(const std::vector<nlohmann::ordered_json>& results);
 
 // "quant.weight.bits=2 quant.weight.group_size=64"; "" for a file without a sweep.

@@ -62,8 +62,8 @@ std::vector<LinearGroup> DecoderBlock::groups() {
   };
 }
 
-std::shared_ptr<core::Model> assemble(const Shape& shape,
-                                      const std::function<std::shared_ptr<core::Block>(const std::string& path)>& block) {
+std::shared_ptr<core::Model> assemble(
+    const Shape& shape, const std::function<std::shared_ptr<core::Block>(const std::string& path)>& block) {
   std::vector<std::shared_ptr<core::Block>> blocks;
   for (int64_t i = 0; i < shape.layers; ++i) blocks.push_back(block("model.layers." + std::to_string(i)));
   return std::make_shared<core::Model>(shape, std::move(blocks));

@@ -1,5 +1,5 @@
-// The block that llama, qwen2 and qwen3 share: two residual halves, each with an RMSNorm before it. The families differ in their
-// attention only.
+// The block that llama, qwen2 and qwen3 share: two residual halves, each with an RMSNorm before it. The families differ
+// in their attention only.
 #pragma once
 
 #include <functional>
@@ -46,7 +46,7 @@ class DecoderBlock : public core::Block {
 };
 
 // A model of shape.layers blocks; `block` makes the one of a path ("model.layers.3").
-std::shared_ptr<core::Model> assemble(const core::Shape& shape,
-                                      const std::function<std::shared_ptr<core::Block>(const std::string& path)>& block);
+std::shared_ptr<core::Model> assemble(
+    const core::Shape& shape, const std::function<std::shared_ptr<core::Block>(const std::string& path)>& block);
 
 }  // namespace models

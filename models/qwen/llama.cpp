@@ -64,8 +64,9 @@ std::shared_ptr<core::Model> build_llama(const core::JsonObject& json) {
   const Config config = read_config(json);
   const Shape& shape = config.shape;
   return assemble(shape, [&](const std::string& path) {
-    return std::make_shared<DecoderBlock>(path, shape, std::make_shared<LlamaAttention>(path + ".self_attn", config),
-                                          std::make_shared<Mlp>(path + ".mlp", shape.width, config.ffn, config.mlp_bias));
+    return std::make_shared<DecoderBlock>(
+        path, shape, std::make_shared<LlamaAttention>(path + ".self_attn", config),
+        std::make_shared<Mlp>(path + ".mlp", shape.width, config.ffn, config.mlp_bias));
   });
 }
 

@@ -17,9 +17,9 @@ Mlp::Mlp(const std::string& path, int64_t width, int64_t ffn, bool has_bias) {
 }
 
 at::Tensor Mlp::forward(const at::Tensor& x) {
-  const at::Tensor gate = gate_proj_->forward(x);                      // [B, T, F]
-  const at::Tensor up = up_proj_->forward(x);                          // [B, T, F]
-  return down_proj_->forward(core::silu_product(gate, up));            // [B, T, D]
+  const at::Tensor gate = gate_proj_->forward(x);            // [B, T, F]
+  const at::Tensor up = up_proj_->forward(x);                // [B, T, F]
+  return down_proj_->forward(core::silu_product(gate, up));  // [B, T, D]
 }
 
 }  // namespace models

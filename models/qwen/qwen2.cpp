@@ -60,8 +60,9 @@ std::shared_ptr<core::Model> build_qwen2(const core::JsonObject& json) {
   const Config config = read_config(json);
   const Shape& shape = config.shape;
   return assemble(shape, [&](const std::string& path) {
-    return std::make_shared<DecoderBlock>(path, shape, std::make_shared<Qwen2Attention>(path + ".self_attn", config),
-                                          std::make_shared<Mlp>(path + ".mlp", shape.width, config.ffn, /*has_bias=*/false));
+    return std::make_shared<DecoderBlock>(
+        path, shape, std::make_shared<Qwen2Attention>(path + ".self_attn", config),
+        std::make_shared<Mlp>(path + ".mlp", shape.width, config.ffn, /*has_bias=*/false));
   });
 }
 

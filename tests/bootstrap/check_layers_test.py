@@ -51,11 +51,12 @@ class CheckLayersTest(unittest.TestCase):
 
     def test_aten_is_found_through_other_headers(self):
         self.assertEqual(self.violations(**{"core/io/files.h": '#include "core/model.h"\n'}),
-                         ["core/io/files.h: includes ATen (core/model.h -> ATen/core/Tensor.h). core/io does without it."])
+                         ["core/io/files.h: includes ATen (core/model.h -> ATen/core/Tensor.h). "
+                          "core/io does without it."])
 
     def test_an_include_not_written_from_the_root_is_found(self):
         self.assertEqual(self.violations(**{"core/io/a.h": '#include "files.h"\n'}),
-                         ['core/io/a.h:1: "files.h" is not in this checkout. Write includes from the root, <> for others.'])
+                         ['core/io/a.h:1: "files.h" is not in this checkout. Write it from the root, others in <>.'])
 
     def test_a_method_without_a_line_and_a_line_without_a_method_are_found(self):
         self.assertEqual(self.violations(**{"quant/methods/gptq.cpp": ""}),
@@ -66,8 +67,10 @@ class CheckLayersTest(unittest.TestCase):
 
     def test_paths_of_a_machine_and_package_indexes_are_found(self):
         path, index = "/ro" + "ot/x", "https://py" + "pi.org/simple"
-        self.assertEqual(self.violations(**{"a.md": f"see {path}\n"}), [f"a.md:1: {path} names a path of one machine. Remove it."])
-        self.assertEqual(self.violations(**{"a.md": f"from {index}\n"}), [f"a.md:1: {index} names a package index. Remove it."])
+        self.assertEqual(self.violations(**{"a.md": f"see {path}\n"}),
+                         [f"a.md:1: {path} names a path of one machine. Remove it."])
+        self.assertEqual(self.violations(**{"a.md": f"from {index}\n"}),
+                         [f"a.md:1: {index} names a package index. Remove it."])
         allowed = check_layers.INDEX_ADDRESS
         self.assertEqual(self.violations(**{"tools/bootstrap": f"pip {allowed}\n"}), [])
         self.assertEqual(len(self.violations(**{"README.md": f"pip {allowed}\n"})), 1)

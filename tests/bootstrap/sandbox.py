@@ -1,4 +1,4 @@
-"""A bare machine for the bootstrap: a checkout with nothing but its scripts, and a PATH on which everything heavy is faked.
+"""A bare machine for the bootstrap: a checkout of nothing but its scripts, and a PATH with everything heavy faked.
 
 Every fake writes its name and arguments to `calls`. The fake pip, cmake and ninja leave what the bootstrap looks for.
 """
@@ -10,9 +10,11 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-REAL_TOOLS = ["awk", "bash", "cat", "cp", "dirname", "env", "flock", "grep", "head", "kill", "ls", "mkdir", "mv", "nproc",
-              "perl", "rm", "rmdir", "sed", "sha256sum", "shasum", "sleep", "sysctl", "tail", "touch", "tr", "wc"]
-SCRIPTS = ["run_experiment", "tools/bootstrap", "tools/bootstrap_system.sh", "tools/requirements.txt", "tools/requirements-torch.txt"]
+REAL_TOOLS = ["awk", "bash", "cat", "cp", "dirname", "env", "flock", "grep", "head", "kill", "ls", "mkdir", "mv",
+              "nproc", "perl", "rm", "rmdir", "sed", "sha256sum", "shasum", "sleep", "sysctl", "tail", "touch",
+              "tr", "wc"]
+SCRIPTS = ["run_experiment", "tools/bootstrap", "tools/bootstrap_system.sh", "tools/requirements.txt",
+           "tools/requirements-torch.txt"]
 OS_RELEASE = 'ID=debian\nVERSION_ID="12"\nPRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\n'
 
 FAKES = {

@@ -55,7 +55,7 @@ TEST(Bind, RefusesAnUnknownKeyAndNamesTheNearest) {
       error("metod: x\n"),
       "a.yaml:1: metod is not a known key. Did you mean `method`? Known keys: name, method, quiet, seeds, corpora, "
       "weight, rules, transform, expect.");
-  EXPECT_EQ(error("\"a\\nb\": x\n").substr(0, 43), "a.yaml:1: a\\x0ab is not a known key. Known k");
+  EXPECT_EQ(error("\"a\\nb\": x\n").substr(0, 37), "a.yaml:1: a\\x0ab is not a known key. ");
 }
 
 TEST(Bind, RefusesADottedKeyInAFile) {

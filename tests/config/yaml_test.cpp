@@ -61,7 +61,9 @@ TEST(ReadYaml, KeepsKindOrderAndQuotes) {
 
 TEST(ReadYaml, EmptyDocumentIsNull) {
   EXPECT_TRUE(parse_yaml("", "a.yaml").is_null());
-  EXPECT_TRUE(parse_yaml("# nothing\n", "a.yaml").is_null());
+  EXPECT_TRUE(parse_yaml("# nothing", "a.yaml").is_null());
+  EXPECT_TRUE(parse_yaml("---\n", "a.yaml").is_null());
+  EXPECT_EQ(parse_yaml("--- 1\n...\n", "a.yaml").scalar, "1");
 }
 
 TEST(ReadYaml, AnAliasIsACopyAtItsOwnLine) {
@@ -86,15 +88,25 @@ TEST(ReadYaml, RefusesAMergeKey) {
 TEST(ReadYaml, RefusesWhatIsNotYaml) {
   EXPECT_EQ(syntax_error("a: 1\nb: [1, 2\nc: 3\n"),
             "a.yaml:3: not valid YAML: end of sequence flow not found. Check indentation, brackets and quotes here.");
-  EXPECT_EQ(syntax_error("a: \"x\n"),
-            "a.yaml:2: not valid YAML: end of document found while scanning a quoted string. Check indentation, "
-            "brackets and quotes here.");
   EXPECT_EQ(assign_error("", "a=[1"),
             "--set a=[1: not valid YAML: end of sequence flow not found. Check indentation, brackets and quotes here.");
 }
 
+TEST(ReadYaml, RefusesAQuoteThatIsNeverClosed) {
+  const std::string message =
+      ": a quoted string that begins here, or soon after, is not closed. Add the closing quote.";
+  for (const std::string quote : {"'", "\""}) {
+    EXPECT_EQ(syntax_error("x: 1\na: " + quote + "b"), "a.yaml:2" + message);
+    EXPECT_EQ(syntax_error("x: 1\na: " + quote + "b\n"), "a.yaml:2" + message);
+    EXPECT_EQ(syntax_error("x: 1\na: " + quote + "b\nc: 2\nd: 3\n"), "a.yaml:2" + message);
+    EXPECT_EQ(syntax_error("- 1\n- " + quote + "b\n- 2\n"), "a.yaml:1" + message);
+    EXPECT_EQ(syntax_error(quote), "a.yaml:1" + message);
+    EXPECT_EQ(assign_error("", "a=" + quote + "x"), "--set a=" + quote + "x" + message);
+  }
+}
+
 TEST(ReadYaml, RefusesWhatConfigurationsDoNotNeed) {
-  EXPECT_EQ(syntax_error("a: 1\n---\nb: 2\n"), "a.yaml:3: a second document begins here. Keep one document per file.");
+  EXPECT_EQ(syntax_error("a: 1\n---\nb: 2\n"), "a.yaml:2: a second document begins here. Keep one document per file.");
   EXPECT_EQ(syntax_error("a: !!int 3\n"),
             "a.yaml:1: the YAML tag `tag:yaml.org,2002:int` is not supported. Remove it.");
   EXPECT_EQ(syntax_error("a: 1\n[b]: 2\n"), "a.yaml:2: a key must be a name, not a list. Write `name: value`.");
@@ -103,6 +115,21 @@ TEST(ReadYaml, RefusesWhatConfigurationsDoNotNeed) {
             "a.yaml:1: an alias stands inside the value that it names. Write the value out.");
   EXPECT_EQ(syntax_error(std::string("a: 1\nb: x\x04y\n")),
             "a.yaml:2: the control character \\x04 cannot stand in YAML. Save the file as UTF-8 text.");
+}
+
+TEST(ReadYaml, RefusesWhatIsNotUtf8) {
+  EXPECT_EQ(syntax_error("a: 1\nb: x\xF9y\n"), "a.yaml:2: the byte \\xf9 is not UTF-8. Save the file as UTF-8 text.");
+  EXPECT_EQ(syntax_error("a: \xC3"), "a.yaml:1: the byte \\xc3 is not UTF-8. Save the file as UTF-8 text.");
+  EXPECT_EQ(syntax_error(std::string("\xFF\xFE"
+                                     "a\0",
+                                     4)),
+            "a.yaml:1: the byte \\xff is not UTF-8. Save the file as UTF-8 text.");
+  EXPECT_EQ(parse_yaml("\xEF\xBB\xBF"
+                       "a: \xC3\xA9",
+                       "a.yaml")
+                .find("a")
+                ->scalar,
+            "\xC3\xA9");  // a byte order mark is fine
 }
 
 TEST(ReadYaml, RefusesDeepDocuments) {

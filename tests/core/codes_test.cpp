@@ -46,8 +46,10 @@ TEST(Codes, EveryByteUnpacksAsItsBitsSayAndPacksBack) {
         row[position] = static_cast<uint8_t>(value);
         const Codes codes = Codes::from_packed(bytes(row, 1), 8, bits);
         const at::Tensor unpacked = codes.unpack();
-        ASSERT_TRUE(at::equal(unpacked, bytes(slow_unpacked(row, 8, bits), 1))) << bits << " bits, byte " << position << " = " << value;
-        ASSERT_TRUE(at::equal(Codes::pack(unpacked, bits).packed(), codes.packed())) << bits << " bits, byte " << position << " = " << value;
+        ASSERT_TRUE(at::equal(unpacked, bytes(slow_unpacked(row, 8, bits), 1)))
+            << bits << " bits, byte " << position << " = " << value;
+        ASSERT_TRUE(at::equal(Codes::pack(unpacked, bits).packed(), codes.packed()))
+            << bits << " bits, byte " << position << " = " << value;
       }
     }
   }
@@ -75,9 +77,11 @@ TEST(Codes, PackThenUnpackGivesTheCodesForEveryWidthAndTheReferenceAgrees) {
       ASSERT_EQ(packed.packed().size(1), (columns * bits + 7) / 8);
       ASSERT_EQ(packed.stored_bits(), 3 * columns * bits);
       ASSERT_TRUE(at::equal(packed.unpack(), codes)) << bits << " bits, " << columns << " columns";
-      ASSERT_TRUE(at::equal(unpack_reference(packed.packed(), columns, bits), codes)) << bits << " bits, " << columns << " columns";
+      ASSERT_TRUE(at::equal(unpack_reference(packed.packed(), columns, bits), codes))
+          << bits << " bits, " << columns << " columns";
       const std::vector<uint8_t> first(codes.const_data_ptr<uint8_t>(), codes.const_data_ptr<uint8_t>() + columns);
-      ASSERT_TRUE(at::equal(packed.packed()[0], bytes(slow_packed(first, bits), 1)[0])) << bits << " bits, " << columns << " columns";
+      ASSERT_TRUE(at::equal(packed.packed()[0], bytes(slow_packed(first, bits), 1)[0]))
+          << bits << " bits, " << columns << " columns";
     }
   }
 }
@@ -106,7 +110,7 @@ TEST(Codes, HashChangesWithEveryCodeWithShapeAndWithBits) {
     changed.view(-1)[i] = 1;
     hashes.insert(Codes::pack(changed, 3).hash());
   }
-  hashes.insert(Codes::pack(codes.reshape({5, 3}), 3).hash());  // the same packed bytes? another shape in any case
+  hashes.insert(Codes::pack(codes.reshape({5, 3}), 3).hash());  // the same codes in another shape
   hashes.insert(Codes::pack(codes, 2).hash());
   EXPECT_EQ(hashes.size(), 1 + 15 + 2);
   EXPECT_EQ(Codes::pack(codes, 3).hash(), Codes::pack(codes.clone(), 3).hash());

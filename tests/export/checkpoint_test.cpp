@@ -49,8 +49,9 @@ TEST_P(SaveAndRestore, GivesTheSameLinearsAndTheSameBill) {
     const auto* a = dynamic_cast<quant::QuantizedLinear*>(&before[i]->linear());
     const auto* b = dynamic_cast<quant::QuantizedLinear*>(&after[i]->linear());
     ASSERT_EQ(a == nullptr, b == nullptr) << before[i]->path();
-    if (a != nullptr) EXPECT_EQ(a->codes().hash(), b->codes().hash()) << before[i]->path();
-    if (a != nullptr) EXPECT_EQ(a->bias_bits(), b->bias_bits()) << before[i]->path();
+    if (a == nullptr) continue;
+    EXPECT_EQ(a->codes().hash(), b->codes().hash()) << before[i]->path();
+    EXPECT_EQ(a->bias_bits(), b->bias_bits()) << before[i]->path();
   }
   const core::Cost one = core::bill(*model.model), other = core::bill(*restored.model);
   EXPECT_EQ(one.code_bits, other.code_bits);
@@ -70,28 +71,34 @@ TEST_P(SaveAndRestore, KeepsUntouchedTensorsByteForByte) {
     const core::TensorView &a = source.at(name), &b = written.at(name);
     EXPECT_EQ(a.dtype, b.dtype) << name;
     EXPECT_EQ(a.shape, b.shape) << name;
-    EXPECT_EQ(std::string_view(reinterpret_cast<const char*>(a.data), a.bytes), std::string_view(reinterpret_cast<const char*>(b.data), b.bytes)) << name;
+    EXPECT_EQ(std::string_view(reinterpret_cast<const char*>(a.data), a.bytes),
+              std::string_view(reinterpret_cast<const char*>(b.data), b.bytes))
+        << name;
     ++same;
   }
   size_t quantized = 0;
-  for (core::Slot* slot : model.model->slots()) quantized += dynamic_cast<quant::QuantizedLinear*>(&slot->linear()) != nullptr;
+  for (core::Slot* slot : model.model->slots())
+    quantized += dynamic_cast<quant::QuantizedLinear*>(&slot->linear()) != nullptr;
   EXPECT_EQ(same + quantized, source.names().size());
 }
 
 constexpr const char* kMixed =
-    "{weight: {bits: 2, group_size: 8}, rules: [{match: '*.0.*', weight: {bits: 3, group_size: -1}}, {match: 'role:up_proj', weight: {bits: 5, "
-    "group_size: 0}}, {match: 'role:down_proj', weight: {bits: 16}}, {match: '*.1.*.gate_proj', weight: {bits: 7, group_size: 3}}, {match: "
+    "{weight: {bits: 2, group_size: 8}, rules: [{match: '*.0.*', weight: {bits: 3, group_size: -1}}, {match: "
+    "'role:up_proj', weight: {bits: 5, "
+    "group_size: 0}}, {match: 'role:down_proj', weight: {bits: 16}}, {match: '*.1.*.gate_proj', weight: {bits: 7, "
+    "group_size: 3}}, {match: "
     "'*.1.*.k_proj', weight: {bits: 1, group_size: 24}}]}";
 
 std::vector<Case> cases() {
   std::vector<Case> all;
-  for (const char* model : {"qwen3_tied", "qwen3_sharded", "qwen2", "qwen2_yarn", "llama_biases", "llama_linear", "llama_llama3"}) {
+  for (const char* model :
+       {"qwen3_tied", "qwen3_sharded", "qwen2", "qwen2_yarn", "llama_biases", "llama_linear", "llama_llama3"}) {
     all.push_back({model, kMixed});
   }
-  for (const char* quant :
-       {"{weight: {bits: 1, group_size: 8}}", "{weight: {bits: 2, group_size: -1}}", "{weight: {bits: 3, group_size: 0}}",
-        "{weight: {bits: 4, group_size: 1}}", "{weight: {bits: 5, group_size: 2}}", "{weight: {bits: 6, group_size: 4}}",
-        "{weight: {bits: 7, group_size: 8}}", "{weight: {bits: 8, group_size: -1}}"}) {
+  for (const char* quant : {"{weight: {bits: 1, group_size: 8}}", "{weight: {bits: 2, group_size: -1}}",
+                            "{weight: {bits: 3, group_size: 0}}", "{weight: {bits: 4, group_size: 1}}",
+                            "{weight: {bits: 5, group_size: 2}}", "{weight: {bits: 6, group_size: 4}}",
+                            "{weight: {bits: 7, group_size: 8}}", "{weight: {bits: 8, group_size: -1}}"}) {
     all.push_back({"llama_biases", quant});
   }
   return all;
@@ -105,8 +112,8 @@ TEST(Save, WritesOneShardPerBlockTheEndsTheIndexTheConfigAndRefrainJson) {
   const core::Scratch out;
   Opened model = opened(golden("qwen3_tied"));
   save(model, kMixed, out.path());
-  std::vector<std::string> expected{"block-00000.safetensors", "block-00001.safetensors", "config.json", "ends.safetensors",
-                                    "model.safetensors.index.json", "refrain.json"};
+  std::vector<std::string> expected{"block-00000.safetensors", "block-00001.safetensors",      "config.json",
+                                    "ends.safetensors",        "model.safetensors.index.json", "refrain.json"};
   EXPECT_EQ(out.listing(), expected);
   EXPECT_EQ(core::slurp(out.file("config.json")), core::slurp(golden("qwen3_tied") + "/config.json"));
 }
@@ -151,7 +158,8 @@ TEST(Save, DescribesEveryModuleInRefrainJson) {
   EXPECT_EQ(json["schema"], 1);
   EXPECT_EQ(json["model"], "qwen3_tied");
   EXPECT_EQ(json["commit"], "0123abc");
-  EXPECT_EQ(json["plan"], nlohmann::json::parse(R"([{"block": 0, "replica": 0, "kv": "own"}, {"block": 1, "replica": 0, "kv": "own"}])"));
+  EXPECT_EQ(json["plan"], nlohmann::json::parse(
+                              R"([{"block": 0, "replica": 0, "kv": "own"}, {"block": 1, "replica": 0, "kv": "own"}])"));
   const auto& module = json["modules"]["model.layers.1.self_attn.k_proj"];
   EXPECT_EQ(module["decoder"], "affine");
   EXPECT_EQ(module["weight"]["bits"], 1);
@@ -169,6 +177,16 @@ TEST(Save, ATensorThatSomethingHasChangedIsStoredAsItIsNow) {
   save(model, "{weight: {bits: 4, group_size: 8}}", out.path(), "", {&change});
   const at::Tensor expected = model.logits();
   EXPECT_TRUE(at::equal(opened(out.path()).logits(), expected));
+  EXPECT_EQ(core::Checkpoint::open(out.path()).at("model.norm.weight").dtype, core::DType::F32);
+}
+
+TEST(Save, InBFloat16KeepsTheSourcesBytesAndTheLogits) {
+  const core::Scratch out;
+  const std::string source = golden("llama_linear");  // float32
+  Opened model = opened(source, at::kBFloat16);
+  save(model, kMixed, out.path());
+  EXPECT_TRUE(at::equal(opened(out.path(), at::kBFloat16).logits(), model.logits()));
+  EXPECT_EQ(core::Checkpoint::open(source).at("model.norm.weight").dtype, core::DType::F32);
   EXPECT_EQ(core::Checkpoint::open(out.path()).at("model.norm.weight").dtype, core::DType::F32);
 }
 
@@ -250,10 +268,12 @@ TEST(BytesOnDisk, IsTheSumOfTheFilesInUse) {
   Opened model = opened(golden("qwen3_tied"));
   save(model, kMixed, out.path());
   int64_t bytes = 0;
-  for (const char* file : {"block-00000", "block-00001", "ends"}) bytes += std::filesystem::file_size(out.file(std::string(file) + ".safetensors"));
+  for (const char* file : {"block-00000", "block-00001", "ends"})
+    bytes += std::filesystem::file_size(out.file(std::string(file) + ".safetensors"));
   out.put("block-00007.safetensors", "left over from a deeper model");
   EXPECT_EQ(bytes_on_disk(out.path()), bytes);
-  EXPECT_EQ(bytes_on_disk(golden("qwen2")), static_cast<int64_t>(std::filesystem::file_size(golden("qwen2") + "/model.safetensors")));
+  EXPECT_EQ(bytes_on_disk(golden("qwen2")),
+            static_cast<int64_t>(std::filesystem::file_size(golden("qwen2") + "/model.safetensors")));
 }
 
 }  // namespace

@@ -55,7 +55,7 @@ class Damaged : public ::testing::Test {
 
   static core::TensorToWrite& tensor(std::vector<core::TensorToWrite>& tensors, const std::string& suffix) {
     for (core::TensorToWrite& t : tensors) {
-      if (t.name == std::string(kModule) + "." + suffix) return t;
+      if (t.name == fmt::format("{}.{}", kModule, suffix)) return t;
     }
     throw std::logic_error("no such tensor");
   }
@@ -74,23 +74,26 @@ TEST_F(Damaged, CodesThatChangedOnDisk) {
     bytes[7] ^= 4;
     codes.data = bytes.data();
   });
-  EXPECT_EQ(message, file("block-00000.safetensors") + ": the codes of " + kModule + " are not those that " + file("refrain.json") +
-                         " records. Write the checkpoint again.");
+  EXPECT_EQ(message, file("block-00000.safetensors") + ": the codes of " + kModule + " are not those that " +
+                         file("refrain.json") + " records. Write the checkpoint again.");
 }
 
 TEST_F(Damaged, CodesOfAnotherShape) {
   const std::string message = with_tensors([](auto& tensors) { tensor(tensors, "codes").shape = {12, 18}; });
-  EXPECT_EQ(message, file("block-00000.safetensors") + ": " + kModule + ".codes is U8 [12, 18], not U8 [24, 9]. Write the checkpoint again.");
+  EXPECT_EQ(message, file("block-00000.safetensors") + ": " + kModule +
+                         ".codes is U8 [12, 18], not U8 [24, 9]. Write the checkpoint again.");
 }
 
 TEST_F(Damaged, CodesOfAnotherType) {
   const std::string message = with_tensors([](auto& tensors) { tensor(tensors, "codes").dtype = core::DType::I8; });
-  EXPECT_EQ(message, file("block-00000.safetensors") + ": " + kModule + ".codes is I8 [24, 9], not U8 [24, 9]. Write the checkpoint again.");
+  EXPECT_EQ(message, file("block-00000.safetensors") + ": " + kModule +
+                         ".codes is I8 [24, 9], not U8 [24, 9]. Write the checkpoint again.");
 }
 
 TEST_F(Damaged, ZerosOfAnotherShape) {
   const std::string message = with_tensors([](auto& tensors) { tensor(tensors, "zero_point").shape = {48, 1}; });
-  EXPECT_EQ(message, file("block-00000.safetensors") + ": " + kModule + ".zero_point is U8 [48, 1], not U8 [24, 2]. Write the checkpoint again.");
+  EXPECT_EQ(message, file("block-00000.safetensors") + ": " + kModule +
+                         ".zero_point is U8 [48, 1], not U8 [24, 2]. Write the checkpoint again.");
 }
 
 TEST_F(Damaged, ScalesOfAnotherShape) {
@@ -110,13 +113,15 @@ TEST_F(Damaged, ATensorThatIsMissing) {
   const std::string message = with_tensors([](auto& tensors) {
     std::erase_if(tensors, [](const core::TensorToWrite& t) { return t.name.ends_with("q_proj.scale"); });
   });
-  EXPECT_EQ(message, file("model.safetensors.index.json") + ": tensor `" + kModule +
-                         ".scale` is not in block-00000.safetensors, where the index puts it. Download both files again.");
+  EXPECT_EQ(message,
+            file("model.safetensors.index.json") + ": tensor `" + kModule +
+                ".scale` is not in block-00000.safetensors, where the index puts it. Download both files again.");
 }
 
 TEST_F(Damaged, AShardThatIsMissing) {
   std::filesystem::remove(file("block-00001.safetensors"));
-  EXPECT_EQ(message(), file("model.safetensors.index.json") + ": the shard block-00001.safetensors is missing beside it. Download that file.");
+  EXPECT_EQ(message(), file("model.safetensors.index.json") +
+                           ": the shard block-00001.safetensors is missing beside it. Download that file.");
 }
 
 TEST_F(Damaged, AShardThatIsTruncatedAnywhere) {
@@ -129,7 +134,9 @@ TEST_F(Damaged, AShardThatIsTruncatedAnywhere) {
 
 TEST_F(Damaged, WithoutRefrainJsonItIsUnfinished) {
   std::filesystem::remove(file("refrain.json"));
-  EXPECT_EQ(message(), out_.path() + ": the checkpoint is unfinished: it has codes, but no refrain.json. Write the checkpoint again.");
+  EXPECT_EQ(
+      message(),
+      out_.path() + ": the checkpoint is unfinished: it has codes, but no refrain.json. Write the checkpoint again.");
 }
 
 TEST_F(Damaged, RefrainJsonThatIsCutOff) {
@@ -139,7 +146,8 @@ TEST_F(Damaged, RefrainJsonThatIsCutOff) {
 }
 
 TEST_F(Damaged, AnotherSchema) {
-  EXPECT_EQ(with_manifest([](auto& json) { json["schema"] = 2; }), file("refrain.json") + ": schema is 2. Only 1 is implemented.");
+  EXPECT_EQ(with_manifest([](auto& json) { json["schema"] = 2; }),
+            file("refrain.json") + ": schema is 2. Only 1 is implemented.");
 }
 
 TEST_F(Damaged, AMissingEntry) {
@@ -149,8 +157,8 @@ TEST_F(Damaged, AMissingEntry) {
     EXPECT_EQ(with_manifest([&](auto& changed) { changed.erase(key); }), file("refrain.json") + ": " + key + tail);
     out_.put("refrain.json", json.dump());
   }
-  EXPECT_EQ(with_manifest([](auto& json) { json["modules"][kModule].erase("code_hash"); }),
-            file("refrain.json") + ": modules." + kModule + ".code_hash" + tail);
+  const std::string expected = fmt::format("{}: modules.{}.code_hash{}", file("refrain.json"), kModule, tail);
+  EXPECT_EQ(with_manifest([](auto& json) { json["modules"][kModule].erase("code_hash"); }), expected);
 }
 
 TEST_F(Damaged, AnUnknownDecoder) {
@@ -161,33 +169,44 @@ TEST_F(Damaged, AnUnknownDecoder) {
 
 TEST_F(Damaged, AnUnknownVariable) {
   EXPECT_THAT(with_manifest([](auto& json) { json["modules"][kModule]["weight"]["bitz"] = 3; }),
-              StartsWith(file("refrain.json") + ": modules." + kModule + ".weight.bitz is not a known key. Did you mean `bits`?"));
+              StartsWith(file("refrain.json") + ": modules." + kModule +
+                         ".weight.bitz is not a known key. Did you mean `bits`?"));
 }
 
 TEST_F(Damaged, VariablesWithoutCodes) {
   EXPECT_EQ(with_manifest([](auto& json) { json["modules"][kModule]["weight"]["bits"] = 16; }),
-            file("refrain.json") + ": modules." + kModule + ".weight.bits is 16, which has no codes. Write the checkpoint again.");
+            file("refrain.json") + ": modules." + kModule +
+                ".weight.bits is 16, which has no codes. Write the checkpoint again.");
 }
 
 TEST_F(Damaged, OtherBitsThanTheCodesHave) {
   EXPECT_EQ(with_manifest([](auto& json) { json["modules"][kModule]["weight"]["bits"] = 4; }),
-            file("block-00000.safetensors") + ": " + kModule + ".codes is U8 [24, 9], not U8 [24, 12]. Write the checkpoint again.");
+            file("block-00000.safetensors") + ": " + kModule +
+                ".codes is U8 [24, 9], not U8 [24, 12]. Write the checkpoint again.");
 }
 
 TEST_F(Damaged, AModuleThatTheModelDoesNotHave) {
-  EXPECT_EQ(with_manifest([](auto& json) { json["modules"]["model.layers.9.mlp.up_proj"] = json["modules"][kModule]; }),
-            file("refrain.json") + ": modules.model.layers.9.mlp.up_proj is not a linear of this model's blocks. Write the checkpoint again.");
+  EXPECT_EQ(
+      with_manifest([](auto& json) { json["modules"]["model.layers.9.mlp.up_proj"] = json["modules"][kModule]; }),
+      file("refrain.json") +
+          ": modules.model.layers.9.mlp.up_proj is not a linear of this model's blocks. Write the checkpoint again.");
 }
 
 TEST_F(Damaged, APlanThatTheModelCannotRun) {
   const std::string start = file("refrain.json") + ": ";
-  auto with_plan = [&](const char* plan) { return with_manifest([&](auto& json) { json["plan"] = nlohmann::json::parse(plan); }); };
+  auto with_plan = [&](const char* plan) {
+    return with_manifest([&](auto& json) { json["plan"] = nlohmann::json::parse(plan); });
+  };
   EXPECT_EQ(with_plan("[]"), start + "the plan is empty. Write the checkpoint again.");
   EXPECT_EQ(with_plan("7"), start + "plan is missing or not a list. Write the checkpoint again.");
-  EXPECT_EQ(with_plan(R"([{"block": 5}])"), start + "plan[0].block is 5, but the model has 2 blocks. Write the checkpoint again.");
-  EXPECT_EQ(with_plan(R"([{"block": 0}, {"block": 1, "kv": 1}])"), start + "plan[1].kv is 1. It must be \"own\" or an earlier step.");
-  EXPECT_EQ(with_plan(R"([{"replica": 0}])"), start + "plan[0]: block is missing. Is this the configuration that belongs to the model?");
-  EXPECT_EQ(with_plan(R"([3])"), start + "plan[0]: the text is 3, not an object. Repair the file or download it again.");
+  EXPECT_EQ(with_plan(R"([{"block": 5}])"),
+            start + "plan[0].block is 5, but the model has 2 blocks. Write the checkpoint again.");
+  EXPECT_EQ(with_plan(R"([{"block": 0}, {"block": 1, "kv": 1}])"),
+            start + "plan[1].kv is 1. It must be \"own\" or an earlier step.");
+  EXPECT_EQ(with_plan(R"([{"replica": 0}])"),
+            start + "plan[0]: block is missing. Is this the configuration that belongs to the model?");
+  EXPECT_EQ(with_plan(R"([3])"),
+            start + "plan[0]: the text is 3, not an object. Repair the file or download it again.");
 }
 
 }  // namespace

@@ -16,7 +16,9 @@
 
 namespace exports {
 
-inline std::string golden(const std::string& model) { return std::string(REFRAIN_SOURCE_DIR) + "/tests/golden/models/" + model; }
+inline std::string golden(const std::string& model) {
+  return std::string(REFRAIN_SOURCE_DIR) + "/tests/golden/models/" + model;
+}
 
 // A model with all its tensors.
 struct Opened {
@@ -51,7 +53,8 @@ inline void save(Opened& opened, const std::string& quant_yaml, const std::strin
   quant::QuantConfig config;
   core::bind(core::parse_yaml(quant_yaml, "test.yaml"), config, "quant");
   const auto method = config.methods.find(config.method);
-  quant::Quantize quantize(method == config.methods.end() ? nullptr : method->second, config.method, quant::assign(config, *opened.model));
+  quant::Quantize quantize(method == config.methods.end() ? nullptr : method->second, config.method,
+                           quant::assign(config, *opened.model));
   Save save(opened.directory, opened.weights, out, commit);
   std::vector<core::Stage*> stages;
   if (config.method != quant::QuantConfig::kNone) stages.push_back(&quantize);

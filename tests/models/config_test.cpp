@@ -29,40 +29,48 @@ TEST(Config, UnknownModelTypeIsRefusedWithTheKnownOnes) {
 
 TEST(Config, AnAlreadyQuantizedCheckpointIsRefused) {
   EXPECT_EQ(refusal("qwen2", {{"quantization_config", {{"quant_method", "gptq"}}}}),
-            "config.json: quantization_config says that this checkpoint is already quantized. Use the full-precision checkpoint.");
+            "config.json: quantization_config says that this checkpoint is already quantized. Use the full-precision "
+            "checkpoint.");
 }
 
 TEST(Config, AnotherActivationIsRefused) {
   EXPECT_EQ(refusal("llama_biases", {{"hidden_act", "gelu"}}),
-            "config.json: hidden_act \"gelu\" is not supported. It must be \"silu\".");
+            "config.json: hidden_act is \"gelu\". Only \"silu\" is implemented.");
 }
 
 TEST(Config, AnActiveSlidingWindowIsRefused) {
-  const json active{{"use_sliding_window", true}, {"sliding_window", 32}, {"max_window_layers", 1}, {"layer_types", nullptr}};
+  const json active{
+      {"use_sliding_window", true}, {"sliding_window", 32}, {"max_window_layers", 1}, {"layer_types", nullptr}};
   EXPECT_EQ(refusal("qwen2", active),
-            "config.json: use_sliding_window with sliding_window 32 is not implemented. Use a model with full attention in every "
+            "config.json: use_sliding_window with sliding_window 32 is not implemented. Use a model with full "
+            "attention in every "
             "layer.");
 }
 
 TEST(Config, AListedSlidingLayerIsRefused) {
   EXPECT_EQ(refusal("qwen3_tied", {{"layer_types", {"full_attention", "sliding_attention"}}}),
-            "config.json: layer_types has sliding_attention, which is not implemented. Use a model with full attention in every "
+            "config.json: layer_types has sliding_attention, which is not implemented. Use a model with full attention "
+            "in every "
             "layer.");
 }
 
 TEST(Config, ASlidingWindowThatNoLayerUsesIsFine) {
   EXPECT_EQ(refusal("qwen2", {{"sliding_window", 32}, {"layer_types", nullptr}}), "");
-  EXPECT_EQ(refusal("qwen2", {{"use_sliding_window", true}, {"sliding_window", 32}, {"max_window_layers", 2},
-                              {"layer_types", nullptr}}),
-            "");
+  EXPECT_EQ(
+      refusal(
+          "qwen2",
+          {{"use_sliding_window", true}, {"sliding_window", 32}, {"max_window_layers", 2}, {"layer_types", nullptr}}),
+      "");
 }
 
 TEST(Config, AnUnknownRopeIsRefusedWithTheKnownOnes) {
   EXPECT_EQ(refusal("llama_linear", {{"rope_scaling", {{"rope_type", "longrope"}}}}),
-            "config.json: rope_scaling.rope_type is longrope, which is not implemented. Use a model with one of: default, linear, "
+            "config.json: rope_scaling.rope_type is longrope, which is not implemented. Use a model with one of: "
+            "default, linear, "
             "yarn, llama3.");
   EXPECT_EQ(refusal("llama_linear", {{"rope_scaling", {{"rope_type", nullptr}, {"type", "dynamic"}}}}),
-            "config.json: rope_scaling.type is dynamic, which is not implemented. Use a model with one of: default, linear, yarn, "
+            "config.json: rope_scaling.type is dynamic, which is not implemented. Use a model with one of: default, "
+            "linear, yarn, "
             "llama3.");
 }
 
@@ -70,7 +78,8 @@ TEST(Config, ImpossibleRopeNumbersAreRefused) {
   EXPECT_EQ(refusal("llama_linear", {{"rope_scaling", {{"factor", 0.5}}}}),
             "config.json: rope_scaling.factor is 0.5, must be at least 1. Use the config.json of the original model.");
   EXPECT_EQ(refusal("llama_llama3", {{"rope_scaling", {{"low_freq_factor", 4}}}}),
-            "config.json: rope_scaling.low_freq_factor is 4 and high_freq_factor is 4, the first must be positive and smaller. Use "
+            "config.json: rope_scaling.low_freq_factor is 4 and high_freq_factor is 4, the first must be positive and "
+            "smaller. Use "
             "the config.json of the original model.");
   EXPECT_EQ(refusal("qwen2", {{"rope_theta", 1}}),
             "config.json: rope_theta is 1, must be above 1. Use the config.json of the original model.");
@@ -89,20 +98,20 @@ TEST(Config, AnOddHeadWidthIsRefused) {
 }
 
 TEST(Config, AZeroSizeIsRefused) {
-  for (const char* key : {"hidden_size", "num_hidden_layers", "vocab_size", "num_attention_heads", "num_key_value_heads",
-                          "intermediate_size", "max_position_embeddings"}) {
-    const std::string message = refusal("qwen2", {{key, 0}});
-    EXPECT_EQ(message.substr(0, message.find(' ', 13)), std::string("config.json: ") + key);
+  for (const char* key : {"hidden_size", "num_hidden_layers", "vocab_size", "num_attention_heads",
+                          "num_key_value_heads", "intermediate_size", "max_position_embeddings"}) {
+    EXPECT_EQ(refusal("qwen2", {{key, 0}}), std::string("config.json: ") + key + " is 0. It must be at least 1.");
   }
 }
 
 TEST(Config, AMissingSizeIsRefused) {
-  const std::string message = refusal("qwen2", {{"hidden_size", nullptr}});
-  EXPECT_NE(message.find("hidden_size"), std::string::npos) << message;
+  EXPECT_EQ(refusal("qwen2", {{"hidden_size", nullptr}}),
+            "config.json: hidden_size is missing. Is this the configuration that belongs to the model?");
 }
 
 TEST(Config, NewerFilesKeepTheRotaryKeysInRopeParameters) {
-  const json newer{{"rope_theta", nullptr}, {"rope_scaling", nullptr},
+  const json newer{{"rope_theta", nullptr},
+                   {"rope_scaling", nullptr},
                    {"rope_parameters", {{"rope_type", "linear"}, {"factor", 3.0}, {"rope_theta", 500.0}}}};
   json config = json::parse(golden_file("llama_linear", "config.json"));
   json older = config;

@@ -1,5 +1,6 @@
-// Every family and variant against what transformers computes in float32 (tools/make_golden_models.py): the rotary frequencies
-// bit for bit, the hidden state after every block, the logits; and decoding with a cache against the full pass.
+// Every family and variant against what transformers computes in float32 (tools/make_golden_models.py): the rotary
+// frequencies bit for bit, the hidden state after every block, the logits; and decoding with a cache against the full
+// pass.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -20,11 +21,12 @@ class Golden : public testing::TestWithParam<std::string> {
   std::shared_ptr<core::Model> model_ = load_model(golden_directory(GetParam()));
 };
 
-INSTANTIATE_TEST_SUITE_P(Models, Golden, testing::ValuesIn(golden_names()), [](const auto& info) { return info.param; });
+INSTANTIATE_TEST_SUITE_P(Models, Golden, testing::ValuesIn(golden_names()),
+                         [](const auto& info) { return info.param; });
 
 TEST(GoldenModels, CoverEveryVariant) {
-  EXPECT_THAT(golden_names(), testing::ElementsAre("llama_biases", "llama_linear", "llama_llama3", "qwen2", "qwen2_yarn",
-                                                   "qwen3_sharded", "qwen3_tied"));
+  EXPECT_THAT(golden_names(), testing::ElementsAre("llama_biases", "llama_linear", "llama_llama3", "qwen2",
+                                                   "qwen2_yarn", "qwen3_sharded", "qwen3_tied"));
 }
 
 TEST_P(Golden, RotaryFrequenciesAreTransformers) {

@@ -25,8 +25,8 @@ TEST(Model, BlocksListTheirLinearsInExecutionOrder) {
   const auto model = load_model(golden_directory("qwen3_tied"));
   const std::string p = "model.layers.1.";
   EXPECT_THAT(paths(model->block(1).slots()),
-              ElementsAre(p + "self_attn.q_proj", p + "self_attn.k_proj", p + "self_attn.v_proj", p + "self_attn.o_proj",
-                          p + "mlp.gate_proj", p + "mlp.up_proj", p + "mlp.down_proj"));
+              ElementsAre(p + "self_attn.q_proj", p + "self_attn.k_proj", p + "self_attn.v_proj",
+                          p + "self_attn.o_proj", p + "mlp.gate_proj", p + "mlp.up_proj", p + "mlp.down_proj"));
   EXPECT_EQ(model->slots().size(), 14u);
 }
 
@@ -34,7 +34,8 @@ TEST(Model, EverySlotOfAGroupSeesTheSameInput) {
   const auto model = load_model(golden_directory("llama_biases"));
   std::map<const core::Slot*, at::Tensor> inputs;
   for (core::Slot* slot : model->slots()) {
-    slot->put(std::make_shared<core::RecordingLinear>(slot->pointer(), [&inputs, slot](const at::Tensor& x) { inputs[slot] = x; }));
+    slot->put(std::make_shared<core::RecordingLinear>(slot->pointer(),
+                                                      [&inputs, slot](const at::Tensor& x) { inputs[slot] = x; }));
   }
   at::NoGradGuard no_gradient;
   model->forward(expected_of("llama_biases", "ids"));
@@ -60,7 +61,8 @@ TEST(Model, ProducersMakeTheInputsOfTheirGroups) {
   const at::Tensor ids = expected_of("qwen2", "ids");
   at::Tensor seen;
   core::Slot& consumer = *groups[1].slots[0];
-  consumer.put(std::make_shared<core::RecordingLinear>(consumer.pointer(), [&](const at::Tensor& x) { seen = x.clone(); }));
+  consumer.put(
+      std::make_shared<core::RecordingLinear>(consumer.pointer(), [&](const at::Tensor& x) { seen = x.clone(); }));
   model->forward(ids);
   const at::Tensor before = seen;
   core::Slot& producer = *groups[1].producer.slot;
@@ -119,7 +121,8 @@ TEST(Model, BytesReadAreAllButTheUnusedRowsOfTheEmbedding) {
   EXPECT_EQ(core::bill(*untied).bytes_read, static_cast<int64_t>(file.total_bytes()) - 47 * 24 * 2);
   const auto tied = load_model(golden_directory("qwen2_yarn"));
   const auto tied_file = core::Checkpoint::open(golden_directory("qwen2_yarn"));
-  EXPECT_EQ(core::bill(*tied).bytes_read, static_cast<int64_t>(tied_file.total_bytes()) + 24 * 2);  // a row, then all rows
+  EXPECT_EQ(core::bill(*tied).bytes_read,
+            static_cast<int64_t>(tied_file.total_bytes()) + 24 * 2);  // a row, then all rows
 }
 
 TEST(Model, ABlockThatAPlanRunsTwiceIsStoredOnceAndReadTwice) {

@@ -1,5 +1,5 @@
-// Trained models of the test data: the greedy text of stories260K as its authors print it, and the loss of wiki-qwen3 on the
-// first window of WikiText-2 as transformers computes it.
+// Trained models of the test data: the greedy text of stories260K as its authors print it, and the loss of wiki-qwen3
+// on the first window of WikiText-2 as transformers computes it.
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
@@ -18,7 +18,8 @@ class RealModels : public testing::Test {
  protected:
   void SetUp() override {
     const char* data = std::getenv("REFRAIN_DATA");
-    if (data == nullptr || *data == '\0') GTEST_SKIP() << "REFRAIN_DATA is not set: it names the folder of the test data";
+    if (data == nullptr || *data == '\0')
+      GTEST_SKIP() << "REFRAIN_DATA is not set: it names the folder of the test data";
     data_ = data;
   }
   std::string data_;

@@ -18,7 +18,8 @@ std::string golden_directory(const std::string& name) { return (kGolden / name).
 
 std::vector<std::string> golden_names() {
   std::vector<std::string> names;
-  for (const auto& entry : std::filesystem::directory_iterator(kGolden)) names.push_back(entry.path().filename().string());
+  for (const auto& entry : std::filesystem::directory_iterator(kGolden))
+    names.push_back(entry.path().filename().string());
   std::sort(names.begin(), names.end());
   return names;
 }

@@ -55,8 +55,7 @@ TEST_P(Attend, EqualsPlainLoops) {
   }
   const at::Tensor y = core::attend(q.narrow(1, P, T).contiguous(), k.narrow(1, P, T).contiguous(),
                                     v.narrow(1, P, T).contiguous(), pass);
-  const at::Tensor exact =
-      attention_by_loops(q.narrow(1, P, T).to(at::kDouble), k.to(at::kDouble), v.to(at::kDouble));
+  const at::Tensor exact = attention_by_loops(q.narrow(1, P, T).to(at::kDouble), k.to(at::kDouble), v.to(at::kDouble));
   ASSERT_EQ(y.sizes(), exact.sizes());
   // Scores of magnitude up to ~8 are rounded in float32, softmax turns their absolute error into a relative one.
   EXPECT_LE((y - exact).abs().max().item<double>(), 32 * 0x1p-23 * v.abs().max().item<double>());

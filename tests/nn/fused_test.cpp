@@ -48,15 +48,16 @@ void on_all_data(Check check) {
 void expect_close(const at::Tensor& a, const at::Tensor& b, double bound, double floor) {
   const at::Tensor excess = ((a.to(at::kDouble) - b).abs() / (b.abs() + floor)).reshape(-1);
   const int64_t worst = excess.argmax().item<int64_t>();
-  EXPECT_LE(excess[worst].item<double>(), bound)
-      << "at " << worst << ": " << a.reshape(-1)[worst].item<double>() << " for " << b.reshape(-1)[worst].item<double>();
+  EXPECT_LE(excess[worst].item<double>(), bound) << "at " << worst << ": " << a.reshape(-1)[worst].item<double>()
+                                                 << " for " << b.reshape(-1)[worst].item<double>();
 }
 
 TEST(RmsNorm, FusedEqualsItsDefinition) {
   on_all_data([](const at::Tensor& x) {
     const at::Tensor weight = at::randn({x.size(1)});
     const at::Tensor exact = core::rms_norm_reference(x.to(at::kDouble), weight.to(at::kDouble), 1e-6);
-    // A sum of n squares in any order: relative error at most n·eps/2, halved by the root; then three products and a division.
+    // A sum of n squares in any order: relative error at most n·eps/2, halved by the root; then three products and a
+    // division.
     const double bound = kEps * (static_cast<double>(x.size(1)) / 4 + 4);
     expect_close(core::rms_norm(x, weight, 1e-6), exact, bound, 1e-30);
   });
@@ -98,8 +99,8 @@ TEST(SiluProduct, FusedEqualsItsDefinition) {
   on_all_data([](const at::Tensor& gate) {
     const at::Tensor up = at::randn_like(gate);
     const at::Tensor exact = core::silu_product_reference(gate.to(at::kDouble), up.to(at::kDouble));
-    // exp: 2 units in the last place, plus up to |x|·eps/2 from rounding x·log2(e) where x is large; sum, division, product: 2.
-    // Below -87 the exponential is clamped: the result is then off by less than 1e-35.
+    // exp: 2 units in the last place, plus up to |x|·eps/2 from rounding x·log2(e) where x is large; sum, division,
+    // product: 2. Below -87 the exponential is clamped: the result is then off by less than 1e-35.
     expect_close(core::silu_product(gate, up), exact, 8 * kEps, 1e-28);
   });
 }
@@ -159,7 +160,9 @@ TEST(Rotary, TurnsEachPairByPositionTimesFrequency) {
 TEST(Rotary, ScoresDependOnDistanceOnly) {
   const core::Rotary rope = rotary(16);
   const at::Tensor q = at::randn({1, 1, 1, 16}), k = at::randn({1, 1, 1, 16});
-  const auto score = [&](int64_t i, int64_t j) { return (rope.apply(q.clone(), i) * rope.apply(k.clone(), j)).sum().item<double>(); };
+  const auto score = [&](int64_t i, int64_t j) {
+    return (rope.apply(q.clone(), i) * rope.apply(k.clone(), j)).sum().item<double>();
+  };
   EXPECT_NEAR(score(9, 4), score(25, 20), 1e-4);
   EXPECT_GT(std::abs(score(9, 4) - score(9, 5)), 1e-3);
 }
@@ -181,7 +184,8 @@ TEST(Fused, ResultsDoNotDependOnTheNumberOfThreads) {
   const at::Tensor x = at::randn({2, 512, 4, 128}), weight = at::randn({128});
   const int threads = at::get_num_threads();
   const auto run = [&] {
-    return std::vector<at::Tensor>{core::rms_norm(x, weight, 1e-6), core::silu_product(x, x + 1), rotary(128).apply(x.clone(), 0)};
+    return std::vector<at::Tensor>{core::rms_norm(x, weight, 1e-6), core::silu_product(x, x + 1),
+                                   rotary(128).apply(x.clone(), 0)};
   };
   const std::vector<at::Tensor> many = run();
   at::set_num_threads(1);

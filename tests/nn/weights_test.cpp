@@ -9,6 +9,7 @@
 #include <limits>
 
 #include "core/error.h"
+#include "core/io/files.h"
 #include "core/nn/slot.h"
 
 namespace {
@@ -25,13 +26,15 @@ class WeightsTest : public testing::Test {
   void TearDown() override { fs::remove_all(directory_); }
 
   // Writes one file of these tensors and opens it.
-  core::Weights open(const std::vector<std::pair<std::string, at::Tensor>>& tensors, at::ScalarType dtype = at::kFloat) {
+  core::Weights open(const std::vector<std::pair<std::string, at::Tensor>>& tensors,
+                     at::ScalarType dtype = at::kFloat) {
     std::vector<core::TensorToWrite> list;
     for (const auto& [name, tensor] : tensors) {
       list.push_back({name, dtype_of(tensor), tensor.sizes().vec(), tensor.const_data_ptr()});
     }
     core::write_safetensors(file_, list);
-    return core::Weights(std::make_shared<core::Checkpoint>(core::Checkpoint::open(directory_.string())), dtype, at::kCPU);
+    return core::Weights(std::make_shared<core::Checkpoint>(core::Checkpoint::open(directory_.string())), dtype,
+                         at::kCPU);
   }
 
   static core::DType dtype_of(const at::Tensor& tensor) {
@@ -97,6 +100,24 @@ TEST_F(WeightsTest, AnUnalignedTensorIsCopied) {
   }
 }
 
+TEST_F(WeightsTest, ATensorAtAnOddByteReadsLikeAnyOther) {
+  for (at::ScalarType stored : {at::kFloat, at::kBFloat16}) {
+    const at::Tensor original = numbers({100, 41}, stored);
+    const auto bytes = static_cast<size_t>(original.nbytes());
+    std::string header = std::string("{\"w\":{\"dtype\":\"") + (stored == at::kFloat ? "F32" : "BF16") +
+                         "\",\"shape\":[100,41],\"data_offsets\":[0," + std::to_string(bytes) + "]}}";
+    if (header.size() % 2 == 0) header += " ";
+    std::string file(8, '\0');
+    file[0] = static_cast<char>(header.size());
+    file += header + std::string(static_cast<const char*>(original.const_data_ptr()), bytes);
+    core::write_atomically(file_, file);
+    const core::Weights weights(std::make_shared<core::Checkpoint>(core::Checkpoint::open(file_)), at::kFloat,
+                                at::kCPU);
+    ASSERT_EQ(reinterpret_cast<uintptr_t>(weights.checkpoint().at("w").data) % 2, 1u);
+    EXPECT_TRUE(at::equal(weights.read("w", {100, 41}).tensor, original.to(at::kFloat)));
+  }
+}
+
 TEST_F(WeightsTest, AMappedTensorOutlivesItsCheckpoint) {
   at::Tensor tensor;
   {
@@ -109,7 +130,8 @@ TEST_F(WeightsTest, AMappedTensorOutlivesItsCheckpoint) {
 }
 
 TEST_F(WeightsTest, BiasesAreOwned) {
-  const core::Weights weights = open({{"p.weight", numbers({16, 16}, at::kFloat)}, {"p.bias", numbers({16}, at::kFloat)}});
+  const core::Weights weights =
+      open({{"p.weight", numbers({16, 16}, at::kFloat)}, {"p.bias", numbers({16}, at::kFloat)}});
   core::Slot slot("p", core::Role::q_proj, 16, 16, true);
   slot.load(weights);
   EXPECT_NE(slot.linear().bias().const_data_ptr(), weights.checkpoint().at("p.bias").data);
@@ -123,7 +145,9 @@ TEST_F(WeightsTest, AValueThatIsNotFiniteIsFound) {
       tensor[97][511] = bad;  // the first of two
       tensor[98][0] = bad;
       const core::Weights weights = open({{"model.layers.0.mlp.up_proj.weight", tensor.to(stored)}});
-      EXPECT_EQ(message_of([&] { weights.read("model.layers.0.mlp.up_proj.weight", {128, 700}); }),
+      EXPECT_EQ(message_of([&] {
+                  weights.read("model.layers.0.mlp.up_proj.weight", {128, 700});
+                }),
                 "model.layers.0.mlp.up_proj.weight: value at [97, 511] is not finite. Replace " + file_ +
                     ": it is damaged, or was saved from a model that had diverged.")
           << stored << " " << bad;
@@ -133,16 +157,22 @@ TEST_F(WeightsTest, AValueThatIsNotFiniteIsFound) {
 
 TEST_F(WeightsTest, AValueBeyondTheComputeDtypeIsNotFinite) {
   const core::Weights weights = open({{"w", at::full({2, 3}, 1e6)}}, at::kHalf);
-  EXPECT_EQ(message_of([&] { weights.read("w", {2, 3}); }),
+  EXPECT_EQ(message_of([&] {
+              weights.read("w", {2, 3});
+            }),
             "w: value at [0, 0] is not finite. Replace " + file_ +
                 ": it is damaged, or was saved from a model that had diverged.");
 }
 
 TEST_F(WeightsTest, AnotherShapeIsRefused) {
   const core::Weights weights = open({{"model.layers.0.mlp.up_proj.weight", numbers({96, 64}, at::kFloat)}});
-  EXPECT_EQ(message_of([&] { weights.read("model.layers.0.mlp.up_proj.weight", {128, 64}); }),
-            file_ + ": model.layers.0.mlp.up_proj.weight is [96, 64], config.json asks for [128, 64]. Use the config.json that "
-                    "belongs to this file.");
+  EXPECT_EQ(
+      message_of([&] {
+        weights.read("model.layers.0.mlp.up_proj.weight", {128, 64});
+      }),
+      file_ +
+          ": model.layers.0.mlp.up_proj.weight is [96, 64], config.json asks for [128, 64]. Use the config.json that "
+          "belongs to this file.");
 }
 
 TEST_F(WeightsTest, AnIntegerTensorIsRefused) {

@@ -1,4 +1,5 @@
-// The affine grid against plain loops in double, on named data, for every bit width and several group sizes; then its properties.
+// The affine grid against plain loops in double, on named data, for every bit width and several group sizes; then its
+// properties.
 #include "quant/affine.h"
 
 #include <ATen/ATen.h>
@@ -23,7 +24,9 @@ struct Case {
   int64_t bits, group_size;
 };
 
-void PrintTo(const Case& c, std::ostream* out) { *out << c.name << ", " << c.bits << " bits, group_size " << c.group_size; }
+void PrintTo(const Case& c, std::ostream* out) {
+  *out << c.name << ", " << c.bits << " bits, group_size " << c.group_size;
+}
 
 std::vector<std::pair<std::string, at::Tensor>> named_data() {
   at::manual_seed(11);
@@ -111,7 +114,8 @@ void expect_as_slow(const Case& c) {
   const AffineGrid grid = grid_of(c);
   const Encoded encoded = quantized(grid, c.w);
   const at::Tensor decoded = grid.decode(encoded.codes, encoded.parameters);
-  const at::Tensor scales = encoded.parameters.at("scale").reshape(-1), zeros = encoded.parameters.at("zero_point").reshape(-1);
+  const at::Tensor scales = encoded.parameters.at("scale").reshape(-1),
+                   zeros = encoded.parameters.at("zero_point").reshape(-1);
   const std::vector<SlowGroup> groups = slow_fit(c);
   ASSERT_EQ(scales.numel(), static_cast<int64_t>(groups.size()));
   const double top = top_of(c.bits);
@@ -124,18 +128,21 @@ void expect_as_slow(const Case& c) {
       const int64_t g = group_of(i, j, c.group_size);
       const double scale = groups[g].scale, zero = zeros[g].item<double>(), code = encoded.codes[i][j].item<double>();
       ASSERT_TRUE(is_rounding_of(code, c.w[i][j].item<double>() / scale + zero, top)) << "at " << i << ", " << j;
-      ASSERT_EQ(decoded[i][j].item<double>(), (code - zero) * scale) << "at " << i << ", " << j;  // 19 bits: exact in float32
+      ASSERT_EQ(decoded[i][j].item<double>(), (code - zero) * scale)
+          << "at " << i << ", " << j;  // 19 bits: exact in float32
     }
   }
 }
 
-// The scale s is the range over `top` steps, rounded by at most 2^-11: so the range is at most top · (1 + 2^-11/(1 − 2^-11)) steps long.
-// Its lower end is within half a step of level 0 or its upper end of level `top`; the rest of the excess is added at the other end.
+// The scale s is the range over `top` steps, rounded by at most 2^-11: so the range is at most top · (1 + 2^-11/(1 −
+// 2^-11)) steps long. Its lower end is within half a step of level 0 or its upper end of level `top`; the rest of the
+// excess is added at the other end.
 void expect_error_below_half_a_step(const Case& c) {
   const AffineGrid grid = grid_of(c);
   const Encoded encoded = quantized(grid, c.w);
   const at::Tensor decoded = grid.decode(encoded.codes, encoded.parameters);
-  const at::Tensor scales = encoded.parameters.at("scale").reshape(-1), zeros = encoded.parameters.at("zero_point").reshape(-1);
+  const at::Tensor scales = encoded.parameters.at("scale").reshape(-1),
+                   zeros = encoded.parameters.at("zero_point").reshape(-1);
   const double top = top_of(c.bits), excess = top * kHalfRounding / (1 - kHalfRounding);
   for (int64_t i = 0; i < kRows; ++i) {
     for (int64_t j = 0; j < kColumns; ++j) {
@@ -222,7 +229,8 @@ TEST(AffineGrid, QuantizingADequantizedTensorGivesTheSameCodes) {
     if (!(groups.amin(1) == 0).all().item<bool>() || !(groups.amax(1) == top_of(c.bits)).all().item<bool>()) return;
     const Encoded again = quantized(grid, grid.decode(encoded.codes, encoded.parameters));
     ASSERT_TRUE(at::equal(again.codes, encoded.codes));
-    for (const char* name : {"scale", "zero_point"}) ASSERT_TRUE(at::equal(again.parameters.at(name), encoded.parameters.at(name)));
+    for (const char* name : {"scale", "zero_point"})
+      ASSERT_TRUE(at::equal(again.parameters.at(name), encoded.parameters.at(name)));
     ++tried;
   });
   EXPECT_GE(tried, 50);

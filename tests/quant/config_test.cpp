@@ -38,7 +38,8 @@ std::string mistake(const std::string& yaml) {
 }
 
 TEST(Rules, WithoutRulesEveryLinearTakesTheSection) {
-  EXPECT_THAT(variables("weight: {bits: 3, group_size: 32}"), ElementsAre("3g32", "3g32", "3g32", "3g32", "3g32", "3g32"));
+  EXPECT_THAT(variables("weight: {bits: 3, group_size: 32}"),
+              ElementsAre("3g32", "3g32", "3g32", "3g32", "3g32", "3g32"));
 }
 
 TEST(Rules, AreMergedKeyByKeyAndTheLastMatchWins) {
@@ -59,18 +60,22 @@ TEST(Rules, InAnotherOrderGiveAnotherResult) {
 }
 
 TEST(Rules, MatchByRole) {
-  EXPECT_THAT(variables("rules: [{match: 'role:up_proj', weight: {bits: 8}}]"), ElementsAre("8g64", "4g64", "8g64", "4g64", "8g64", "4g64"));
+  EXPECT_THAT(variables("rules: [{match: 'role:up_proj', weight: {bits: 8}}]"),
+              ElementsAre("8g64", "4g64", "8g64", "4g64", "8g64", "4g64"));
 }
 
 TEST(Rules, SixteenBitsLeaveALinearInFullPrecisionWhateverItsGroupSize) {
-  EXPECT_THAT(variables("rules: [{match: '*.up_proj', weight: {bits: 16, group_size: 7}}]"), ElementsAre("-", "4g64", "-", "4g64", "-", "4g64"));
+  EXPECT_THAT(variables("rules: [{match: '*.up_proj', weight: {bits: 16, group_size: 7}}]"),
+              ElementsAre("-", "4g64", "-", "4g64", "-", "4g64"));
 }
 
 TEST(Rules, ARuleWithoutWeightChangesNothing) {
   EXPECT_THAT(variables("rules: [{match: '*'}]"), ElementsAre("4g64", "4g64", "4g64", "4g64", "4g64", "4g64"));
 }
 
-TEST(Method, NoneLeavesEveryLinearInFullPrecision) { EXPECT_THAT(variables("method: none"), ElementsAre("-", "-", "-", "-", "-", "-")); }
+TEST(Method, NoneLeavesEveryLinearInFullPrecision) {
+  EXPECT_THAT(variables("method: none"), ElementsAre("-", "-", "-", "-", "-", "-"));
+}
 
 TEST(Mistakes, ARuleThatMatchesNothing) {
   EXPECT_EQ(mistake("rules:\n  - {match: '*.up_proj', weight: {bits: 2}}\n  - {match: '*.q_proj', weight: {bits: 2}}"),
@@ -82,14 +87,16 @@ TEST(Mistakes, ARuleThatMatchesNothing) {
 }
 
 TEST(Mistakes, ARuleWithoutMatch) {
-  EXPECT_EQ(mistake("rules:\n  - {weight: {bits: 2}}"), "a.yaml:2: quant.rules[0]: match is missing. Name the modules, e.g. \"*.down_proj\".");
+  EXPECT_EQ(mistake("rules:\n  - {weight: {bits: 2}}"),
+            "a.yaml:2: quant.rules[0].match: match is missing. Name the modules, e.g. \"*.down_proj\".");
 }
 
 TEST(Mistakes, AGroupSizeThatDoesNotDivide) {
   EXPECT_EQ(mistake("weight: {group_size: 48}"),
             "model.layers.0.mlp.up_proj: group_size 48 does not divide 64 input features. Choose a divisor, or -1.");
-  EXPECT_EQ(mistake("rules: [{match: '*.1.*.down_proj', weight: {group_size: 256}}]"),
-            "model.layers.1.mlp.down_proj: group_size 256 does not divide 128 input features. Choose a divisor, or -1.");
+  EXPECT_EQ(
+      mistake("rules: [{match: '*.1.*.down_proj', weight: {group_size: 256}}]"),
+      "model.layers.1.mlp.down_proj: group_size 256 does not divide 128 input features. Choose a divisor, or -1.");
 }
 
 TEST(Mistakes, BitsBetweenEightAndSixteen) {
@@ -124,15 +131,19 @@ std::vector<bool> differ(const std::string& one, const std::string& other) {
 TEST(EveryKey, ChangesTheWeightsThatItIsAbout) {
   EXPECT_THAT(differ("method: rtn", "method: none"), ElementsAre(true, true, true, true, true, true));
   EXPECT_THAT(differ("weight: {bits: 4}", "weight: {bits: 3}"), ElementsAre(true, true, true, true, true, true));
-  EXPECT_THAT(differ("weight: {group_size: 64}", "weight: {group_size: 16}"), ElementsAre(true, true, true, true, true, true));
-  EXPECT_THAT(differ("weight: {group_size: -1}", "weight: {group_size: 0}"), ElementsAre(true, true, true, true, true, true));
-  EXPECT_THAT(differ("{}", "rules: [{match: '*.down_proj', weight: {bits: 2}}]"), ElementsAre(false, true, false, true, false, true));
+  EXPECT_THAT(differ("weight: {group_size: 64}", "weight: {group_size: 16}"),
+              ElementsAre(true, true, true, true, true, true));
+  EXPECT_THAT(differ("weight: {group_size: -1}", "weight: {group_size: 0}"),
+              ElementsAre(true, true, true, true, true, true));
+  EXPECT_THAT(differ("{}", "rules: [{match: '*.down_proj', weight: {bits: 2}}]"),
+              ElementsAre(false, true, false, true, false, true));
   EXPECT_THAT(differ("rules: [{match: '*.0.*', weight: {bits: 2}}]", "rules: [{match: '*.1.*', weight: {bits: 2}}]"),
               ElementsAre(true, true, true, true, false, false));
 }
 
 TEST(EveryKey, IsWrittenToTheResolvedFileAndReadsBackTheSame) {
-  QuantConfig config = config_of("method: none\nweight: {bits: 3, group_size: -1}\nrules: [{match: '*', weight: {bits: 2}}]");
+  QuantConfig config =
+      config_of("method: none\nweight: {bits: 3, group_size: -1}\nrules: [{match: '*', weight: {bits: 2}}]");
   const std::string resolved = core::to_yaml(core::to_node(config));
   QuantConfig again = config_of(resolved);
   EXPECT_EQ(core::to_yaml(core::to_node(again)), resolved);

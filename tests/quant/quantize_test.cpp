@@ -74,7 +74,8 @@ TEST(Quantize, ReportsEachLinearOnceWithItsError) {
   EXPECT_EQ(report.groups, toy::kWidth * toy::kFfn / 32);
   EXPECT_EQ(report.fallback, "");
   EXPECT_GE(report.seconds, 0.0);
-  const at::Tensor w = dense.slot(3).linear().weight().contiguous(), approximation = toy.slot(3).linear().weight().contiguous();
+  const at::Tensor w = dense.slot(3).linear().weight().contiguous(),
+                   approximation = toy.slot(3).linear().weight().contiguous();
   double error = 0, norm = 0;
   for (int64_t i = 0; i < w.numel(); ++i) {
     const double value = w.const_data_ptr<float>()[i], difference = value - approximation.const_data_ptr<float>()[i];
@@ -109,7 +110,8 @@ std::string message_with(double value, int64_t bits) {
 
 TEST(Mistakes, AScaleBeyondFloat16NamesTheModuleAndTheWeight) {
   EXPECT_EQ(message_with(1e6, 2),
-            "model.layers.1.mlp.down_proj: a scale does not fit float16 (the largest weight is 1e+06). Leave this module out with a "
+            "model.layers.1.mlp.down_proj: a scale does not fit float16 (the largest weight is 1e+06). Leave this "
+            "module out with a "
             "rule: bits: 16.");
   EXPECT_EQ(message_with(1e6, 8), "no error");  // 1e6 / 255 fits
 }
@@ -151,8 +153,9 @@ TEST(QuantizedLinear, NamesItsStateByTheSlot) {
   toy.walk({&stage});
   std::vector<std::string> names;
   for (const core::State& state : toy.slot(0).state()) names.push_back(state.name + " " + core::name_of(state.kind));
-  EXPECT_THAT(names, ::testing::ElementsAre("model.layers.0.mlp.up_proj.codes codes", "model.layers.0.mlp.up_proj.scale scale",
-                                            "model.layers.0.mlp.up_proj.zero_point zero_codes", "model.layers.0.mlp.up_proj.bias bias"));
+  EXPECT_THAT(names, ::testing::ElementsAre(
+                         "model.layers.0.mlp.up_proj.codes codes", "model.layers.0.mlp.up_proj.scale scale",
+                         "model.layers.0.mlp.up_proj.zero_point zero_codes", "model.layers.0.mlp.up_proj.bias bias"));
 }
 
 // ---- the bill ----
@@ -163,7 +166,8 @@ TEST(Bill, TwoBitsInGroupsOf64WithIntegerZerosAre2Point28125BitsPerWeight) {
   toy.walk({&stage});
   for (const core::Slot* slot : toy.model->slots()) {
     const core::Cost cost = slot->cost();
-    EXPECT_DOUBLE_EQ(static_cast<double>(cost.code_bits + cost.parameter_bits) / static_cast<double>(cost.weights), 2.28125);
+    EXPECT_DOUBLE_EQ(static_cast<double>(cost.code_bits + cost.parameter_bits) / static_cast<double>(cost.weights),
+                     2.28125);
   }
 }
 
@@ -172,8 +176,8 @@ TEST(Bill, OfAQuantizedModelIsTheSumByHand) {
   Quantize stage = stage_of(config_of(3, -1), *toy.model);
   toy.walk({&stage});
   const core::Cost cost = core::bill(*toy.model);
-  const int64_t linears = toy::kLayers * 2 * toy::kWidth * toy::kFfn;                       // weights
-  const int64_t rows = toy::kLayers * (toy::kWidth + toy::kFfn);                            // one scale and one zero each
+  const int64_t linears = toy::kLayers * 2 * toy::kWidth * toy::kFfn;  // weights
+  const int64_t rows = toy::kLayers * (toy::kWidth + toy::kFfn);       // one scale and one zero each
   const int64_t dense = toy::kVocabulary * toy::kWidth + (toy::kLayers + 1) * toy::kWidth;  // embedding and norms
   const int64_t biases = toy::kLayers * toy::kFfn;
   EXPECT_EQ(cost.code_bits, 3 * linears);

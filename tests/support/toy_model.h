@@ -20,10 +20,14 @@ class Block : public core::Block {
  public:
   explicit Block(const std::string& path) {
     norm_ = register_module("norm", std::make_shared<core::RmsNorm>(path + ".norm", kWidth, 1e-6));
-    up_ = register_module("up", std::make_shared<core::Slot>(path + ".mlp.up_proj", core::Role::up_proj, kFfn, kWidth, true));
-    down_ = register_module("down", std::make_shared<core::Slot>(path + ".mlp.down_proj", core::Role::down_proj, kWidth, kFfn, false));
+    up_ = register_module("up",
+                          std::make_shared<core::Slot>(path + ".mlp.up_proj", core::Role::up_proj, kFfn, kWidth, true));
+    down_ = register_module(
+        "down", std::make_shared<core::Slot>(path + ".mlp.down_proj", core::Role::down_proj, kWidth, kFfn, false));
   }
-  at::Tensor forward(const at::Tensor& x, const core::Pass&) override { return x + down_->forward(at::silu(up_->forward(norm_->forward(x)))); }
+  at::Tensor forward(const at::Tensor& x, const core::Pass&) override {
+    return x + down_->forward(at::silu(up_->forward(norm_->forward(x))));
+  }
   std::vector<core::LinearGroup> groups() override {
     return {{{up_.get()}, {.norm = norm_.get()}, {}}, {{down_.get()}, {.slot = up_.get()}, {}}};
   }
@@ -38,14 +42,20 @@ inline std::string layer(int64_t index) { return "model.layers." + std::to_strin
 inline std::shared_ptr<core::Model> skeleton() {
   std::vector<std::shared_ptr<core::Block>> blocks;
   for (int64_t i = 0; i < kLayers; ++i) blocks.push_back(std::make_shared<Block>(layer(i)));
-  return std::make_shared<core::Model>(
-      core::Shape{.family = "toy", .layers = kLayers, .width = kWidth, .vocabulary = kVocabulary, .tied = true, .norm_eps = 1e-6}, blocks);
+  return std::make_shared<core::Model>(core::Shape{.family = "toy",
+                                                   .layers = kLayers,
+                                                   .width = kWidth,
+                                                   .vocabulary = kVocabulary,
+                                                   .tied = true,
+                                                   .norm_eps = 1e-6},
+                                       blocks);
 }
 
 // Writes float32 tensors as model.safetensors of a directory.
 inline void write(const std::string& directory, const std::vector<std::pair<std::string, at::Tensor>>& tensors) {
   std::vector<core::TensorToWrite> out;
-  for (const auto& [name, tensor] : tensors) out.push_back({name, core::DType::F32, tensor.sizes().vec(), tensor.const_data_ptr()});
+  for (const auto& [name, tensor] : tensors)
+    out.push_back({name, core::DType::F32, tensor.sizes().vec(), tensor.const_data_ptr()});
   core::write_safetensors(directory + "/model.safetensors", out);
 }
 
@@ -71,7 +81,8 @@ struct Toy {
 
   explicit Toy(const std::vector<std::pair<std::string, at::Tensor>>& tensors = random_tensors()) {
     write(directory.path(), tensors);
-    weights = std::make_unique<core::Weights>(std::make_shared<core::Checkpoint>(core::Checkpoint::open(directory.path())), at::kFloat, at::kCPU);
+    weights = std::make_unique<core::Weights>(
+        std::make_shared<core::Checkpoint>(core::Checkpoint::open(directory.path())), at::kFloat, at::kCPU);
     source = std::make_unique<core::ResidentSource>(*weights);
     model->load_ends(*weights);
   }
@@ -79,7 +90,9 @@ struct Toy {
     for (int64_t i = 0; i < kLayers; ++i) source->load(*model, i);
   }
   core::Slot& slot(size_t index) { return *model->slots().at(index); }
-  void walk(const std::vector<core::Stage*>& stages, core::Streams streams = {}) { core::walk(*model, *source, stages, streams); }
+  void walk(const std::vector<core::Stage*>& stages, core::Streams streams = {}) {
+    core::walk(*model, *source, stages, streams);
+  }
 };
 
 inline at::Tensor ids(int64_t batch = 2, int64_t tokens = 5) {

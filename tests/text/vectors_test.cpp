@@ -85,7 +85,8 @@ TEST_P(LlamaCppVectors, AreExact) {
 INSTANTIATE_TEST_SUITE_P(All, LlamaCppVectors,
                          testing::Values(LlamaCpp{"qwen2", "qwen2"}, LlamaCpp{"deepseek-llm", "deepseek-llm"}));
 
-// llama.cpp's sentencepiece vectors. Its own encoder and the library agree on them, so that nothing is added or stripped.
+// llama.cpp's sentencepiece vectors. Its own encoder and the library agree on them, so that nothing is added or
+// stripped.
 TEST(LlamaCppSentencePiece, VectorsAreExact) {
   if (test_data().empty()) GTEST_SKIP() << "set REFRAIN_DATA to the folder with the test data";
   const std::string base = test_data() + "/tokenizers/llama.cpp/ggml-vocab-llama-spm.gguf";

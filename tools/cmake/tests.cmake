@@ -1,9 +1,9 @@
-# One test program per folder of tests/, one ctest entry per program: LibTorch starts once per program, not once per case.
+# One test program per folder of tests/, one ctest entry per program: LibTorch starts once a program, not once a case.
 # Suites named Long* are left out of the entry labelled `quick`; they get an entry of their own, labelled `long`.
 set(test_environment MKL_CBWR=AUTO,STRICT REFRAIN_SOURCE_DIR=${CMAKE_SOURCE_DIR} REFRAIN_HOME=${CMAKE_SOURCE_DIR})
 set(long_suites "Long*:*/Long*")
 
-# Adds ctest entry `name` that runs `command...` under `label`. Tests with LibTorch use two threads, and ctest counts them.
+# Adds the ctest entry `name`: a command under `label`. Tests with LibTorch use two threads, and ctest counts them.
 function(refrain_test name label torch)
   add_test(NAME ${name} COMMAND ${ARGN})
   set_tests_properties(${name} PROPERTIES LABELS ${label} ENVIRONMENT "${test_environment}")
@@ -27,6 +27,10 @@ function(refrain_test_folder folder)
     set(torch TRUE)
     target_link_libraries(${name} PRIVATE refrain_experiments CLI11::CLI11)
     use_precompiled_header(${name})
+  endif()
+  if(folder STREQUAL cli)  # runs the program itself
+    target_compile_definitions(${name} PRIVATE REFRAIN_PROGRAM="$<TARGET_FILE:run_experiment>")
+    add_dependencies(${name} run_experiment)
   endif()
   refrain_test(${name} quick ${torch} ${name} --gtest_filter=-${long_suites})
   set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${sources})  # a new Long* suite gets its entry

@@ -3,7 +3,7 @@
 file(GLOB wheel ${CMAKE_SOURCE_DIR}/.venv/lib/python3*/site-packages/torch/share/cmake/Torch)
 find_package(Torch 2.13 REQUIRED PATHS ${wheel})
 
-# 1. The wheel bundles another fmt among its headers. Searched last, they leave the system's fmt, with which its spdlog was built.
+# 1. The wheel has another fmt among its headers. Searched last, they leave us the system's, which its spdlog needs.
 foreach(target torch torch_library torch_cpu c10)
   if(NOT TARGET ${target})
     continue()
@@ -19,7 +19,7 @@ endforeach()
 add_library(refrain_torch INTERFACE)
 target_link_libraries(refrain_torch INTERFACE torch)
 
-# 2. at::parallel_for is inline: serial without -fopenmp, and two OpenMP libraries in one process abort. So: LibTorch's own.
+# 2. at::parallel_for is inline: serial without -fopenmp; two OpenMP libraries in one process abort. So LibTorch's own.
 find_library(TORCH_OPENMP NAMES libgomp.so.1 libomp.dylib libiomp5.so libiomp5.dylib
              PATHS ${TORCH_INSTALL_PREFIX}/lib NO_DEFAULT_PATH)
 if(APPLE)
@@ -28,7 +28,7 @@ if(APPLE)
 elseif(CMAKE_CXX_COMPILER_ID STREQUAL GNU)
   target_compile_options(refrain_torch INTERFACE -fopenmp)
 else()
-  message(FATAL_ERROR "Refrain on Linux needs g++: ${CMAKE_CXX_COMPILER_ID} brings an OpenMP library of its own. Set CXX=g++.")
+  message(FATAL_ERROR "${CMAKE_CXX_COMPILER_ID} brings an OpenMP library of its own. Set CXX=g++.")
 endif()
 if(TORCH_OPENMP)
   target_link_libraries(refrain_torch INTERFACE ${TORCH_OPENMP})

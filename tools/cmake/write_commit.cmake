@@ -1,4 +1,4 @@
-# Writes OUTPUT from TEMPLATE with the commit of SOURCE: "unknown" without git, "-dirty" behind it if files differ from it.
+# Writes OUTPUT from TEMPLATE with the commit of SOURCE: "unknown" without git, "-dirty" appended if files differ.
 # Leaves OUTPUT alone when nothing changed, so that nothing is compiled again.
 set(COMMIT unknown)
 if(EXISTS ${SOURCE}/.git)

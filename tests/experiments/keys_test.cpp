@@ -1,0 +1,195 @@
+// Every key of a configuration does something: for each there is a test that shows a changed result, or for a key that is not
+// part of a run's id the same result. A key that is declared without a test fails here.
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <gmock/gmock.h>
+
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <mutex>
+#include <set>
+#include <thread>
+
+#include "core/io/files.h"
+#include "tests/experiments/support.h"
+
+namespace experiments {
+namespace {
+
+namespace fs = std::filesystem;
+
+// ---- the declared keys ----
+
+struct Declared {
+  std::string path;  // "measure.perplexity[].seq_len"
+  bool identity;
+};
+
+void collect(core::Section& section, const std::string& path, bool identity, std::vector<Declared>& keys) {
+  const core::Keys declared = core::keys_of(section);
+  for (const core::Key& key : declared.all()) {
+    const std::string name = core::join_path(path, key.name);
+    const bool counts = identity && key.identity;
+    if (core::Section* const* inner = std::get_if<core::Section*>(&key.target)) {
+      collect(**inner, name, counts, keys);
+    } else if (const auto* list = std::get_if<core::SectionList>(&key.target)) {
+      collect(*list->make(), name + "[]", counts, keys);
+    } else {
+      keys.push_back({name, counts});
+    }
+  }
+}
+
+std::vector<Declared> declared_keys() {
+  Spec spec;
+  std::vector<Declared> keys;
+  collect(spec, "", true, keys);
+  return keys;
+}
+
+// ---- one proof per key ----
+
+class Key : public ::testing::Test {
+ protected:
+  void changes_the_result(const std::string& assignment, const Strings& given = {}) {
+    Strings changed = given;
+    changed.push_back(assignment);
+    EXPECT_NE(lab_.id(changed), lab_.id(given));
+    EXPECT_NE(lab_.nll(changed), lab_.nll(given));
+  }
+  // Up to the order of float32 sums, which follows the number of threads.
+  void keeps_the_result(const std::string& assignment) {
+    const Lab other;
+    const Json before = lab_.row(), after = other.row({"measure.perplexity[0].corpus=" + lab_.file("text.txt"), assignment});
+    EXPECT_EQ(after["id"], before["id"]);
+    EXPECT_NEAR(Lab::nll_of(after), Lab::nll_of(before), 1e-5);
+  }
+
+  Lab lab_;
+  const std::map<std::string, std::function<void()>> proofs_{
+      {"name", [this] { EXPECT_EQ(lab_.row({"name=a/b"})["name"], "a/b"), EXPECT_TRUE(fs::exists(lab_.out() + "/a/b/summary.md")); }},
+      {"device", [this] { device(); }},
+      {"model.path", [this] { model_path(); }},
+      {"model.dtype", [this] { changes_the_result("model.dtype=bfloat16"); }},
+      {"quant.method", [this] { changes_the_result("quant.method=none"); }},
+      {"quant.weight.bits", [this] { changes_the_result("quant.weight.bits=3"); }},
+      {"quant.weight.group_size", [this] { changes_the_result("quant.weight.group_size=32"); }},
+      {"quant.rules[].match", [this] { rules(); }},
+      {"quant.rules[].weight", [this] { rules(); }},
+      {"measure.perplexity[].corpus", [this] { changes_the_result("measure.perplexity[0].corpus=tiny/test"); }},
+      {"measure.perplexity[].protocol", [this] { protocol(); }},
+      {"measure.perplexity[].seq_len", [this] { changes_the_result("measure.perplexity[0].seq_len=128"); }},
+      {"measure.perplexity[].bos", [this] { bos(); }},
+      {"measure.perplexity[].windows", [this] { changes_the_result("measure.perplexity[0].windows=2"); }},
+      {"measure.batch_tokens", [this] { batch_tokens(); }},
+      {"checkpoint", [this] { checkpoint(); }},
+      {"sweep.grid", [this] { EXPECT_EQ(lab_.run({"sweep.grid={quant.weight.bits: [2, 3]}"}).rows.size(), 2u); }},
+      {"sweep.cases", [this] { EXPECT_EQ(lab_.run({"sweep.cases=[{quant.weight.bits: 2}, {}, {}]"}).rows.size(), 3u); }},
+      {"out", [this] { keeps_the_result("out=" + lab_.file("elsewhere")), EXPECT_TRUE(fs::exists(lab_.file("elsewhere/index.csv"))); }},
+      {"threads", [this] { threads(); }},
+      {"quiet", [this] { keeps_the_result("quiet=false"); }},
+  };
+
+ private:
+  void device() {
+    EXPECT_NE(lab_.id({"device=cpu"}), lab_.id());
+    EXPECT_EQ(lab_.row({"device=cpu"})["machine"]["device"], "cpu");
+    if (!at::hasCUDA()) {
+      EXPECT_EQ(core::message_of([&] { lab_.row({"device=cuda"}); }),
+                "--set device=cuda: device: this machine or this build of LibTorch has no CUDA. Use device: cpu.");
+    }
+  }
+  void model_path() {
+    const std::string model = lab_.copy_of_model();
+    overwrite_tensor(model, "model.layers.0.mlp.up_proj.weight", std::string(64, '\x3F'));
+    changes_the_result("model.path=" + model);
+  }
+  void rules() {
+    changes_the_result("quant.rules=[{match: \"*.down_proj\", weight: {bits: 4}}]");
+    const Strings one{"quant.rules=[{match: \"*.down_proj\", weight: {bits: 4}}]"};
+    changes_the_result("quant.rules[0].match=role:q_proj", one);
+    changes_the_result("quant.rules[0].weight={group_size: 16}", one);
+  }
+  void protocol() {  // so far there is one
+    EXPECT_EQ(lab_.row()["quantized"]["perplexity"][0]["protocol"], "gptq");
+    EXPECT_EQ(core::message_of([&] { lab_.row({"measure.perplexity[0].protocol=gptp"}); }),
+              "--set measure.perplexity[0].protocol=gptp: measure.perplexity[0].protocol: `gptp` is not one of its values. "
+              "Did you mean `gptq`? Choices: gptq.");
+  }
+  void bos() {
+    const std::string model = lab_.copy_of_model();
+    core::write_atomically(model + "/tokenizer_config.json", R"({"bos_token": "<|endoftext|>", "add_bos_token": false})");
+    const Strings here{"model.path=" + model};
+    changes_the_result("measure.perplexity[0].bos=once", here);
+    changes_the_result("measure.perplexity[0].bos=window", here);
+    core::write_atomically(model + "/tokenizer_config.json", R"({"bos_token": "<|endoftext|>", "add_bos_token": true})");
+    EXPECT_EQ(lab_.row(here)["quantized"]["perplexity"][0]["bos"], "once");
+  }
+  // Batches change the order of float32 sums at most: the result is another run, with the same number.
+  void batch_tokens() {
+    EXPECT_NE(lab_.id({"measure.batch_tokens=64"}), lab_.id());
+    EXPECT_NEAR(lab_.nll({"measure.batch_tokens=64"}), lab_.nll(), 1e-5);
+  }
+  void checkpoint() {
+    const Json kept = lab_.row(), discarded = lab_.row({"checkpoint=discard"});
+    EXPECT_TRUE(fs::exists(lab_.directory(kept) + "/checkpoint/refrain.json"));
+    EXPECT_FALSE(fs::exists(lab_.directory(discarded) + "/checkpoint"));
+    EXPECT_TRUE(discarded["bits"]["file"].is_null());
+    EXPECT_EQ(discarded["quantized"], kept["quantized"]);
+  }
+  void threads() {
+    at::set_num_threads(1);
+    keeps_the_result("threads=1");
+    at::set_num_threads(2);
+  }
+};
+
+TEST_F(Key, EveryOneHasATestThatShowsWhatItDoes) {
+  std::set<std::string> known;
+  for (const Declared& key : declared_keys()) {
+    SCOPED_TRACE(key.path);
+    known.insert(key.path);
+    const auto proof = proofs_.find(key.path);
+    ASSERT_NE(proof, proofs_.end()) << "declared, but nothing here shows what it does";
+    proof->second();
+  }
+  for (const auto& [path, proof] : proofs_) EXPECT_TRUE(known.contains(path)) << path << " is not declared any more";
+}
+
+TEST_F(Key, OnlyWhatCannotChangeAResultIsLeftOutOfTheId) {
+  Strings outside;
+  for (const Declared& key : declared_keys()) {
+    if (!key.identity) outside.push_back(key.path);
+  }
+  EXPECT_THAT(outside, ::testing::ElementsAre("out", "threads", "quiet"));
+}
+
+// ---- what is written about the keys ----
+
+TEST(Documentation, TheTableOfKeysIsTheDeclaredOne) {
+  Spec spec;
+  EXPECT_EQ(core::slurp(std::string(REFRAIN_SOURCE_DIR) + "/docs/keys.md"), core::key_table(spec))
+      << "write it again: ./run_experiment --list keys > docs/keys.md";
+}
+
+TEST(Documentation, ListsEveryMethod) {
+  const std::string table = core::slurp(std::string(REFRAIN_SOURCE_DIR) + "/docs/keys.md");
+  for (const auto& [name, method] : quant::make_methods()) {
+    EXPECT_THAT(table, ::testing::HasSubstr("\n## `quant." + name + "`\n" + method->summary() + "\n"));
+  }
+}
+
+TEST(Threads, TwoOfThemReallyRun) {
+  std::mutex mutex;
+  std::set<std::thread::id> seen;
+  at::parallel_for(0, 2, 1, [&](int64_t begin, int64_t end) {
+    EXPECT_EQ(end - begin, 1);
+    const std::lock_guard<std::mutex> lock(mutex);
+    seen.insert(std::this_thread::get_id());
+  });
+  EXPECT_EQ(seen.size(), 2u);
+}
+
+}  // namespace
+}  // namespace experiments

@@ -1,0 +1,215 @@
+// What a run leaves behind: results.json field by field, tables that add up, and files that repeat the run.
+#include "experiments/results/results.h"
+
+#include <gmock/gmock.h>
+
+#include <filesystem>
+#include <map>
+
+#include "core/io/csv.h"
+#include "core/io/files.h"
+#include "experiments/version.h"
+#include "export/checkpoint.h"
+#include "models/registry.h"
+#include "tests/experiments/support.h"
+
+namespace experiments {
+namespace {
+
+namespace fs = std::filesystem;
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::MatchesRegex;
+
+Strings names_of(const Json& object) {
+  Strings names;
+  for (const auto& [name, value] : object.items()) names.push_back(name);
+  return names;
+}
+
+// A CSV file as one map per row.
+std::vector<std::map<std::string, std::string>> read_csv(const std::string& file) {
+  const auto cells = core::parse_csv(core::slurp(file), file);
+  std::vector<std::map<std::string, std::string>> rows;
+  for (size_t r = 1; r < cells.size(); ++r) {
+    auto& row = rows.emplace_back();
+    for (size_t c = 0; c < cells[0].size(); ++c) row[cells[0][c]] = cells[r].at(c);
+  }
+  return rows;
+}
+
+TEST(Results, HaveTheFieldsThatTheDocumentationLists) {
+  const Lab lab;
+  const Json row = lab.row();
+  EXPECT_THAT(names_of(row), ElementsAre("schema", "name", "id", "swept", "commit", "versions", "machine", "hashes", "baseline",
+                                         "quantized", "bits", "macs_per_token", "weight_bytes_per_token", "stages", "fallbacks"));
+  EXPECT_EQ(row["schema"], 1);
+  EXPECT_EQ(row["name"], "lab");
+  EXPECT_THAT(row["id"].get<std::string>(), MatchesRegex("[0-9a-f]+"));
+  EXPECT_EQ(row["commit"], commit());
+  EXPECT_THAT(names_of(row["machine"]), ElementsAre("cpu", "memory_bytes", "system", "device", "dtype", "threads"));
+  EXPECT_EQ(row["machine"]["threads"], 2);
+  EXPECT_EQ(row["fallbacks"], Json::array());
+  for (const char* hash : {"config", "model", "tokenizer", "codes"}) {
+    EXPECT_THAT(row["hashes"][hash].get<std::string>(), MatchesRegex("[0-9a-f]+")) << hash;
+    EXPECT_EQ(row["hashes"][hash].get<std::string>().size(), 32u) << hash;
+  }
+}
+
+TEST(Results, NameEveryMeasurementCompletely) {
+  const Lab lab;
+  const Json row = lab.row();
+  for (const char* which : {"baseline", "quantized"}) {
+    const Json& p = row[which]["perplexity"].at(0);
+    EXPECT_THAT(names_of(p), ElementsAre("corpus", "protocol", "bos", "seq_len", "windows", "tokens", "token_hash", "nll", "ppl",
+                                         "ppl_stderr"));
+    EXPECT_EQ(p["corpus"], lab.file("text.txt"));
+    EXPECT_EQ(p["protocol"], "gptq");
+    EXPECT_EQ(p["bos"], "none");
+    EXPECT_EQ(p["windows"], 3);
+    EXPECT_EQ(p["tokens"], 3 * 63);
+    EXPECT_DOUBLE_EQ(p["ppl"].get<double>(), std::exp(p["nll"].get<double>()));
+    EXPECT_GT(p["ppl_stderr"].get<double>(), 0.0);
+  }
+  EXPECT_GT(Lab::nll_of(row), row["baseline"]["perplexity"][0]["nll"].get<double>()) << "2 bits cost nothing?";
+}
+
+TEST(Results, RecordEveryStageWithItsCosts) {
+  const Lab lab;
+  const Json stages = lab.row()["stages"];
+  Strings names;
+  for (const Json& stage : stages) {
+    EXPECT_THAT(names_of(stage), ElementsAre("name", "version", "seconds", "peak_rss_bytes", "cached"));
+    EXPECT_GE(stage["seconds"].get<double>(), 0.0);
+    EXPECT_GT(stage["peak_rss_bytes"].get<int64_t>(), 1 << 20);
+    names.push_back(stage["name"]);
+  }
+  EXPECT_THAT(names, ElementsAre("baseline", "load", "quantize", "measure"));
+}
+
+// ---- the bill ----
+
+TEST(Results, BitsAreThoseOfTheFormat) {
+  const Lab lab;
+  const Json bits = lab.row()["bits"];
+  EXPECT_EQ(bits["codes"], 2.0);
+  EXPECT_EQ(bits["with_parameters"], 2 + (16 + 2) / 64.0) << "a float16 scale and a 2-bit zero per 64 weights";
+  EXPECT_EQ(lab.row({"quant.weight.bits=4", "quant.weight.group_size=32"})["bits"]["with_parameters"], 4 + (16 + 4) / 32.0);
+  // per block: q and o 128 × 128, k and v 64 × 128, gate, up and down 256 × 128; two norms of 128, two of 32
+  const double blocks = 6 * (2 * 128 * 128 + 2 * 64 * 128 + 3 * 256 * 128), dense = 1024 * 128 + 6 * (2 * 128 + 2 * 32) + 128;
+  EXPECT_DOUBLE_EQ(bits["with_head"], (2.28125 * blocks + 16 * dense) / (blocks + dense));
+  EXPECT_GT(bits["file"].get<double>(), bits["with_head"].get<double>()) << "headers cost something";
+  EXPECT_LT(bits["file"].get<double>(), 1.2 * bits["with_head"].get<double>());
+}
+
+TEST(Results, AModuleInFullPrecisionIsOutOfTheDenominator) {
+  const Lab lab;
+  const Json bits = lab.row({"quant.rules=[{match: \"*.down_proj\", weight: {bits: 16}}]"})["bits"];
+  EXPECT_EQ(bits["codes"], 2.0);
+  EXPECT_EQ(bits["with_parameters"], 2.28125);
+}
+
+TEST(Results, MethodNoneIsTheBaselineAt16Bits) {
+  const Lab lab;
+  const Json row = lab.row({"quant.method=none"});
+  EXPECT_EQ(row["quantized"], row["baseline"]);
+  EXPECT_EQ(row["bits"]["with_head"], 16.0);
+  for (const char* missing : {"codes", "with_parameters", "file"}) EXPECT_TRUE(row["bits"][missing].is_null()) << missing;
+  EXPECT_TRUE(row["hashes"]["codes"].is_null());
+  EXPECT_TRUE(read_csv(lab.directory(row) + "/modules.csv").empty());
+}
+
+// ---- tables ----
+
+TEST(Windows, SumToTheResult) {
+  const Lab lab;
+  const Json row = lab.row();
+  std::map<std::string, double> sums;
+  std::map<std::string, int64_t> tokens;
+  const auto rows = read_csv(lab.directory(row) + "/windows.csv");
+  EXPECT_EQ(rows.size(), 6u);
+  for (auto window : rows) {
+    EXPECT_EQ(window["corpus"], lab.file("text.txt"));
+    EXPECT_EQ(window["protocol"], "gptq");
+    sums[window["model"]] += std::stod(window["nll_sum"]);
+    tokens[window["model"]] += std::stoll(window["tokens"]);
+  }
+  for (const char* which : {"baseline", "quantized"}) {
+    const Json& p = row[which]["perplexity"][0];
+    EXPECT_EQ(tokens[which], p["tokens"]);
+    EXPECT_DOUBLE_EQ(sums[which] / static_cast<double>(tokens[which]), p["nll"].get<double>());
+  }
+}
+
+TEST(Modules, HaveOneRowPerLinearOfTheModel) {
+  const Lab lab;
+  const Json row = lab.row({"quant.rules=[{match: \"model.layers.0.*\", weight: {bits: 4}}]"});
+  const auto rows = read_csv(lab.directory(row) + "/modules.csv");
+  const auto model = models::build(core::read_hf_config(kTinyModel));
+  const std::vector<core::Slot*> slots = model->slots();
+  ASSERT_EQ(rows.size(), slots.size());
+  for (size_t i = 0; i < rows.size(); ++i) {
+    auto module = rows[i];
+    const core::Slot& slot = *slots[i];
+    EXPECT_EQ(module["path"], slot.path());
+    EXPECT_EQ(module["method"], "rtn");
+    EXPECT_EQ(module["out_features"] + "x" + module["in_features"],
+              std::to_string(slot.out_features()) + "x" + std::to_string(slot.in_features()));
+    const bool first = slot.path().starts_with("model.layers.0.");
+    EXPECT_EQ(module["bits"], first ? "4" : "2") << slot.path();
+    EXPECT_EQ(module["groups"], std::to_string(slot.out_features() * slot.in_features() / 64));
+    const double error = std::stod(module["weight_error"]);
+    EXPECT_GT(error, 0.0);
+    EXPECT_LT(error, first ? 0.02 : 0.3) << slot.path();
+  }
+}
+
+// ---- files that repeat the run ----
+
+TEST(RunDirectory, HoldsWhatTheDesignLists) {
+  const Lab lab;
+  const std::string directory = lab.directory(lab.row());
+  Strings names;
+  for (const auto& entry : fs::directory_iterator(directory)) names.push_back(entry.path().filename());
+  std::sort(names.begin(), names.end());
+  EXPECT_THAT(names, ElementsAre(".lock", "checkpoint", "log.txt", "modules.csv", "resolved.yaml", "results.json", "windows.csv"));
+  EXPECT_THAT(core::slurp(directory + "/log.txt"), HasSubstr("measure: "));
+}
+
+TEST(RunDirectory, ItsResolvedFileGivesTheSameIdAndTheSameNumbers) {
+  const Lab lab;
+  const Strings what{"quant.rules=[{match: \"*.down_proj\", weight: {bits: 3}}]", "sweep.grid={quant.weight.group_size: [32]}"};
+  Json first = lab.row(what);
+  const std::string resolved = lab.directory(first) + "/resolved.yaml";
+  const std::vector<Point> again = read_points(resolved, {"out=" + lab.file("again")});
+  ASSERT_EQ(again.size(), 1u);
+  Inputs inputs("");
+  Json second = run_points(again, inputs, /*force=*/false).rows.at(0);
+  EXPECT_EQ(first["swept"]["quant.weight.group_size"], "32");
+  for (Json* row : {&first, &second}) row->erase("swept");
+  EXPECT_EQ(without_costs(second), without_costs(first));
+}
+
+TEST(RunDirectory, ItsCheckpointMeasuresBitForBitTheSame) {
+  const Lab lab;
+  const Json first = lab.row();
+  const Json restored = lab.row({"model.path=" + lab.directory(first) + "/checkpoint", "quant.method=none"});
+  EXPECT_EQ(restored["quantized"], first["quantized"]);
+  EXPECT_EQ(restored["hashes"]["codes"], first["hashes"]["codes"]);
+  EXPECT_TRUE(restored["baseline"].is_null()) << "a quantized model has no full precision";
+  for (const char* figure : {"codes", "with_parameters", "with_head"}) {
+    EXPECT_EQ(restored["bits"][figure], first["bits"][figure]) << figure;
+  }
+}
+
+TEST(RunDirectory, ACheckpointIsNotQuantizedTwice) {
+  const Lab lab;
+  const std::string checkpoint = lab.directory(lab.row()) + "/checkpoint";
+  EXPECT_EQ(core::message_of([&] { lab.row({"model.path=" + checkpoint}); }),
+            lab.file("lab.yaml") + ":3: quant.method: " + checkpoint +
+                " is quantized already. Use method: none to measure it.");
+}
+
+}  // namespace
+}  // namespace experiments

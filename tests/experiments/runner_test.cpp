@@ -1,0 +1,204 @@
+// What decides whether a number can be trusted: ids, finished runs, the baseline's cache, sweeps in any order.
+#include "experiments/runner.h"
+
+#include <gmock/gmock.h>
+
+#include <algorithm>
+#include <filesystem>
+
+#include "core/io/csv.h"
+#include "core/io/files.h"
+#include "tests/experiments/support.h"
+
+namespace experiments {
+namespace {
+
+namespace fs = std::filesystem;
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+const std::string kGrid = "sweep.grid={quant.weight.bits: [4, 3, 2]}";
+
+// Files of <out>/.cache that hold baselines.
+Strings baselines(const std::string& out) {
+  Strings names;
+  for (const auto& entry : fs::directory_iterator(out + "/.cache")) {
+    if (const std::string name = entry.path().filename(); name.starts_with("baseline-")) names.push_back(name);
+  }
+  return names;
+}
+
+bool baseline_was_cached(const Json& row) {
+  EXPECT_EQ(row["stages"][0]["name"], "baseline");
+  return row["stages"][0]["cached"];
+}
+
+// ---- the id of a run ----
+
+TEST(RunId, DependsOnWhatChangesResultsAndOnNothingElse) {
+  const Lab lab;
+  const std::string id = lab.id();
+  EXPECT_EQ(lab.id({"out=" + lab.file("elsewhere"), "quiet=false", "threads=1"}), id);
+  EXPECT_NE(lab.id({"quant.weight.bits=3"}), id);
+  EXPECT_NE(lab.id({"measure.perplexity[0].windows=2"}), id);
+  EXPECT_NE(lab.id({"model.dtype=float32"}), id) << "auto may mean something else elsewhere";
+}
+
+TEST(RunId, DependsOnTheContentOfModelTokenizerAndText) {
+  const Lab lab;
+  const std::string model = lab.copy_of_model();
+  const std::string here = "model.path=" + model;
+  const std::string id = lab.id({here});
+  overwrite_tensor(model, "model.norm.weight", "\x01");
+  const std::string changed = lab.id({here});
+  EXPECT_NE(changed, id);
+  core::write_atomically(model + "/config.json", core::slurp(model + "/config.json") + "\n");
+  const std::string config = lab.id({here});
+  EXPECT_NE(config, changed);
+  lab.put("text.txt", "Another text. " + core::slurp(lab.file("text.txt")));
+  EXPECT_NE(lab.id({here}), config);
+}
+
+// ---- finished runs ----
+
+TEST(Runner, AFinishedRunIsNotRunAgainUnlessForced) {
+  const Lab lab;
+  const Json first = lab.row();
+  const std::string file = lab.directory(first) + "/results.json";
+  core::write_atomically(file, "{\"schema\": 1, " + core::slurp(file).substr(1));  // same content, other bytes
+  const std::string touched = core::slurp(file);
+  EXPECT_EQ(lab.row(), first);
+  EXPECT_EQ(core::slurp(file), touched) << "the second call wrote it";
+  const Json forced = lab.row({}, /*force=*/true);
+  EXPECT_NE(core::slurp(file), touched) << "force did not";
+  EXPECT_EQ(without_costs(forced), without_costs(first));
+}
+
+TEST(Runner, AnUnfinishedRunIsRun) {
+  const Lab lab;
+  const Json first = lab.row();
+  const std::string file = lab.directory(first) + "/results.json";
+  for (const char* broken : {"", "{\"schema\": 1, \"na", "[1]", "{\"schema\": 2}"}) {
+    core::write_atomically(file, broken);
+    EXPECT_EQ(without_costs(lab.row()), without_costs(first)) << broken;
+  }
+}
+
+TEST(Runner, TheIndexGetsOneLinePerRunAndTheSummaryOnePerRow) {
+  const Lab lab;
+  lab.run({kGrid});
+  lab.run({kGrid});
+  const auto index = core::parse_csv(core::slurp(lab.out() + "/index.csv"), "index.csv");
+  EXPECT_THAT(index.at(0), ElementsAre("time", "name", "id", "model", "method", "bits_with_parameters", "corpus", "ppl"));
+  EXPECT_EQ(index.size(), 4u) << "a finished run is not entered again";
+  EXPECT_EQ(index.at(3).at(5), "2.28125");
+  const auto summary = core::parse_csv(core::slurp(lab.out() + "/lab/summary.csv"), "summary.csv");
+  EXPECT_EQ(summary.size(), 5u) << "header, full precision, three rows";
+  EXPECT_THAT(core::slurp(lab.out() + "/lab/summary.md"), HasSubstr("| 2 | 2.2812 |"));
+}
+
+// ---- the baseline ----
+
+TEST(Baseline, IsMeasuredOnceForASweepAndOnceForEver) {
+  const Lab lab;
+  const Outcome outcome = lab.run({kGrid});
+  ASSERT_EQ(outcome.rows.size(), 3u);
+  EXPECT_FALSE(baseline_was_cached(outcome.rows[0]));
+  EXPECT_TRUE(baseline_was_cached(outcome.rows[1]));
+  EXPECT_TRUE(baseline_was_cached(outcome.rows[2]));
+  EXPECT_EQ(outcome.rows[0]["baseline"], outcome.rows[2]["baseline"]);
+  const Json later = lab.row({"quant.weight.bits=5"});
+  EXPECT_TRUE(baseline_was_cached(later));
+  EXPECT_EQ(later["baseline"], outcome.rows[0]["baseline"]);
+  EXPECT_EQ(baselines(lab.out()).size(), 1u);
+}
+
+TEST(Baseline, OfAnotherModelTextOrMeasurementIsAnother) {
+  const Lab lab;
+  const std::string model = lab.copy_of_model(), here = "model.path=" + model;
+  const Json first = lab.row({here});
+  EXPECT_TRUE(baseline_was_cached(lab.row())) << "the same content under another name";
+  overwrite_tensor(model, "model.layers.0.mlp.up_proj.weight", std::string(64, '\x3F'));
+  const Json changed = lab.row({here});
+  EXPECT_FALSE(baseline_was_cached(changed));
+  EXPECT_NE(changed["baseline"], first["baseline"]);
+  EXPECT_FALSE(baseline_was_cached(lab.row({"measure.perplexity[0].seq_len=32"})));
+  EXPECT_FALSE(baseline_was_cached(lab.row({"measure.batch_tokens=64"})));
+  EXPECT_FALSE(baseline_was_cached(lab.row({"model.dtype=bfloat16"})));
+  lab.put("text.txt", "Another text. " + core::slurp(lab.file("text.txt")));
+  EXPECT_FALSE(baseline_was_cached(lab.row()));
+}
+
+TEST(Baseline, ACacheFileThatIsNotOursIsMeasuredAnew) {
+  const Lab lab;
+  const Json first = lab.row();
+  const std::string file = lab.out() + "/.cache/" + baselines(lab.out()).at(0);
+  for (const char* broken : {"", "[1.0, 2.0]", "[1.0, 2.0, \"x\"]", "{}", "[1.0, 2.0,"}) {
+    core::write_atomically(file, broken);
+    EXPECT_EQ(lab.row({}, /*force=*/true)["baseline"], first["baseline"]) << broken;
+  }
+}
+
+// ---- sweeps ----
+
+TEST(Sweep, InReversedOrderGivesIdenticalRows) {
+  const Lab forward, backward;
+  std::vector<Json> rows = forward.run({kGrid}).rows;
+  std::vector<Json> reversed = backward.run({"measure.perplexity[0].corpus=" + forward.file("text.txt"),
+                                             "sweep.grid={quant.weight.bits: [2, 3, 4]}"}).rows;
+  std::reverse(reversed.begin(), reversed.end());
+  for (size_t i = 0; i < 3; ++i) EXPECT_EQ(without_costs(reversed.at(i)), without_costs(rows.at(i)));
+  EXPECT_NE(Lab::nll_of(rows[0]), Lab::nll_of(rows[1]));
+}
+
+TEST(Sweep, RecordsAFailedPointAndRunsTheOthers) {
+  const Lab lab;
+  const std::string blocked = lab.out() + "/lab/" + lab.id({"quant.weight.bits=3"});
+  core::create_directories(lab.out() + "/lab");
+  core::write_atomically(blocked, "a file where the run directory belongs");
+  const Outcome outcome = lab.run({kGrid});
+  EXPECT_TRUE(outcome.failed);
+  ASSERT_EQ(outcome.rows.size(), 3u);
+  const std::string reason =
+      blocked + ": this directory cannot be made: a part of the path is a file, not a directory. Choose another place.";
+  EXPECT_EQ(outcome.rows[1], (Json{{"swept", {{"quant.weight.bits", "3"}}}, {"failed", reason}}));
+  EXPECT_TRUE(outcome.rows[0].contains("quantized"));
+  EXPECT_TRUE(outcome.rows[2].contains("quantized"));
+  EXPECT_THAT(core::slurp(lab.out() + "/lab/summary.csv"), HasSubstr("failed: " + blocked));
+}
+
+TEST(Sweep, APointThatAnotherRunnerHoldsFailsAlone) {
+  const Lab lab;
+  const std::string held = lab.out() + "/lab/" + lab.id({"quant.weight.bits=4"});
+  core::create_directories(held);
+  const core::FileLock lock = core::FileLock::directory(held);
+  const Outcome outcome = lab.run({kGrid});
+  EXPECT_THAT(outcome.rows.at(0)["failed"].get<std::string>(), HasSubstr(held + ": another runner holds this run directory"));
+  EXPECT_FALSE(fs::exists(held + "/results.json"));
+  EXPECT_TRUE(outcome.rows.at(1).contains("quantized"));
+}
+
+TEST(Runner, TheErrorOfASinglePointIsThrownAndLeavesNoRunDirectory) {
+  const Lab lab;
+  const std::string model = lab.copy_of_model();
+  overwrite_tensor(model, "model.layers.3.mlp.down_proj.weight", "\x80\x7F");  // bfloat16 infinity
+  const Strings overrides{"model.path=" + model};
+  EXPECT_THAT(core::message_of([&] { lab.run(overrides); }), HasSubstr("model.layers.3.mlp.down_proj.weight"));
+  EXPECT_FALSE(fs::exists(lab.out() + "/lab/" + lab.id(overrides)));
+}
+
+TEST(Runner, AnErrorKeepsARunDirectoryThatWasThereBefore) {
+  const Lab lab;
+  const std::string model = lab.copy_of_model();
+  overwrite_tensor(model, "model.layers.3.mlp.down_proj.weight", "\x80\x7F");
+  const Strings overrides{"model.path=" + model};
+  const std::string directory = lab.out() + "/lab/" + lab.id(overrides);
+  core::create_directories(directory);
+  core::write_atomically(directory + "/notes.txt", "mine");
+  EXPECT_THROW(lab.run(overrides), core::UserError);
+  EXPECT_EQ(core::slurp(directory + "/notes.txt"), "mine");
+}
+
+}  // namespace
+}  // namespace experiments

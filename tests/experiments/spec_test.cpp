@@ -1,0 +1,143 @@
+// From a document to its points: grid, cases and both, who wins, and whom an error names.
+#include <gmock/gmock.h>
+
+#include "experiments/spec.h"
+#include "tests/io/support.h"
+
+namespace experiments {
+namespace {
+
+using ::testing::ElementsAre;
+using core::message_of;
+
+constexpr const char* kHead = "name: n\nmodel: {path: m}\nquant: {weight: {bits: 5}}\n";
+
+// The points of a document, read from a file whose messages begin with "<directory>/a.yaml".
+class Points : public ::testing::Test {
+ protected:
+  std::vector<Point> read(const std::string& yaml, const std::vector<std::string>& overrides = {}) {
+    return read_points(scratch_.put("a.yaml", kHead + yaml), overrides);
+  }
+  // The message, with the directory taken away.
+  std::string error(const std::string& yaml, const std::vector<std::string>& overrides = {}) {
+    std::string message = message_of([&] { read(yaml, overrides); });
+    const std::string prefix = scratch_.path() + "/";
+    return message.starts_with(prefix) ? message.substr(prefix.size()) : message;
+  }
+  // "2/64 3/64": bits and group size of all points.
+  std::string shapes(const std::string& yaml, const std::vector<std::string>& overrides = {}) {
+    std::string text;
+    for (const Point& point : read(yaml, overrides)) {
+      const quant::WeightConfig& weight = point.spec.quant.weight;
+      text += (text.empty() ? "" : " ") + std::to_string(weight.bits) + "/" + std::to_string(weight.group_size);
+    }
+    return text;
+  }
+
+ private:
+  core::Scratch scratch_;
+};
+
+TEST_F(Points, AFileWithoutASweepIsOnePoint) {
+  const std::vector<Point> points = read("");
+  ASSERT_EQ(points.size(), 1u);
+  EXPECT_EQ(points[0].spec.quant.weight.bits, 5);
+  EXPECT_TRUE(points[0].swept.empty());
+}
+
+TEST_F(Points, AGridIsTheProductOfItsListsTheLastKeyFastest) {
+  EXPECT_EQ(shapes("sweep: {grid: {quant.weight.bits: [2, 3], quant.weight.group_size: [64, -1, 0]}}"),
+            "2/64 2/-1 2/0 3/64 3/-1 3/0");
+}
+
+TEST_F(Points, CasesAreOnePointEachInTheirOrder) {
+  EXPECT_EQ(shapes("sweep: {cases: [{quant.weight.bits: 8}, {quant.weight.group_size: 32}, {}]}"), "8/64 5/32 5/64");
+}
+
+TEST_F(Points, CasesAndGridTogetherAreEveryCaseTimesTheGrid) {
+  EXPECT_EQ(shapes("sweep:\n  grid: {quant.weight.bits: [2, 3]}\n  cases: [{quant.weight.group_size: 32}, "
+                   "{quant.weight.group_size: 16}]"),
+            "2/32 3/32 2/16 3/16");
+}
+
+TEST_F(Points, APointRemembersWhatWasSweptAsText) {
+  const std::vector<Point> points =
+      read("sweep:\n  cases: [{quant.weight: {bits: 3}}]\n  grid: {quant.weight.group_size: [-1]}");
+  using Pair = std::pair<std::string, std::string>;
+  EXPECT_THAT(points.at(0).swept,
+              ElementsAre(Pair("quant.weight", "{bits: 3}"), Pair("quant.weight.group_size", "-1")));
+}
+
+TEST_F(Points, AnOverrideWinsOverTheFileAndTheSweepOverBoth) {
+  EXPECT_EQ(shapes("", {"quant.weight.bits=7"}), "7/64");
+  EXPECT_EQ(shapes("sweep: {grid: {quant.weight.bits: [2]}}", {"quant.weight.bits=7", "quant.weight.group_size=8"}), "2/8");
+  EXPECT_EQ(shapes("", {"sweep.grid={quant.weight.bits: [1, 2]}"}), "1/64 2/64");
+  EXPECT_EQ(shapes("", {"quant.weight.bits=7", "quant.weight.bits=6"}), "6/64") << "the later one";
+}
+
+TEST_F(Points, AnOverrideReachesAnItemOfAList) {
+  const std::string list = "measure: {perplexity: [{corpus: a, seq_len: 8}, {corpus: b, seq_len: 8}]}";
+  const std::vector<Point> points = read(list, {"measure.perplexity[1].seq_len=16"});
+  EXPECT_EQ(points.at(0).spec.measure.perplexity[0].seq_len, 8);
+  EXPECT_EQ(points.at(0).spec.measure.perplexity[1].seq_len, 16);
+}
+
+TEST_F(Points, AnErrorInASweptValueNamesTheSweep) {
+  EXPECT_EQ(error("sweep: {grid: {quant.weight.bits: [4, 17]}}"),
+            "a.yaml:4 (sweep.grid): quant.weight.bits is out of range: 17. Write a number in [1, 16].");
+  EXPECT_EQ(error("sweep:\n  cases:\n    - {}\n    - {quant.weight.bits: x}"),
+            "a.yaml:7 (sweep.cases[1]): quant.weight.bits must be an integer, not `x`. Write a number in [1, 16].");
+  EXPECT_EQ(error("sweep: {grid: {quant.weight.bitz: [4]}}"),
+            "a.yaml:4 (sweep.grid): quant.weight.bitz is not a known key. Did you mean `bits`? Known keys: bits, group_size.");
+}
+
+TEST_F(Points, AnErrorInAnOverrideNamesTheOverride) {
+  EXPECT_EQ(error("", {"quant.weight.bits=12"}),
+            "--set quant.weight.bits=12: quant.weight.bits must be 1 to 8, or 16 for full precision, not 12.");
+}
+
+TEST_F(Points, ASweepOfTheWrongFormIsRefused) {
+  EXPECT_EQ(error("sweep: {grid: [1]}"),
+            "a.yaml:4: sweep.grid must be a map of dotted keys to lists, not a list.");
+  EXPECT_EQ(error("sweep: {grid: {quant.weight.bits: 4}}"),
+            "a.yaml:4: sweep.grid.quant.weight.bits must be a list of values, not `4`.");
+  EXPECT_EQ(error("sweep: {grid: {quant.weight.bits: []}}"),
+            "a.yaml:4: sweep.grid.quant.weight.bits must be a list of values, not a list.");
+  EXPECT_EQ(error("sweep: {cases: {quant.weight.bits: 4}}"),
+            "a.yaml:4: sweep.cases must be a list of maps, not a map. Write one map of dotted keys per run.");
+  EXPECT_EQ(error("sweep: {cases: []}"),
+            "a.yaml:4: sweep.cases must be a list of maps, not a list. Write one map of dotted keys per run.");
+  EXPECT_EQ(error("sweep: {cases: [4]}"), "a.yaml:4: sweep.cases must be a map of dotted keys, not `4`.");
+  EXPECT_EQ(error("sweep: {gird: {}}"),
+            "a.yaml:4: sweep.gird is not a known key. Did you mean `grid`? Known keys: grid, cases.");
+}
+
+TEST_F(Points, WhatHoldsForTheWholeFileIsNotSwept) {
+  EXPECT_EQ(error("sweep: {grid: {name: [a, b]}}"),
+            "a.yaml:4 (sweep.grid): name holds for the whole file. Take it out of the sweep.");
+  EXPECT_EQ(error("sweep: {cases: [{out: a}]}"),
+            "a.yaml:4 (sweep.cases[0]): out holds for the whole file. Take it out of the sweep.");
+  EXPECT_EQ(error("sweep: {cases: [{sweep.grid: {quant.weight.bits: [2]}}]}"),
+            "a.yaml:4 (sweep.cases[0]): sweep.grid holds for the whole file. Take it out of the sweep.");
+}
+
+TEST_F(Points, AKeyThatIsSweptTwiceIsRefused) {
+  EXPECT_EQ(error("sweep:\n  grid: {quant.weight.bits: [2]}\n  cases: [{quant.weight.bits: 3}]"),
+            "a.yaml:5 (sweep.grid): quant.weight.bits is in sweep.cases too. Take it out of one of them.");
+}
+
+TEST_F(Points, WhatEveryExperimentNeedsIsAskedFor) {
+  const auto message = [&](const std::string& yaml) {
+    const core::Scratch scratch;
+    return message_of([&] { read_points(scratch.put("b.yaml", yaml), {}); }).substr(scratch.path().size() + 1);
+  };
+  EXPECT_EQ(message("model: {path: m}\n"), "b.yaml:1: name is missing. Give the experiment one, e.g. name: qwen/group_size.");
+  EXPECT_EQ(message("name: n\n"), "b.yaml:1: model.path is missing. Name a model directory, e.g. tiny-qwen3.");
+  EXPECT_EQ(message("name: n\nmodel: {path: m}\nmeasure: {perplexity: [{seq_len: 8}]}\n"),
+            "b.yaml:3: measure.perplexity[0]: corpus is missing. Name a text, e.g. tiny/test.");
+  EXPECT_EQ(message("name: ../n\nmodel: {path: m}\n"),
+            "b.yaml:1: name: `../n` is not a folder below runs. Use letters, digits, - and /.");
+}
+
+}  // namespace
+}  // namespace experiments

@@ -1,0 +1,81 @@
+#include "tests/experiments/support.h"
+
+#include <ATen/Parallel.h>
+#include <spdlog/spdlog.h>
+
+#include <cstring>
+
+#include "core/io/files.h"
+
+namespace experiments {
+
+namespace {
+
+constexpr const char* kConfig = R"(name: lab
+model: {path: tiny-qwen3}
+quant: {method: rtn, weight: {bits: 2, group_size: 64}}
+measure:
+  perplexity: [{corpus: TEXT, seq_len: 64, windows: 3}]
+)";
+
+// What main does for the program, once for all tests: data, threads, no lines on the screen (log.txt still gets them).
+class Process : public ::testing::Environment {
+ public:
+  void SetUp() override {
+    setenv("REFRAIN_HOME", REFRAIN_SOURCE_DIR, /*overwrite=*/1);
+    at::set_num_threads(2);
+    spdlog::default_logger()->sinks().clear();
+  }
+};
+
+const auto* const kProcess = ::testing::AddGlobalTestEnvironment(new Process);
+
+}  // namespace
+
+Lab::Lab() {
+  const std::string text = core::slurp(std::string(REFRAIN_SOURCE_DIR) + "/data/corpora/tiny/valid.txt").substr(0, 4000);
+  std::string config = kConfig;
+  config.replace(config.find("TEXT"), 4, put("text.txt", text.substr(0, text.rfind('\n') + 1)));
+  put("lab.yaml", config);
+}
+
+std::string Lab::copy_of_model(const std::string& name) const {
+  std::filesystem::copy(kTinyModel, file(name));
+  return file(name);
+}
+
+std::vector<Point> Lab::points(const Strings& overrides) const {
+  Strings all{"out=" + out(), "quiet=true"};
+  all.insert(all.end(), overrides.begin(), overrides.end());
+  return read_points(file("lab.yaml"), all);
+}
+
+Outcome Lab::run(const Strings& overrides, bool force) const {
+  const std::vector<Point> all = points(overrides);
+  Inputs inputs(all.front().spec.out + "/.cache/hashes");
+  for (const Point& point : all) check_point(point.spec, inputs);
+  return run_points(all, inputs, force);
+}
+
+std::string Lab::id(const Strings& overrides) const {
+  Inputs inputs("");
+  return run_id(points(overrides).front().spec, inputs);
+}
+
+Json without_costs(Json row) {
+  row.erase("stages");
+  return row;
+}
+
+void overwrite_tensor(const std::string& directory, const std::string& tensor, const std::string& bytes) {
+  const std::string file = directory + "/model.safetensors";
+  std::string content = core::slurp(file);
+  uint64_t length = 0;
+  std::memcpy(&length, content.data(), sizeof length);
+  const Json header = Json::parse(content.substr(sizeof length, length));
+  const size_t start = sizeof length + length + header[tensor]["data_offsets"][0].get<size_t>();
+  content.replace(start, bytes.size(), bytes);
+  core::write_atomically(file, content);
+}
+
+}  // namespace experiments

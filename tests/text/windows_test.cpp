@@ -1,0 +1,92 @@
+// Windows on a stream of single bytes, where every id can be written down.
+#include "core/text/windows.h"
+
+#include <gmock/gmock.h>
+
+#include "core/io/hash.h"
+#include "tests/text/support.h"
+
+namespace core {
+namespace {
+
+using testing::ElementsAre;
+
+// Ids are the bytes of the text; BOS, where there is one, is 259.
+std::unique_ptr<Tokenizer> byte_tokenizer(const std::string& settings) {
+  Scratch scratch;
+  nlohmann::json description = small_tokenizer();
+  description["model"]["merges"] = nlohmann::json::array();
+  scratch.put("tokenizer.json", description.dump());
+  scratch.put("tokenizer_config.json", settings);
+  return load_tokenizer(scratch.path());
+}
+
+const char* kBos = R"({"bos_token": "<end>"})";
+const char* kAddsBos = R"({"bos_token": "<end>", "add_bos_token": true})";
+const Corpus kCorpus{"letters", "", "abcdefgh"};
+
+TEST(Windows, DoNotOverlapAndTheTailIsDropped) {
+  const Windows windows = make_windows(kCorpus, *byte_tokenizer("{}"), {.seq_len = 3});
+  EXPECT_EQ(windows.count, 2);
+  EXPECT_EQ(windows.corpus, "letters");
+  EXPECT_EQ(windows.bos, "none");
+  EXPECT_EQ(windows.scored(), 4);
+  EXPECT_THAT(windows.ids, ElementsAre('a', 'b', 'c', 'd', 'e', 'f'));
+  EXPECT_THAT(windows.window(1), ElementsAre('d', 'e', 'f'));
+}
+
+TEST(Windows, AreLimitedFromTheStart) {
+  const auto tokenizer = byte_tokenizer("{}");
+  EXPECT_EQ(make_windows(kCorpus, *tokenizer, {.seq_len = 2, .windows = 0}).count, 4);
+  EXPECT_EQ(make_windows(kCorpus, *tokenizer, {.seq_len = 2, .windows = 9}).count, 4);
+  EXPECT_THAT(make_windows(kCorpus, *tokenizer, {.seq_len = 2, .windows = 1}).ids, ElementsAre('a', 'b'));
+}
+
+TEST(Windows, BosOnceShiftsTheTextByOne) {
+  const Windows windows = make_windows(kCorpus, *byte_tokenizer(kBos), {.seq_len = 3, .bos = "once"});
+  EXPECT_THAT(windows.ids, ElementsAre(259, 'a', 'b', 'c', 'd', 'e', 'f', 'g', 'h'));
+  EXPECT_EQ(windows.bos, "once");
+}
+
+TEST(Windows, BosPerWindowOverwritesItsFirstToken) {
+  const Windows windows = make_windows(kCorpus, *byte_tokenizer(kBos), {.seq_len = 3, .bos = "window"});
+  EXPECT_THAT(windows.ids, ElementsAre(259, 'b', 'c', 259, 'e', 'f'));
+  EXPECT_EQ(windows.scored(), 4);
+}
+
+TEST(Windows, AutoFollowsAddBosToken) {
+  EXPECT_EQ(resolve_bos("auto", *byte_tokenizer(kAddsBos)), "once");
+  EXPECT_EQ(resolve_bos("auto", *byte_tokenizer(kBos)), "none");
+  EXPECT_EQ(resolve_bos("none", *byte_tokenizer(kAddsBos)), "none");
+}
+
+TEST(Windows, TheHashIsThatOfTheIdsThatTheModelSees) {
+  const auto tokenizer = byte_tokenizer(kBos);
+  const Windows windows = make_windows(kCorpus, *tokenizer, {.seq_len = 3});
+  EXPECT_EQ(windows.token_hash, token_hash(windows.ids));
+  EXPECT_EQ(token_hash(Ids{1, 258}), hash_text(std::string_view("\1\0\0\0\2\1\0\0", 8)));
+  EXPECT_NE(windows.token_hash, make_windows(kCorpus, *tokenizer, {.seq_len = 3, .bos = "window"}).token_hash);
+  EXPECT_NE(windows.token_hash, make_windows(kCorpus, *tokenizer, {.seq_len = 3, .windows = 1}).token_hash);
+}
+
+TEST(Windows, MistakesAreRefusedInOneLine) {
+  const auto tokenizer = byte_tokenizer("{}");
+  const auto refused = [&](const WindowOptions& options) {
+    return message_of([&] { make_windows(kCorpus, *tokenizer, options); });
+  };
+  EXPECT_EQ(refused({.seq_len = 9}),
+            "letters: 8 tokens are too few for one window of 9. Choose a smaller seq_len or a longer corpus.");
+  EXPECT_EQ(refused({.seq_len = 1}), "seq_len: 1 leaves nothing to predict. Choose at least 2.");
+  EXPECT_EQ(refused({.seq_len = 2, .bos = "maybe"}), "bos: `maybe` is not known. Choose none, once, window or auto.");
+  EXPECT_EQ(
+      refused({.seq_len = 2, .bos = "once"}),
+      "bos: `once` asks for BOS, but the tokenizer has none. Set bos to none, or bos_token in tokenizer_config.json.");
+  EXPECT_EQ(
+      refused({.seq_len = 2, .embedding_rows = 100}),
+      "letters: token 3 has the id 100, but the model's embedding has 100 rows. Use the tokenizer that belongs to the "
+      "model.");
+  EXPECT_EQ(refused({.seq_len = 2, .embedding_rows = 105}), "no error");
+}
+
+}  // namespace
+}  // namespace core

@@ -1,0 +1,182 @@
+"""Writes a Hugging Face checkpoint of any shape with random weights, for timing what a shape costs.
+
+Weights are drawn so that activations neither vanish nor explode: standard deviation 1/sqrt(inputs), and a further
+1/sqrt(2 layers) where a product is added to the residual stream (Radford 2019). Norms are one, biases small. Every
+tensor has a generator of its own, keyed by seed and name: the numbers depend on neither shards nor order. Tensors are
+drawn, rounded and written shard by shard, so that memory holds one shard.
+
+    .venv/bin/python tools/make_synthetic.py --out /tmp/synthetic-1b --preset 1b
+"""
+
+import argparse
+import json
+import shutil
+import sys
+import zlib
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+ROOT = Path(__file__).resolve().parent.parent
+FAMILIES = {"qwen3": "Qwen3ForCausalLM", "qwen2": "Qwen2ForCausalLM", "llama": "LlamaForCausalLM"}
+PRESETS = {  # 1b: 20 layers of Qwen3-1.7B's shape, 1.07 G parameters
+    "1b": dict(width=2048, ffn=6144, layers=20, heads=16, kv_heads=8, head_dim=128, vocab=32768),
+    "small": dict(width=256, ffn=768, layers=4, heads=4, kv_heads=2, head_dim=64, vocab=4096),
+}
+
+
+def tensor_shapes(a):
+    """Yields (Hugging Face name, shape) of every tensor, in the order of the file."""
+    queries, keys = a.heads * a.head_dim, a.kv_heads * a.head_dim
+    yield "model.embed_tokens.weight", (a.vocab, a.width)
+    for layer in range(a.layers):
+        at = f"model.layers.{layer}."
+        yield at + "input_layernorm.weight", (a.width,)
+        for name, outputs in (("q", queries), ("k", keys), ("v", keys)):
+            yield at + f"self_attn.{name}_proj.weight", (outputs, a.width)
+            if a.family == "qwen2":
+                yield at + f"self_attn.{name}_proj.bias", (outputs,)
+        if a.family == "qwen3":
+            yield at + "self_attn.q_norm.weight", (a.head_dim,)
+            yield at + "self_attn.k_norm.weight", (a.head_dim,)
+        yield at + "self_attn.o_proj.weight", (a.width, queries)
+        yield at + "post_attention_layernorm.weight", (a.width,)
+        yield at + "mlp.gate_proj.weight", (a.ffn, a.width)
+        yield at + "mlp.up_proj.weight", (a.ffn, a.width)
+        yield at + "mlp.down_proj.weight", (a.width, a.ffn)
+    yield "model.norm.weight", (a.width,)
+    if a.untied:
+        yield "lm_head.weight", (a.vocab, a.width)
+
+
+def draw(name, shape, a):
+    """A tensor of `shape` in the asked dtype, the same for the same seed, name and shape."""
+    if name.endswith("norm.weight"):
+        return torch.ones(shape, dtype=getattr(torch, a.dtype))
+    generator = torch.Generator().manual_seed(zlib.crc32(name.encode()) + (a.seed << 32))
+    values = torch.empty(shape, dtype=torch.float32).normal_(generator=generator)
+    if name.endswith(".bias"):
+        values.mul_(0.02)
+    elif name.endswith(("o_proj.weight", "down_proj.weight")):
+        values.mul_((shape[1] * 2 * a.layers) ** -0.5)
+    else:
+        values.mul_(shape[1] ** -0.5)
+    return values.to(getattr(torch, a.dtype))
+
+
+def bytes_of(shape, a):
+    return torch.Size(shape).numel() * getattr(torch, a.dtype).itemsize
+
+
+def plan_shards(a):
+    """Lists of (name, shape), none above the limit unless a single tensor is."""
+    shards, filled = [[]], 0
+    for name, shape in tensor_shapes(a):
+        size = bytes_of(shape, a)
+        if shards[-1] and filled + size > a.shard_gb * 1e9:
+            shards.append([])
+            filled = 0
+        shards[-1].append((name, shape))
+        filled += size
+    return shards
+
+
+def config_json(a):
+    return {
+        "architectures": [FAMILIES[a.family]],
+        "model_type": a.family,
+        "vocab_size": a.vocab,
+        "hidden_size": a.width,
+        "intermediate_size": a.ffn,
+        "num_hidden_layers": a.layers,
+        "num_attention_heads": a.heads,
+        "num_key_value_heads": a.kv_heads,
+        "head_dim": a.head_dim,
+        "hidden_act": "silu",
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 10000.0,
+        "rope_scaling": None,
+        "max_position_embeddings": a.context,
+        "tie_word_embeddings": not a.untied,
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "initializer_range": 0.02,
+        "use_cache": True,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+        "torch_dtype": a.dtype,
+    }
+
+
+def write(a):
+    a.out.mkdir(parents=True, exist_ok=True)
+    shards = plan_shards(a)
+    index = {"metadata": {"total_size": sum(bytes_of(shape, a) for _, shape in tensor_shapes(a))}, "weight_map": {}}
+    for number, shard in enumerate(shards, 1):
+        file = f"model-{number:05}-of-{len(shards):05}.safetensors" if len(shards) > 1 else "model.safetensors"
+        save_file({name: draw(name, shape, a) for name, shape in shard}, a.out / file, metadata={"format": "pt"})
+        index["weight_map"].update({name: file for name, _ in shard})
+        print(f"{a.out / file}: {len(shard)} tensors")
+    if len(shards) > 1:
+        (a.out / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+    for name in ("tokenizer.json", "tokenizer.model", "tokenizer_config.json"):
+        if (a.tokenizer / name).exists():
+            shutil.copy(a.tokenizer / name, a.out / name)
+    (a.out / "config.json").write_text(json.dumps(config_json(a), indent=2) + "\n")  # last: a directory with it is whole
+
+
+def refuse(message):
+    sys.exit(f"make_synthetic: {message}")
+
+
+def parse_arguments():
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument("--out", type=Path, required=True, help="directory to write, must not hold a model yet")
+    p.add_argument("--preset", choices=PRESETS, help="a shape by name; single numbers can still be given")
+    for name, default, text in (
+        ("width", 2048, "D"),
+        ("ffn", 6144, "F"),
+        ("layers", 28, "L"),
+        ("heads", 16, "H"),
+        ("kv-heads", 8, "K, divides H"),
+        ("head-dim", 128, "C, even"),
+        ("vocab", 32768, "V, at least the tokenizer's"),
+    ):
+        p.add_argument(f"--{name}", type=int, help=f"{text}; {default} without a preset")
+        p.set_defaults(**{f"default_{name.replace('-', '_')}": default})
+    p.add_argument("--context", type=int, default=4096, help="max_position_embeddings, tokens")
+    p.add_argument("--family", choices=FAMILIES, default="qwen3")
+    p.add_argument("--untied", action="store_true", help="a head of its own instead of the embedding")
+    p.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="bfloat16")
+    p.add_argument("--shard-gb", type=float, default=2.0, help="10^9 bytes per file")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--tokenizer", type=Path, default=ROOT / "data/tiny-qwen3", help="directory whose tokenizer is copied")
+    a = p.parse_args()
+    for name in PRESETS["1b"]:
+        if getattr(a, name) is None:
+            setattr(a, name, PRESETS[a.preset][name] if a.preset else getattr(a, f"default_{name}"))
+    return a
+
+
+def check(a):
+    sizes = {name: getattr(a, name) for name in (*PRESETS["1b"], "context")}
+    for name, size in sizes.items():
+        if size < 1:
+            refuse(f"--{name.replace('_', '-')} {size} is not positive.")
+    if a.heads % a.kv_heads:
+        refuse(f"--kv-heads {a.kv_heads} does not divide --heads {a.heads}.")
+    if a.head_dim % 2:
+        refuse(f"--head-dim {a.head_dim} is odd; the rotary embedding pairs its halves.")
+    if a.shard_gb <= 0:
+        refuse(f"--shard-gb {a.shard_gb} is not positive.")
+    if not any((a.tokenizer / name).exists() for name in ("tokenizer.json", "tokenizer.model")):
+        refuse(f"no tokenizer in {a.tokenizer}. Name a model directory by --tokenizer.")
+    if (a.out / "config.json").exists():
+        refuse(f"{a.out} holds a model already. Remove it or name another directory.")
+
+
+if __name__ == "__main__":
+    arguments = parse_arguments()
+    check(arguments)
+    write(arguments)
