@@ -15,10 +15,11 @@ const Node* Node::find(std::string_view name) const {
 
 Node* Node::find(std::string_view name) { return const_cast<Node*>(std::as_const(*this).find(name)); }
 
+// A scalar that nobody takes for a number, a bool or null.
+static bool is_text(const Node& node) { return node.quoted || reads_as_string(node.scalar) || !is_bare(node.scalar); }
+
 bool Node::operator==(const Node& other) const {
-  const bool is_text = quoted || reads_as_string(scalar);
-  const bool other_is_text = other.quoted || reads_as_string(other.scalar);
-  return kind == other.kind && scalar == other.scalar && is_text == other_is_text && items == other.items &&
+  return kind == other.kind && scalar == other.scalar && is_text(*this) == is_text(other) && items == other.items &&
          entries == other.entries;
 }
 
