@@ -22,16 +22,18 @@ struct FullPrecision {
   std::shared_ptr<core::Model> model;
   core::ResidentSource source;
 
-  FullPrecision(const Spec& spec, const ModelFiles& files) : model(models::build(files.config)), source(weights_of(spec, files)) {
+  FullPrecision(const Spec& spec, const ModelFiles& files)
+      : model(models::build(files.config)), source(weights_of(spec, files)) {
     model->load_ends(weights_of(spec, files));
   }
 };
 
 std::string cache_file(const Spec& spec, const std::string& model_hash, const Perplexity& measurement) {
-  const std::string key =
-      fmt::format("baseline {} model {} tokens {} protocol {} bos {} seq_len {} dtype {} device {} threads {} batch {} libtorch {}",
-                  kVersion, model_hash, measurement.token_hash, measurement.protocol, measurement.bos, measurement.seq_len,
-                  c10::toString(dtype_of(spec)), device_of(spec).str(), at::get_num_threads(), spec.measure.batch_tokens, TORCH_VERSION);
+  const std::string key = fmt::format(
+      "baseline {} model {} tokens {} protocol {} bos {} seq_len {} dtype {} device {} threads {} batch {} libtorch {}",
+      kVersion, model_hash, measurement.token_hash, measurement.protocol, measurement.bos, measurement.seq_len,
+      c10::toString(dtype_of(spec)), device_of(spec).str(), at::get_num_threads(), spec.measure.batch_tokens,
+      TORCH_VERSION);
   return fmt::format("{}/.cache/baseline-{}.json", spec.out, core::hash_text(key));
 }
 

@@ -35,10 +35,12 @@ std::string Inputs::model_hash(const ModelFiles& files) {
   return hasher.hex();
 }
 
-const core::Windows& Inputs::windows(const ModelFiles& files, const PerplexityConfig& config, const core::Shape& shape) {
+const core::Windows& Inputs::windows(const ModelFiles& files, const PerplexityConfig& config,
+                                     const core::Shape& shape) {
   core::require(config.seq_len <= shape.context, "{} is {}, longer than the context of {} ({} tokens). Lower it.",
                 config.where("seq_len"), config.seq_len, files.directory, shape.context);
-  const std::string key = fmt::format("{} {} {} {} {}", files.directory, config.corpus, config.seq_len, config.bos, config.windows);
+  const std::string key =
+      fmt::format("{} {} {} {} {}", files.directory, config.corpus, config.seq_len, config.bos, config.windows);
   if (const auto found = windows_.find(key); found != windows_.end()) return found->second;
   auto corpus = corpora_.find(config.corpus);
   if (corpus == corpora_.end()) corpus = corpora_.emplace(config.corpus, core::load_corpus(config.corpus)).first;
@@ -50,8 +52,8 @@ const core::Windows& Inputs::windows(const ModelFiles& files, const PerplexityCo
 at::Device device_of(const Spec& spec) {
   const bool cuda = at::hasCUDA(), mps = at::hasMPS();
   if (spec.device == "auto") return cuda ? at::kCUDA : mps ? at::kMPS : at::kCPU;
-  core::require(spec.device != "cuda" || cuda, "{}: this machine or this build of LibTorch has no CUDA. Use device: cpu.",
-                spec.where("device"));
+  core::require(spec.device != "cuda" || cuda,
+                "{}: this machine or this build of LibTorch has no CUDA. Use device: cpu.", spec.where("device"));
   core::require(spec.device != "mps" || mps, "{}: this machine or this build of LibTorch has no MPS. Use device: cpu.",
                 spec.where("device"));
   return at::Device(spec.device);
@@ -60,7 +62,8 @@ at::Device device_of(const Spec& spec) {
 at::ScalarType dtype_of(const Spec& spec) {
   if (spec.model.dtype == "bfloat16") return at::kBFloat16;
   if (spec.model.dtype != "float16") return at::kFloat;
-  core::require(!device_of(spec).is_cpu(), "{}: float16 products are about 40 times slower than float32 on a CPU. Use float32 or bfloat16.",
+  core::require(!device_of(spec).is_cpu(),
+                "{}: float16 products are about 40 times slower than float32 on a CPU. Use float32 or bfloat16.",
                 spec.model.where("dtype"));
   return at::kHalf;
 }

@@ -41,8 +41,8 @@ class Inputs {
   std::map<std::string, core::Windows> windows_;  // by all that they depend on
 };
 
-at::Device device_of(const Spec& spec);                                // error when the machine lacks it
-at::ScalarType dtype_of(const Spec& spec);                             // error for float16 on a CPU
+at::Device device_of(const Spec& spec);     // error when the machine lacks it
+at::ScalarType dtype_of(const Spec& spec);  // error for float16 on a CPU
 core::Weights weights_of(const Spec& spec, const ModelFiles& files);
 
 // Everything that can be known to be wrong with a point before a tensor is read: model, shapes, rules, texts, device.

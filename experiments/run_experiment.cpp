@@ -66,7 +66,8 @@ int print_list(const std::string& what) {
     if (what == name) return print(), 0;
     if (what.empty() && name != "keys") fmt::print("{}:\n", name), print(), fmt::print("\n");
   }
-  core::require(what.empty(), "--list: there is no list of `{}`.{} Lists: {}.", what, core::did_you_mean(what, names), core::joined(names));
+  core::require(what.empty(), "--list: there is no list of `{}`.{} Lists: {}.", what, core::did_you_mean(what, names),
+                core::joined(names));
   return 0;
 }
 
@@ -75,7 +76,8 @@ void set_threads(const std::vector<std::vector<Point>>& files) {
   const int64_t asked = files.front().front().spec.threads;
   for (const auto& points : files) {
     for (const Point& point : points) {
-      core::require(point.spec.threads == asked, "{}: one call computes with one number of threads. Call once per number.",
+      core::require(point.spec.threads == asked,
+                    "{}: one call computes with one number of threads. Call once per number.",
                     point.spec.where("threads"));
     }
   }
@@ -106,7 +108,8 @@ void print_plan(const std::vector<Point>& points, experiments::Inputs& inputs) {
 }
 
 int run(const Options& options) {
-  core::require(!options.files.empty(), "no configuration given. Try ./run_experiment configs/quickstart.yaml, or --help.");
+  core::require(!options.files.empty(),
+                "no configuration given. Try ./run_experiment configs/quickstart.yaml, or --help.");
   std::vector<std::vector<Point>> files;
   for (const std::string& file : options.files) files.push_back(experiments::read_points(file, options.overrides));
   set_threads(files);
@@ -140,17 +143,23 @@ int parse_and_run(int argc, char** argv) {
   Options options;
   std::string out, threads;
   bool version = false, quiet = false, no_build = false;
-  CLI::App app{"One YAML file asks one question about low-bit quantization of a language model; the answer is a table."};
+  CLI::App app{
+      "One YAML file asks one question about low-bit quantization of a language model; the answer is a table."};
   app.set_help_flag();
   app.add_option("FILE", options.files, "configurations, run one after the other");
-  app.add_option("--set", options.overrides, "key=value: overrides the file, e.g. quant.weight.bits=3")->expected(1);
+  app.add_option("--set", options.overrides,
+                 "key=value: overrides the file, e.g. quant.weight.bits=3; any number of times")
+      ->allow_extra_args(false);
   app.add_option("--out", out, "directory of all results (key out)");
   app.add_option("--threads", threads, "threads of the computation (key threads)");
   app.add_flag("--quiet", quiet, "print the table and errors only (key quiet)");
   app.add_flag("--dry-run", options.dry_run, "check everything, print what would run");
   app.add_flag("--force", options.force, "run finished points again");
-  const CLI::Option* help = app.add_option("--help,-h", options.help_key, "this text, or the meaning of a key: --help quant.weight")->expected(0, 1);
-  const CLI::Option* list = app.add_option("--list", options.list, "methods, models, corpora, or keys (as Markdown)")->expected(0, 1);
+  const CLI::Option* help =
+      app.add_option("--help,-h", options.help_key, "this text, or the meaning of a key: --help quant.weight")
+          ->expected(0, 1);
+  const CLI::Option* list =
+      app.add_option("--list", options.list, "methods, models, corpora, or keys (as Markdown)")->expected(0, 1);
   app.add_flag("--version", version, "the commit and the libraries");
   app.add_flag("--no-build", no_build, "run what is built; read by the launcher");
   try {

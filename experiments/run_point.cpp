@@ -70,9 +70,11 @@ Working open_model(const Spec& spec, const ModelFiles& files) {
   return work;
 }
 
-void quantize(const Point& point, const ModelFiles& files, const std::string& directory, Working& work, Findings& findings) {
+void quantize(const Point& point, const ModelFiles& files, const std::string& directory, Working& work,
+              Findings& findings) {
   const Spec& spec = point.spec;
-  quant::Quantize stage(spec.quant.methods.at(spec.quant.method), spec.quant.method, quant::assign(spec.quant, *work.model));
+  quant::Quantize stage(spec.quant.methods.at(spec.quant.method), spec.quant.method,
+                        quant::assign(spec.quant, *work.model));
   exports::Save save(files.directory, weights_of(spec, files), directory + "/checkpoint", commit());
   std::vector<core::Stage*> stages{&stage};
   if (spec.checkpoint == "keep") stages.push_back(&save);
@@ -93,7 +95,8 @@ std::vector<Perplexity> measure(const Spec& spec, Inputs& inputs, const ModelFil
   return all;
 }
 
-Findings compute(const Point& point, const std::string& directory, Inputs& inputs, const ModelFiles& files, Working& work) {
+Findings compute(const Point& point, const std::string& directory, Inputs& inputs, const ModelFiles& files,
+                 Working& work) {
   const Spec& spec = point.spec;
   Findings findings{.id = run_id(spec, inputs),
                     .spec = &spec,
@@ -110,12 +113,14 @@ Findings compute(const Point& point, const std::string& directory, Inputs& input
     });
   }
   staged(findings.stages, "load", 1, [&] { return work = open_model(spec, files), false; });
-  if (quantizes) staged(findings.stages, "quantize", 1, [&] { return quantize(point, files, directory, work, findings), false; });
+  if (quantizes)
+    staged(findings.stages, "quantize", 1, [&] { return quantize(point, files, directory, work, findings), false; });
   if (!quantizes && !files.quantized) {  // nothing was changed: the baseline is the result
     core::walk(*work.model, *work.source, {}, {});
     findings.quantized = *findings.baseline;
   } else {
-    staged(findings.stages, "measure", 1, [&] { return findings.quantized = measure(spec, inputs, files, work), false; });
+    staged(findings.stages, "measure", 1,
+           [&] { return findings.quantized = measure(spec, inputs, files, work), false; });
   }
   return findings;
 }
@@ -127,7 +132,8 @@ std::string run_id(const Spec& spec, Inputs& inputs) {
   const core::Shape shape = models::build(files.config)->shape();
   core::Hasher hasher;
   hasher.update(fmt::format("{} {} {}", config_hash(spec), inputs.model_hash(files), files.tokenizer->hash()));
-  for (const PerplexityConfig& config : spec.measure.perplexity) hasher.update(inputs.windows(files, config, shape).token_hash);
+  for (const PerplexityConfig& config : spec.measure.perplexity)
+    hasher.update(inputs.windows(files, config, shape).token_hash);
   return hasher.hex().substr(0, 16);
 }
 
@@ -156,7 +162,8 @@ Json run_in(const std::string& directory, const Point& point, Inputs& inputs) {
   core::write_atomically(directory + "/modules.csv", modules_csv(findings.modules));
   core::write_atomically(directory + "/windows.csv", windows_csv(findings));
   const bool kept = fs::exists(directory + "/checkpoint");
-  const Json results = results_json(findings, *work.model, kept ? exports::bytes_on_disk(directory + "/checkpoint") : 0);
+  const Json results =
+      results_json(findings, *work.model, kept ? exports::bytes_on_disk(directory + "/checkpoint") : 0);
   core::write_atomically(directory + "/results.json", results.dump(2) + "\n");
   return results;
 }

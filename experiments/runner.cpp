@@ -24,10 +24,16 @@ void append_to_index(const Spec& spec, const Json& results) {
   const Json& measured = results["quantized"]["perplexity"];
   const std::string first = measured.empty() ? "" : core::csv_cell(measured[0]["ppl"].get<double>());
   const Json& bits = results["bits"]["with_parameters"];
-  const std::vector<std::string> cells{utc_now(), spec.name, results["id"], spec.model.path, spec.quant.method,
+  const std::vector<std::string> cells{utc_now(),
+                                       spec.name,
+                                       results["id"],
+                                       spec.model.path,
+                                       spec.quant.method,
                                        bits.is_null() ? "" : core::csv_cell(bits.get<double>()),
-                                       measured.empty() ? "" : measured[0]["corpus"].get<std::string>(), first};
-  core::append_line(spec.out + "/index.csv", core::csv_line(cells), "time,name,id,model,method,bits_with_parameters,corpus,ppl");
+                                       measured.empty() ? "" : measured[0]["corpus"].get<std::string>(),
+                                       first};
+  core::append_line(spec.out + "/index.csv", core::csv_line(cells),
+                    "time,name,id,model,method,bits_with_parameters,corpus,ppl");
 }
 
 Json failure(const Point& point, const std::string& reason) {

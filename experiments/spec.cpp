@@ -30,16 +30,19 @@ void Spec::keys(core::Keys& k) {
   k.key("checkpoint", checkpoint, "whether the quantized model is kept in the run directory", {"keep", "discard"});
   k.section("sweep", sweep, "many runs from one file").only_if_given();
   k.key("out", out, "directory of all results").not_identity();
-  k.key("threads", threads, "threads of the computation; 0: physical cores that this process may use", {0, 4096}).not_identity();
+  k.key("threads", threads, "threads of the computation; 0: physical cores that this process may use", {0, 4096})
+      .not_identity();
   k.key("quiet", quiet, "print the table and errors only").not_identity();
 }
 
 void Spec::check() const {
-  core::require(!name.empty(), "{}: name is missing. Give the experiment one, e.g. name: qwen/group_size.", where("name"));
+  core::require(!name.empty(), "{}: name is missing. Give the experiment one, e.g. name: qwen/group_size.",
+                where("name"));
   const bool leaves = name.starts_with("/") || name.find("..") != std::string::npos;
   core::require(!leaves && !name.starts_with("."), "{}: `{}` is not a folder below {}. Use letters, digits, - and /.",
                 where("name"), name, out);
-  core::require(!model.path.empty(), "{}: model.path is missing. Name a model directory, e.g. tiny-qwen3.", where("model"));
+  core::require(!model.path.empty(), "{}: model.path is missing. Name a model directory, e.g. tiny-qwen3.",
+                where("model"));
 }
 
 namespace {
@@ -83,7 +86,8 @@ std::vector<Swept> times_grid(std::vector<Swept> points, const SweepConfig& swee
     for (const Swept& point : points) {
       for (core::Node value : values.items) {
         core::annotate(value, "sweep.grid");
-        core::require(!sets(point, key), "{} is in sweep.cases too. Take it out of one of them.", core::at(value.origin, key));
+        core::require(!sets(point, key), "{} is in sweep.cases too. Take it out of one of them.",
+                      core::at(value.origin, key));
         product.push_back(point);
         product.back().emplace_back(key, std::move(value));
       }

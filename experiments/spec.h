@@ -50,7 +50,7 @@ struct Spec : core::Section {
 
 // One run of a sweep; a file without a sweep has one.
 struct Point {
-  Spec spec;                                                // without its sweep
+  Spec spec;                                               // without its sweep
   std::vector<std::pair<std::string, std::string>> swept;  // dotted key, value as text; the columns of the table
 };
 

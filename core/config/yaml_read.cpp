@@ -11,6 +11,7 @@
 #include <fstream>
 #include <map>
 #include <sstream>
+#include <system_error>
 
 #include "core/config/node.h"
 #include "core/error.h"
@@ -233,8 +234,9 @@ Node parse(const std::string& text, const std::string& name, bool has_lines) {
 Node parse_yaml(const std::string& text, const std::string& name) { return parse(text, name, true); }
 
 Node read_yaml(const std::string& path) {
-  require(std::filesystem::exists(path), "{}: no such file. Check the path.", shown(path));
-  require(!std::filesystem::is_directory(path), "{}: is a directory. Name a YAML file in it.", shown(path));
+  std::error_code unreadable;  // a folder on the way that may not be entered counts as missing
+  require(std::filesystem::exists(path, unreadable), "{}: no such file. Check the path.", shown(path));
+  require(!std::filesystem::is_directory(path, unreadable), "{}: is a directory. Name a YAML file in it.", shown(path));
   std::ifstream file(path, std::ios::binary);
   std::string text(kMaxDocumentBytes + 1, '\0');
   file.read(text.data(), static_cast<std::streamsize>(text.size()));

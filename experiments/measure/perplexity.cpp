@@ -16,8 +16,10 @@ void PerplexityConfig::keys(core::Keys& k) {
   k.key("corpus", corpus, "registered name of a text (--list corpora), or a path to one");
   k.key("protocol", protocol, "how windows are cut and scored; gptq: non-overlapping windows, all positions", {"gptq"});
   k.key("seq_len", seq_len, "tokens of a window", {2, 1 << 20});
-  k.key("bos", bos, "auto: once if the tokenizer adds BOS, else none; once: before the text; window: over each window's first token",
-        {"auto", "none", "once", "window"});
+  k.key(
+      "bos", bos,
+      "auto: once if the tokenizer adds BOS, else none; once: before the text; window: over each window's first token",
+      {"auto", "none", "once", "window"});
   k.key("windows", windows, "at most this many windows, from the start of the text; 0: all", {0, 1 << 30});
 }
 

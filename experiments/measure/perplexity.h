@@ -37,8 +37,8 @@ struct Perplexity {
 // Everything about the measurement but its outcome: `window_nll` is empty.
 Perplexity unmeasured(const PerplexityConfig& config, const core::Windows& windows);
 
-// Runs all windows through the model, block by block. batch_tokens: tokens that run through a block at once (at least one
-// window). `on_step(done, total)` is told the progress. Error when a window's loss is not finite.
+// Runs all windows through the model, block by block. batch_tokens: tokens that run through a block at once (at least
+// one window). `on_step(done, total)` is told the progress. Error when a window's loss is not finite.
 std::vector<double> window_nll(core::Model& model, core::BlockSource& source, const core::Windows& windows,
                                int64_t batch_tokens, const std::function<void(int64_t, int64_t)>& on_step = {});
 

@@ -13,9 +13,10 @@ namespace experiments {
 namespace {
 
 Json perplexity_json(const Perplexity& p) {
-  return {{"corpus", p.corpus}, {"protocol", p.protocol}, {"bos", p.bos},   {"seq_len", p.seq_len},
-          {"windows", p.windows}, {"tokens", p.tokens},     {"token_hash", p.token_hash}, {"nll", p.nll()},
-          {"ppl", p.ppl()},     {"ppl_stderr", p.ppl_stderr()}};
+  return {{"corpus", p.corpus},          {"protocol", p.protocol}, {"bos", p.bos},
+          {"seq_len", p.seq_len},        {"windows", p.windows},   {"tokens", p.tokens},
+          {"token_hash", p.token_hash},  {"nll", p.nll()},         {"ppl", p.ppl()},
+          {"ppl_stderr", p.ppl_stderr()}};
 }
 
 Json measured_json(const std::vector<Perplexity>& measurements) {
@@ -65,9 +66,9 @@ double mac_multiplier(core::Model& model) {
 }
 
 Json machine_json(const Spec& spec) {
-  return {{"cpu", core::cpu_name()},      {"memory_bytes", core::memory_bytes()},
-          {"system", core::system_name()}, {"device", device_of(spec).str()},
-          {"dtype", c10::toString(dtype_of(spec))}, {"threads", at::get_num_threads()}};
+  return {
+      {"cpu", core::cpu_name()},         {"memory_bytes", core::memory_bytes()},   {"system", core::system_name()},
+      {"device", device_of(spec).str()}, {"dtype", c10::toString(dtype_of(spec))}, {"threads", at::get_num_threads()}};
 }
 
 }  // namespace
@@ -77,8 +78,11 @@ Json results_json(const Findings& f, core::Model& model, int64_t bytes_on_disk) 
   for (const auto& [key, value] : f.swept) swept[key] = value;
   Json stages = Json::array();
   for (const StageRecord& s : f.stages) {
-    stages.push_back({{"name", s.name}, {"version", s.version}, {"seconds", s.seconds},
-                      {"peak_rss_bytes", s.peak_rss_bytes}, {"cached", s.cached}});
+    stages.push_back({{"name", s.name},
+                      {"version", s.version},
+                      {"seconds", s.seconds},
+                      {"peak_rss_bytes", s.peak_rss_bytes},
+                      {"cached", s.cached}});
   }
   Json fallbacks = Json::array();
   for (const quant::ModuleReport& m : f.modules) {
@@ -91,7 +95,11 @@ Json results_json(const Findings& f, core::Model& model, int64_t bytes_on_disk) 
           {"commit", commit()},
           {"versions", {{"libtorch", TORCH_VERSION}}},
           {"machine", machine_json(*f.spec)},
-          {"hashes", {{"config", f.config_hash}, {"model", f.model_hash}, {"tokenizer", f.tokenizer_hash}, {"codes", code_hash(model)}}},
+          {"hashes",
+           {{"config", f.config_hash},
+            {"model", f.model_hash},
+            {"tokenizer", f.tokenizer_hash},
+            {"codes", code_hash(model)}}},
           {"baseline", f.baseline ? measured_json(*f.baseline) : Json(nullptr)},
           {"quantized", measured_json(f.quantized)},
           {"bits", bits_json(model, bytes_on_disk)},
@@ -103,8 +111,8 @@ Json results_json(const Findings& f, core::Model& model, int64_t bytes_on_disk) 
 }
 
 std::string modules_csv(const std::vector<quant::ModuleReport>& modules) {
-  core::CsvTable table({"path", "out_features", "in_features", "method", "bits", "groups", "weight_error", "weight_absmax",
-                        "weight_kurtosis", "weight_outlier_columns", "seconds", "fallback"});
+  core::CsvTable table({"path", "out_features", "in_features", "method", "bits", "groups", "weight_error",
+                        "weight_absmax", "weight_kurtosis", "weight_outlier_columns", "seconds", "fallback"});
   for (const quant::ModuleReport& m : modules) {
     table.row(m.path, m.out_features, m.in_features, m.method, m.bits, m.groups, m.weight_error, m.weight.absmax,
               m.weight.kurtosis, m.weight.outlier_columns, m.seconds, m.fallback);

@@ -1,5 +1,5 @@
-// results.json: what a run found, with everything needed to trust and repeat it. Field names are stable; docs/results.md
-// describes them. A row of a table is read from here and from nowhere else.
+// results.json: what a run found, with everything needed to trust and repeat it. Field names are stable;
+// docs/results.md describes them. A row of a table is read from here and from nowhere else.
 #pragma once
 
 #include <nlohmann/json.hpp>

@@ -31,7 +31,8 @@ Cells short_names(const Cells& keys) {
   const auto last = [](const std::string& key) { return key.substr(key.rfind('.') + 1); };
   Cells names;
   for (const std::string& key : keys) {
-    const auto alike = std::count_if(keys.begin(), keys.end(), [&](const std::string& other) { return last(other) == last(key); });
+    const auto alike =
+        std::count_if(keys.begin(), keys.end(), [&](const std::string& other) { return last(other) == last(key); });
     names.push_back(alike == 1 ? last(key) : key);
   }
   return names;
@@ -66,7 +67,8 @@ Cells all_titles(const std::vector<Json>& results) {
   return all;
 }
 
-// ppl, standard error and change for each measurement of the table; `measured` is the run's `quantized` or its `baseline`.
+// ppl, standard error and change for each measurement of the table; `measured` is the run's `quantized` or its
+// `baseline`.
 void add_perplexities(Cells& row, const Json& run, const Json& measured, const Cells& columns) {
   const Cells titles = titles_of(run);
   const Json& baseline = run["baseline"];
@@ -80,8 +82,9 @@ void add_perplexities(Cells& row, const Json& run, const Json& measured, const C
     const double ppl = p["ppl"];
     row.push_back(fmt::format("{:.4f}", ppl));
     row.push_back(fmt::format("{:.4f}", p["ppl_stderr"].get<double>()));
-    row.push_back(baseline.is_null() ? kMissing
-                                     : fmt::format("{:+.2f} %", 100 * (ppl / baseline["perplexity"][i]["ppl"].get<double>() - 1)));
+    row.push_back(baseline.is_null()
+                      ? kMissing
+                      : fmt::format("{:+.2f} %", 100 * (ppl / baseline["perplexity"][i]["ppl"].get<double>() - 1)));
   }
 }
 
@@ -99,7 +102,8 @@ Cells failed_row(const Json& run, Cells row, size_t columns) {
 
 Cells swept_cells(const Json& run, const Cells& keys) {
   Cells cells;
-  for (const std::string& key : keys) cells.push_back(run["swept"].contains(key) ? run["swept"][key].get<std::string>() : "");
+  for (const std::string& key : keys)
+    cells.push_back(run["swept"].contains(key) ? run["swept"][key].get<std::string>() : "");
   return cells;
 }
 
@@ -134,7 +138,8 @@ Table make_table(const std::vector<Json>& results) {
       table.rows.push_back(failed_row(run, std::move(row), table.columns.size()));
       continue;
     }
-    if (const Json& full = run["baseline"]; !full.is_null() && std::find(baselines.begin(), baselines.end(), full) == baselines.end()) {
+    if (const Json& full = run["baseline"];
+        !full.is_null() && std::find(baselines.begin(), baselines.end(), full) == baselines.end()) {
       Cells& first = table.rows.emplace_back(full_precision_cells(run, keys));
       first.push_back(kMissing);
       add_perplexities(first, run, full, titles);

@@ -11,13 +11,14 @@ struct Table {
   std::vector<std::string> columns;
   std::vector<std::vector<std::string>> rows;
 
-  std::string text() const;      // aligned, for the terminal
+  std::string text() const;  // aligned, for the terminal
   std::string markdown() const;
   std::string csv() const;
 };
 
-// One row per run: what was swept, bits per weight, perplexity with its standard error and change against full precision per
-// measurement, seconds. Each full-precision model stands before its first run. A failed run shows its reason.
+// One row per run: what was swept, bits per weight, perplexity with its standard error and change against full
+// precision per measurement, seconds. Each full-precision model stands before its first run. A failed run shows its
+// reason.
 Table make_table(const std::vector<nlohmann::ordered_json>& results);
 
 // "quant.weight.bits=2 quant.weight.group_size=64"; "" for a file without a sweep.

@@ -104,4 +104,23 @@ std::string refusal(Action action) {
   return "";
 }
 
+// The message with which `document` refuses `--set assignment`.
+inline std::string assign_error(const std::string& document, const std::string& assignment) {
+  return refusal([&] {
+    core::Node root = core::parse_yaml(document, "a.yaml");
+    auto [path, value] = core::parse_override(assignment);
+    core::assign(root, path, std::move(value));
+  });
+}
+
+// `document` after assignments, on one line.
+inline std::string assigned(const std::string& document, const std::vector<std::string>& assignments) {
+  core::Node root = core::parse_yaml(document, "a.yaml");
+  for (const std::string& assignment : assignments) {
+    auto [path, value] = core::parse_override(assignment);
+    core::assign(root, path, std::move(value));
+  }
+  return core::to_inline_yaml(root);
+}
+
 }  // namespace sample

@@ -46,7 +46,7 @@ void expect_same_perplexity(const nlohmann::json& entry, int64_t limit) {
   config.windows = limit;
   const core::Windows& windows = inputs.windows(files, config, model->shape());
   experiments::Perplexity measured = unmeasured(config, windows);
-  measured.window_nll = window_nll(*model, source, windows, 4096);
+  measured.window_nll = experiments::window_nll(*model, source, windows, 4096);
   EXPECT_EQ(measured.windows, entry["windows"]);
   EXPECT_EQ(measured.tokens, entry["tokens"]);
   const double want = entry["ppl"];

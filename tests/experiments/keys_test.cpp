@@ -1,5 +1,5 @@
-// Every key of a configuration does something: for each there is a test that shows a changed result, or for a key that is not
-// part of a run's id the same result. A key that is declared without a test fails here.
+// Every key of a configuration does something: for each there is a test that shows a changed result, or for a key that
+// is not part of a run's id the same result. A key that is declared without a test fails here.
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <gmock/gmock.h>
@@ -61,14 +61,15 @@ class Key : public ::testing::Test {
   // Up to the order of float32 sums, which follows the number of threads.
   void keeps_the_result(const std::string& assignment) {
     const Lab other;
-    const Json before = lab_.row(), after = other.row({"measure.perplexity[0].corpus=" + lab_.file("text.txt"), assignment});
+    const Json before = lab_.row(),
+               after = other.row({"measure.perplexity[0].corpus=" + lab_.file("text.txt"), assignment});
     EXPECT_EQ(after["id"], before["id"]);
     EXPECT_NEAR(Lab::nll_of(after), Lab::nll_of(before), 1e-5);
   }
 
   Lab lab_;
   const std::map<std::string, std::function<void()>> proofs_{
-      {"name", [this] { EXPECT_EQ(lab_.row({"name=a/b"})["name"], "a/b"), EXPECT_TRUE(fs::exists(lab_.out() + "/a/b/summary.md")); }},
+      {"name", [this] { name(); }},
       {"device", [this] { device(); }},
       {"model.path", [this] { model_path(); }},
       {"model.dtype", [this] { changes_the_result("model.dtype=bfloat16"); }},
@@ -85,13 +86,22 @@ class Key : public ::testing::Test {
       {"measure.batch_tokens", [this] { batch_tokens(); }},
       {"checkpoint", [this] { checkpoint(); }},
       {"sweep.grid", [this] { EXPECT_EQ(lab_.run({"sweep.grid={quant.weight.bits: [2, 3]}"}).rows.size(), 2u); }},
-      {"sweep.cases", [this] { EXPECT_EQ(lab_.run({"sweep.cases=[{quant.weight.bits: 2}, {}, {}]"}).rows.size(), 3u); }},
-      {"out", [this] { keeps_the_result("out=" + lab_.file("elsewhere")), EXPECT_TRUE(fs::exists(lab_.file("elsewhere/index.csv"))); }},
+      {"sweep.cases",
+       [this] { EXPECT_EQ(lab_.run({"sweep.cases=[{quant.weight.bits: 2}, {}, {}]"}).rows.size(), 3u); }},
+      {"out", [this] { out(); }},
       {"threads", [this] { threads(); }},
       {"quiet", [this] { keeps_the_result("quiet=false"); }},
   };
 
  private:
+  void name() {
+    EXPECT_EQ(lab_.row({"name=a/b"})["name"], "a/b");
+    EXPECT_TRUE(fs::exists(lab_.out() + "/a/b/summary.md"));
+  }
+  void out() {
+    keeps_the_result("out=" + lab_.file("elsewhere"));
+    EXPECT_TRUE(fs::exists(lab_.file("elsewhere/index.csv")));
+  }
   void device() {
     EXPECT_NE(lab_.id({"device=cpu"}), lab_.id());
     EXPECT_EQ(lab_.row({"device=cpu"})["machine"]["device"], "cpu");
@@ -113,17 +123,20 @@ class Key : public ::testing::Test {
   }
   void protocol() {  // so far there is one
     EXPECT_EQ(lab_.row()["quantized"]["perplexity"][0]["protocol"], "gptq");
-    EXPECT_EQ(core::message_of([&] { lab_.row({"measure.perplexity[0].protocol=gptp"}); }),
-              "--set measure.perplexity[0].protocol=gptp: measure.perplexity[0].protocol: `gptp` is not one of its values. "
-              "Did you mean `gptq`? Choices: gptq.");
+    EXPECT_EQ(
+        core::message_of([&] { lab_.row({"measure.perplexity[0].protocol=gptp"}); }),
+        "--set measure.perplexity[0].protocol=gptp: measure.perplexity[0].protocol: `gptp` is not one of its values. "
+        "Did you mean `gptq`? Choices: gptq.");
   }
   void bos() {
     const std::string model = lab_.copy_of_model();
-    core::write_atomically(model + "/tokenizer_config.json", R"({"bos_token": "<|endoftext|>", "add_bos_token": false})");
+    core::write_atomically(model + "/tokenizer_config.json",
+                           R"({"bos_token": "<|endoftext|>", "add_bos_token": false})");
     const Strings here{"model.path=" + model};
     changes_the_result("measure.perplexity[0].bos=once", here);
     changes_the_result("measure.perplexity[0].bos=window", here);
-    core::write_atomically(model + "/tokenizer_config.json", R"({"bos_token": "<|endoftext|>", "add_bos_token": true})");
+    core::write_atomically(model + "/tokenizer_config.json",
+                           R"({"bos_token": "<|endoftext|>", "add_bos_token": true})");
     EXPECT_EQ(lab_.row(here)["quantized"]["perplexity"][0]["bos"], "once");
   }
   // Batches change the order of float32 sums at most: the result is another run, with the same number.

@@ -77,7 +77,13 @@ TEST(Perplexity, BatchesChangeTheOrderOfWorkOnly) {
 }
 
 TEST(Perplexity, MeanAndStandardErrorAreThoseOfTheWindows) {
-  const Perplexity p{.corpus = {}, .protocol = {}, .bos = {}, .token_hash = {}, .seq_len = 11, .windows = 2, .tokens = 20,
+  const Perplexity p{.corpus = {},
+                     .protocol = {},
+                     .bos = {},
+                     .token_hash = {},
+                     .seq_len = 11,
+                     .windows = 2,
+                     .tokens = 20,
                      .window_nll = {10.0, 30.0}};  // means 1 and 3 nats: mean 2, variance 2, standard error 1
   EXPECT_DOUBLE_EQ(p.nll(), 2.0);
   EXPECT_DOUBLE_EQ(p.ppl(), std::exp(2.0));
@@ -85,7 +91,13 @@ TEST(Perplexity, MeanAndStandardErrorAreThoseOfTheWindows) {
 }
 
 TEST(Perplexity, OneWindowHasNoStandardError) {
-  const Perplexity p{.corpus = {}, .protocol = {}, .bos = {}, .token_hash = {}, .seq_len = 11, .windows = 1, .tokens = 10,
+  const Perplexity p{.corpus = {},
+                     .protocol = {},
+                     .bos = {},
+                     .token_hash = {},
+                     .seq_len = 11,
+                     .windows = 1,
+                     .tokens = 10,
                      .window_nll = {5.0}};
   EXPECT_DOUBLE_EQ(p.ppl(), std::exp(0.5));
   EXPECT_EQ(p.ppl_stderr(), 0.0);

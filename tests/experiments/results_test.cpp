@@ -42,8 +42,9 @@ std::vector<std::map<std::string, std::string>> read_csv(const std::string& file
 TEST(Results, HaveTheFieldsThatTheDocumentationLists) {
   const Lab lab;
   const Json row = lab.row();
-  EXPECT_THAT(names_of(row), ElementsAre("schema", "name", "id", "swept", "commit", "versions", "machine", "hashes", "baseline",
-                                         "quantized", "bits", "macs_per_token", "weight_bytes_per_token", "stages", "fallbacks"));
+  EXPECT_THAT(names_of(row),
+              ElementsAre("schema", "name", "id", "swept", "commit", "versions", "machine", "hashes", "baseline",
+                          "quantized", "bits", "macs_per_token", "weight_bytes_per_token", "stages", "fallbacks"));
   EXPECT_EQ(row["schema"], 1);
   EXPECT_EQ(row["name"], "lab");
   EXPECT_THAT(row["id"].get<std::string>(), MatchesRegex("[0-9a-f]+"));
@@ -62,8 +63,8 @@ TEST(Results, NameEveryMeasurementCompletely) {
   const Json row = lab.row();
   for (const char* which : {"baseline", "quantized"}) {
     const Json& p = row[which]["perplexity"].at(0);
-    EXPECT_THAT(names_of(p), ElementsAre("corpus", "protocol", "bos", "seq_len", "windows", "tokens", "token_hash", "nll", "ppl",
-                                         "ppl_stderr"));
+    EXPECT_THAT(names_of(p), ElementsAre("corpus", "protocol", "bos", "seq_len", "windows", "tokens", "token_hash",
+                                         "nll", "ppl", "ppl_stderr"));
     EXPECT_EQ(p["corpus"], lab.file("text.txt"));
     EXPECT_EQ(p["protocol"], "gptq");
     EXPECT_EQ(p["bos"], "none");
@@ -95,9 +96,11 @@ TEST(Results, BitsAreThoseOfTheFormat) {
   const Json bits = lab.row()["bits"];
   EXPECT_EQ(bits["codes"], 2.0);
   EXPECT_EQ(bits["with_parameters"], 2 + (16 + 2) / 64.0) << "a float16 scale and a 2-bit zero per 64 weights";
-  EXPECT_EQ(lab.row({"quant.weight.bits=4", "quant.weight.group_size=32"})["bits"]["with_parameters"], 4 + (16 + 4) / 32.0);
+  EXPECT_EQ(lab.row({"quant.weight.bits=4", "quant.weight.group_size=32"})["bits"]["with_parameters"],
+            4 + (16 + 4) / 32.0);
   // per block: q and o 128 × 128, k and v 64 × 128, gate, up and down 256 × 128; two norms of 128, two of 32
-  const double blocks = 6 * (2 * 128 * 128 + 2 * 64 * 128 + 3 * 256 * 128), dense = 1024 * 128 + 6 * (2 * 128 + 2 * 32) + 128;
+  const double blocks = 6 * (2 * 128 * 128 + 2 * 64 * 128 + 3 * 256 * 128),
+               dense = 1024 * 128 + 6 * (2 * 128 + 2 * 32) + 128;
   EXPECT_DOUBLE_EQ(bits["with_head"], (2.28125 * blocks + 16 * dense) / (blocks + dense));
   EXPECT_GT(bits["file"].get<double>(), bits["with_head"].get<double>()) << "headers cost something";
   EXPECT_LT(bits["file"].get<double>(), 1.2 * bits["with_head"].get<double>());
@@ -115,7 +118,8 @@ TEST(Results, MethodNoneIsTheBaselineAt16Bits) {
   const Json row = lab.row({"quant.method=none"});
   EXPECT_EQ(row["quantized"], row["baseline"]);
   EXPECT_EQ(row["bits"]["with_head"], 16.0);
-  for (const char* missing : {"codes", "with_parameters", "file"}) EXPECT_TRUE(row["bits"][missing].is_null()) << missing;
+  for (const char* missing : {"codes", "with_parameters", "file"})
+    EXPECT_TRUE(row["bits"][missing].is_null()) << missing;
   EXPECT_TRUE(row["hashes"]["codes"].is_null());
   EXPECT_TRUE(read_csv(lab.directory(row) + "/modules.csv").empty());
 }
@@ -173,13 +177,15 @@ TEST(RunDirectory, HoldsWhatTheDesignLists) {
   Strings names;
   for (const auto& entry : fs::directory_iterator(directory)) names.push_back(entry.path().filename());
   std::sort(names.begin(), names.end());
-  EXPECT_THAT(names, ElementsAre(".lock", "checkpoint", "log.txt", "modules.csv", "resolved.yaml", "results.json", "windows.csv"));
+  EXPECT_THAT(names, ElementsAre(".lock", "checkpoint", "log.txt", "modules.csv", "resolved.yaml", "results.json",
+                                 "windows.csv"));
   EXPECT_THAT(core::slurp(directory + "/log.txt"), HasSubstr("measure: "));
 }
 
 TEST(RunDirectory, ItsResolvedFileGivesTheSameIdAndTheSameNumbers) {
   const Lab lab;
-  const Strings what{"quant.rules=[{match: \"*.down_proj\", weight: {bits: 3}}]", "sweep.grid={quant.weight.group_size: [32]}"};
+  const Strings what{"quant.rules=[{match: \"*.down_proj\", weight: {bits: 3}}]",
+                     "sweep.grid={quant.weight.group_size: [32]}"};
   Json first = lab.row(what);
   const std::string resolved = lab.directory(first) + "/resolved.yaml";
   const std::vector<Point> again = read_points(resolved, {"out=" + lab.file("again")});

@@ -90,7 +90,8 @@ TEST(Runner, TheIndexGetsOneLinePerRunAndTheSummaryOnePerRow) {
   lab.run({kGrid});
   lab.run({kGrid});
   const auto index = core::parse_csv(core::slurp(lab.out() + "/index.csv"), "index.csv");
-  EXPECT_THAT(index.at(0), ElementsAre("time", "name", "id", "model", "method", "bits_with_parameters", "corpus", "ppl"));
+  EXPECT_THAT(index.at(0),
+              ElementsAre("time", "name", "id", "model", "method", "bits_with_parameters", "corpus", "ppl"));
   EXPECT_EQ(index.size(), 4u) << "a finished run is not entered again";
   EXPECT_EQ(index.at(3).at(5), "2.28125");
   const auto summary = core::parse_csv(core::slurp(lab.out() + "/lab/summary.csv"), "summary.csv");
@@ -145,8 +146,10 @@ TEST(Baseline, ACacheFileThatIsNotOursIsMeasuredAnew) {
 TEST(Sweep, InReversedOrderGivesIdenticalRows) {
   const Lab forward, backward;
   std::vector<Json> rows = forward.run({kGrid}).rows;
-  std::vector<Json> reversed = backward.run({"measure.perplexity[0].corpus=" + forward.file("text.txt"),
-                                             "sweep.grid={quant.weight.bits: [2, 3, 4]}"}).rows;
+  std::vector<Json> reversed = backward
+                                   .run({"measure.perplexity[0].corpus=" + forward.file("text.txt"),
+                                         "sweep.grid={quant.weight.bits: [2, 3, 4]}"})
+                                   .rows;
   std::reverse(reversed.begin(), reversed.end());
   for (size_t i = 0; i < 3; ++i) EXPECT_EQ(without_costs(reversed.at(i)), without_costs(rows.at(i)));
   EXPECT_NE(Lab::nll_of(rows[0]), Lab::nll_of(rows[1]));
@@ -174,7 +177,8 @@ TEST(Sweep, APointThatAnotherRunnerHoldsFailsAlone) {
   core::create_directories(held);
   const core::FileLock lock = core::FileLock::directory(held);
   const Outcome outcome = lab.run({kGrid});
-  EXPECT_THAT(outcome.rows.at(0)["failed"].get<std::string>(), HasSubstr(held + ": another runner holds this run directory"));
+  EXPECT_THAT(outcome.rows.at(0)["failed"].get<std::string>(),
+              HasSubstr(held + ": another runner holds this run directory"));
   EXPECT_FALSE(fs::exists(held + "/results.json"));
   EXPECT_TRUE(outcome.rows.at(1).contains("quantized"));
 }

@@ -1,14 +1,15 @@
 // From a document to its points: grid, cases and both, who wins, and whom an error names.
+#include "experiments/spec.h"
+
 #include <gmock/gmock.h>
 
-#include "experiments/spec.h"
 #include "tests/io/support.h"
 
 namespace experiments {
 namespace {
 
-using ::testing::ElementsAre;
 using core::message_of;
+using ::testing::ElementsAre;
 
 constexpr const char* kHead = "name: n\nmodel: {path: m}\nquant: {weight: {bits: 5}}\n";
 
@@ -70,7 +71,8 @@ TEST_F(Points, APointRemembersWhatWasSweptAsText) {
 
 TEST_F(Points, AnOverrideWinsOverTheFileAndTheSweepOverBoth) {
   EXPECT_EQ(shapes("", {"quant.weight.bits=7"}), "7/64");
-  EXPECT_EQ(shapes("sweep: {grid: {quant.weight.bits: [2]}}", {"quant.weight.bits=7", "quant.weight.group_size=8"}), "2/8");
+  EXPECT_EQ(shapes("sweep: {grid: {quant.weight.bits: [2]}}", {"quant.weight.bits=7", "quant.weight.group_size=8"}),
+            "2/8");
   EXPECT_EQ(shapes("", {"sweep.grid={quant.weight.bits: [1, 2]}"}), "1/64 2/64");
   EXPECT_EQ(shapes("", {"quant.weight.bits=7", "quant.weight.bits=6"}), "6/64") << "the later one";
 }
@@ -88,7 +90,8 @@ TEST_F(Points, AnErrorInASweptValueNamesTheSweep) {
   EXPECT_EQ(error("sweep:\n  cases:\n    - {}\n    - {quant.weight.bits: x}"),
             "a.yaml:7 (sweep.cases[1]): quant.weight.bits must be an integer, not `x`. Write a number in [1, 16].");
   EXPECT_EQ(error("sweep: {grid: {quant.weight.bitz: [4]}}"),
-            "a.yaml:4 (sweep.grid): quant.weight.bitz is not a known key. Did you mean `bits`? Known keys: bits, group_size.");
+            "a.yaml:4 (sweep.grid): quant.weight.bitz is not a known key. Did you mean `bits`? Known keys: bits, "
+            "group_size.");
 }
 
 TEST_F(Points, AnErrorInAnOverrideNamesTheOverride) {
@@ -97,8 +100,7 @@ TEST_F(Points, AnErrorInAnOverrideNamesTheOverride) {
 }
 
 TEST_F(Points, ASweepOfTheWrongFormIsRefused) {
-  EXPECT_EQ(error("sweep: {grid: [1]}"),
-            "a.yaml:4: sweep.grid must be a map of dotted keys to lists, not a list.");
+  EXPECT_EQ(error("sweep: {grid: [1]}"), "a.yaml:4: sweep.grid must be a map of dotted keys to lists, not a list.");
   EXPECT_EQ(error("sweep: {grid: {quant.weight.bits: 4}}"),
             "a.yaml:4: sweep.grid.quant.weight.bits must be a list of values, not `4`.");
   EXPECT_EQ(error("sweep: {grid: {quant.weight.bits: []}}"),
@@ -131,7 +133,8 @@ TEST_F(Points, WhatEveryExperimentNeedsIsAskedFor) {
     const core::Scratch scratch;
     return message_of([&] { read_points(scratch.put("b.yaml", yaml), {}); }).substr(scratch.path().size() + 1);
   };
-  EXPECT_EQ(message("model: {path: m}\n"), "b.yaml:1: name is missing. Give the experiment one, e.g. name: qwen/group_size.");
+  EXPECT_EQ(message("model: {path: m}\n"),
+            "b.yaml:1: name is missing. Give the experiment one, e.g. name: qwen/group_size.");
   EXPECT_EQ(message("name: n\n"), "b.yaml:1: model.path is missing. Name a model directory, e.g. tiny-qwen3.");
   EXPECT_EQ(message("name: n\nmodel: {path: m}\nmeasure: {perplexity: [{seq_len: 8}]}\n"),
             "b.yaml:3: measure.perplexity[0]: corpus is missing. Name a text, e.g. tiny/test.");

@@ -33,7 +33,8 @@ const auto* const kProcess = ::testing::AddGlobalTestEnvironment(new Process);
 }  // namespace
 
 Lab::Lab() {
-  const std::string text = core::slurp(std::string(REFRAIN_SOURCE_DIR) + "/data/corpora/tiny/valid.txt").substr(0, 4000);
+  const std::string text =
+      core::slurp(std::string(REFRAIN_SOURCE_DIR) + "/data/corpora/tiny/valid.txt").substr(0, 4000);
   std::string config = kConfig;
   config.replace(config.find("TEXT"), 4, put("text.txt", text.substr(0, text.rfind('\n') + 1)));
   put("lab.yaml", config);

@@ -38,17 +38,18 @@ TEST(Table, OfAModelWithoutFullPrecisionShowsNoChange) {
 }
 
 TEST(Table, KeysThatEndAlikeKeepTheirFullNames) {
-  const Table table = make_table(
-      {finished({{"quant.weight.bits", "2"}, {"quant.activation.bits", "8"}, {"quant.weight.group_size", "64"}}, {}, {})});
-  EXPECT_THAT(table.columns, ElementsAre("quant.weight.bits", "quant.activation.bits", "group_size", "bits/weight", "seconds"));
+  const Table table = make_table({finished(
+      {{"quant.weight.bits", "2"}, {"quant.activation.bits", "8"}, {"quant.weight.group_size", "64"}}, {}, {})});
+  EXPECT_THAT(table.columns,
+              ElementsAre("quant.weight.bits", "quant.activation.bits", "group_size", "bits/weight", "seconds"));
 }
 
 TEST(Table, RunsThatMeasureDifferentThingsShareATableWithGaps) {
   const Table table = make_table({finished({{"a", "1"}}, {measurement("x", 8)}, {measurement("x", 10)}),
                                   finished({{"b", "2"}}, {measurement("x", 8), measurement("y", 4)},
                                            {measurement("x", 12), measurement("y", 5)})});
-  EXPECT_THAT(table.columns, ElementsAre("a", "b", "bits/weight", "ppl x (gptq 64)", "±", "change", "ppl y (gptq 64)", "±",
-                                         "change", "seconds"));
+  EXPECT_THAT(table.columns, ElementsAre("a", "b", "bits/weight", "ppl x (gptq 64)", "±", "change", "ppl y (gptq 64)",
+                                         "±", "change", "seconds"));
   EXPECT_THAT(table.rows.back(),
               ElementsAre("", "2", "2.2812", "12.0000", "0.2500", "+50.00 %", "5.0000", "0.2500", "+25.00 %", "2.2"));
   EXPECT_THAT(table.rows.at(table.rows.size() - 2),

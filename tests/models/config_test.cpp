@@ -5,7 +5,7 @@
 
 #include "core/nn/rotary.h"
 #include "models/registry.h"
-#include "support.h"
+#include "tests/models/support.h"
 
 namespace {
 

@@ -8,7 +8,7 @@
 
 #include "core/io/hf_config.h"
 #include "core/nn/rotary.h"
-#include "support.h"
+#include "tests/models/support.h"
 
 namespace {
 

@@ -9,7 +9,7 @@
 #include "core/io/hf_config.h"
 #include "core/io/safetensors.h"
 #include "models/registry.h"
-#include "support.h"
+#include "tests/models/support.h"
 
 namespace {
 

@@ -8,7 +8,7 @@
 
 #include "core/io/files.h"
 #include "core/text/tokenizer.h"
-#include "support.h"
+#include "tests/models/support.h"
 
 namespace {
 

@@ -27,6 +27,10 @@ function(refrain_test_folder folder)
     set(torch TRUE)
     target_link_libraries(${name} PRIVATE refrain_experiments CLI11::CLI11)
     use_precompiled_header(${name})
+    if(folder STREQUAL cli)  # tests of the command line start the program
+      target_compile_definitions(${name} PRIVATE REFRAIN_PROGRAM="$<TARGET_FILE:run_experiment>")
+      add_dependencies(${name} run_experiment)
+    endif()
   endif()
   if(folder STREQUAL cli)  # runs the program itself
     target_compile_definitions(${name} PRIVATE REFRAIN_PROGRAM="$<TARGET_FILE:run_experiment>")

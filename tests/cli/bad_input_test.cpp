@@ -1,0 +1,202 @@
+// The user's mistakes in a configuration, a text, a place or on the command line.
+#include "tests/cli/bad_input.h"
+
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "core/io/files.h"
+
+namespace cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+using ::testing::HasSubstr;
+using ::testing::MatchesRegex;
+
+// ---- the configuration ----
+
+TEST_F(BadInput, MisspeltKey) {
+  refused_after(
+      "group_size", "goup_size",
+      "c.yaml:3: quant.weight.goup_size is not a known key. Did you mean `group_size`? Known keys: bits, group_size.");
+}
+
+TEST_F(BadInput, DuplicateKey) {
+  refused_after("bits: 4,", "bits: 4, bits: 3,",
+                "c.yaml:3: quant.weight.bits is given twice, first on line 3. Keep one of them.");
+}
+
+TEST_F(BadInput, MergeKey) {
+  refused_after("weight: {", "weight: {<<: {bits: 3}, ",
+                "c.yaml:3: the merge key `<<` is not supported. Write the keys out.");
+}
+
+TEST_F(BadInput, WrongType) {
+  refused_after("bits: 4", "bits: four",
+                "c.yaml:3: quant.weight.bits must be an integer, not `four`. Write a number in [1, 16].");
+}
+
+TEST_F(BadInput, OutOfRange) {
+  refused_after("bits: 4", "bits: 0", "c.yaml:3: quant.weight.bits is out of range: 0. Write a number in [1, 16].");
+}
+
+TEST_F(BadInput, UnknownMethod) {
+  refused_after("rtn", "rtm",
+                "c.yaml:3: quant.method: `rtm` is not one of its values. Did you mean `rtn`? Choices: none, rtn.");
+}
+
+TEST_F(BadInput, RuleThatMatchesNothing) {
+  refused_after(
+      "weight: {bits", "rules: [{match: \"*.dawn_proj\", weight: {bits: 3}}], weight: {bits",
+      "c.yaml:3: quant.rules[0].match: `*.dawn_proj` matches no linear of this model. Its linears are named like "
+      "model.layers.0.self_attn.q_proj.");
+}
+
+TEST_F(BadInput, GroupSizeThatDoesNotDivide) {
+  refused_after(
+      "group_size: 64", "group_size: 48",
+      "model.layers.0.self_attn.q_proj: group_size 48 does not divide 128 input features. Choose a divisor, or -1.");
+}
+
+TEST_F(BadInput, FileThatIsNotYaml) {
+  program_.put("c.yaml", "name: [a\n");
+  refused("c.yaml:2: not valid YAML: end of sequence flow not found. Check indentation, brackets and quotes here.");
+}
+
+TEST_F(BadInput, APointOfASweep) {
+  program_.put("c.yaml",
+               core::slurp(program_.file("c.yaml")) + "sweep: {grid: {quant.weight.group_size: [64, 32, 48]}}\n");
+  refused(
+      "model.layers.0.self_attn.q_proj: group_size 48 does not divide 128 input features. Choose a divisor, or -1.");
+}
+
+// ---- the text ----
+
+TEST_F(BadInput, MissingCorpus) {
+  refused_after("text.txt", "tiny/tset",
+                "tiny/tset: no such corpus or file. Did you mean `tiny/test`? Known corpora: tiny/test, tiny/train, "
+                "tiny/valid. Set "
+                "REFRAIN_DATA to a folder that holds more.");
+}
+
+TEST_F(BadInput, CorpusTooShortForOneWindow) {
+  program_.put("text.txt", "A short text.");
+  const Finished finished = program_.run({"c.yaml"});
+  EXPECT_EQ(finished.code, 2);
+  EXPECT_THAT(finished.err,
+              MatchesRegex("text\\.txt: [0-9]+ tokens are too few for one window of 64\\. Choose a smaller "
+                           "seq_len or a longer corpus\\.\n"));
+}
+
+TEST_F(BadInput, TokenIdBeyondTheEmbedding) {
+  program_.own_model();
+  auto tokenizer = nlohmann::ordered_json::parse(core::slurp(program_.file("model/tokenizer.json")));
+  auto token = tokenizer["added_tokens"].at(0);
+  token["id"] = 1024;
+  token["content"] = "<|beyond|>";
+  tokenizer["added_tokens"].push_back(token);
+  program_.put("model/tokenizer.json", tokenizer.dump());
+  program_.put("text.txt", "<|beyond|>" + core::slurp(program_.file("text.txt")));
+  refused(
+      "text.txt: token 0 has the id 1024, but the model's embedding has 1024 rows. Use the tokenizer that belongs to "
+      "the "
+      "model.");
+}
+
+TEST_F(BadInput, WindowLongerThanTheContext) {
+  const std::string home = std::string(REFRAIN_SOURCE_DIR) + "/data/tiny-qwen3";
+  refused_after(
+      "seq_len: 64", "seq_len: 4096",
+      fmt::format(
+          "c.yaml:5: measure.perplexity[0].seq_len is 4096, longer than the context of {} (2048 tokens). Lower it.",
+          home));
+}
+
+// ---- where the results go ----
+
+TEST_F(BadInput, OutputBelowARegularFile) {
+  refused(
+      "text.txt/runs: this directory cannot be made: a part of the path is a file, not a directory. Choose another "
+      "place.",
+      {"c.yaml", "--out", "text.txt/runs"});
+}
+
+TEST_F(BadInput, OutputDirectoryThatCannotBeWritten) {
+  if (::geteuid() == 0) GTEST_SKIP() << "root writes everywhere";
+  fs::create_directory(program_.file("closed"));
+  fs::permissions(program_.file("closed"), fs::perms::owner_read | fs::perms::owner_exec);
+  refused("closed: this directory is not writable. Choose another place.", {"c.yaml", "--out", "closed"});
+}
+
+TEST_F(BadInput, ASecondRunnerIsToldWhoHoldsTheRunDirectory) {
+  const std::string plan = program_.run({"c.yaml", "--dry-run"}).out;
+  const std::string directory = plan.substr(plan.find("runs/"), plan.find_last_not_of(" \n") + 1 - plan.find("runs/"));
+  core::create_directories(program_.file(directory));
+  {
+    const core::FileLock held = core::FileLock::directory(program_.file(directory));
+    const Finished finished = program_.run({"c.yaml"});
+    EXPECT_EQ(finished.code, 2);
+    EXPECT_EQ(std::count(finished.err.begin(), finished.err.end(), '\n'), 1);
+    EXPECT_THAT(finished.err, HasSubstr(fmt::format("{}: another runner holds this run directory (pid {} on ",
+                                                    directory, ::getpid())));
+    EXPECT_THAT(finished.err, HasSubstr("Wait for it or choose another --out."));
+    EXPECT_FALSE(fs::exists(program_.file(directory + "/resolved.yaml")));
+  }
+  EXPECT_EQ(program_.run({"c.yaml"}).code, 0) << "the lock is free again";
+  EXPECT_TRUE(fs::exists(program_.file(directory + "/results.json")));
+}
+
+// ---- the command line ----
+
+TEST_F(BadInput, NoFile) {
+  refused("no configuration given. Try ./run_experiment configs/quickstart.yaml, or --help.", {});
+}
+
+TEST_F(BadInput, FileThatIsNotThere) { refused("d.yaml: no such file. Check the path.", {"d.yaml"}); }
+
+TEST_F(BadInput, UnknownOption) {
+  refused("The following argument was not expected: --froce. Try --help.", {"c.yaml", "--froce"});
+}
+
+TEST_F(BadInput, OverrideThatIsNone) {
+  refused("--set bits: has no `=`. Write --set key=value.", {"c.yaml", "--set", "bits"});
+}
+
+TEST_F(BadInput, OverrideOfAnUnknownKey) {
+  refused("--set quant.bits=3: quant.bits is not a known key. Known keys: method, rtn, weight, rules.",
+          {"c.yaml", "--set", "quant.bits=3"});
+}
+
+TEST_F(BadInput, OverrideOfAMissingItem) {
+  refused(
+      "--set measure.perplexity[1].seq_len=8: measure.perplexity has 1 item, so it has no item 1. Write an index below "
+      "1, or "
+      "set the whole list.",
+      {"c.yaml", "--set", "measure.perplexity[1].seq_len=8"});
+}
+
+TEST_F(BadInput, UnknownList) {
+  refused("--list: there is no list of `method`. Did you mean `methods`? Lists: methods, models, corpora, keys.",
+          {"--list", "method"});
+}
+
+TEST_F(BadInput, UnknownHelpKey) {
+  refused(
+      "--help quant.wieght: quant.wieght is not a known key. Did you mean `weight`? Known keys: method, rtn, weight, "
+      "rules.",
+      {"--help", "quant.wieght"});
+}
+
+TEST_F(BadInput, TheSecondOfTwoFilesBeforeTheFirstHasRun) {
+  program_.put("d.yaml", core::slurp(program_.file("c.yaml")));
+  program_.edit("group_size: 64", "group_size: 48", "d.yaml");
+  refused("model.layers.0.self_attn.q_proj: group_size 48 does not divide 128 input features. Choose a divisor, or -1.",
+          {"c.yaml", "d.yaml"});
+}
+
+}  // namespace
+}  // namespace cli

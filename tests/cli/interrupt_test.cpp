@@ -1,0 +1,67 @@
+// An interrupted sweep: the exit code of the signal, finished points kept, the next call goes on behind them.
+#include <gmock/gmock.h>
+
+#include <chrono>
+#include <csignal>
+#include <map>
+#include <thread>
+
+#include "tests/cli/program.h"
+
+namespace cli {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr size_t kPoints = 3;
+
+// Content of every results.json, by path.
+std::map<std::string, std::string> results(const Program& program) {
+  std::map<std::string, std::string> found;
+  for (const std::string& path : program.everything()) {
+    if (path.ends_with("/results.json")) found[path] = core::slurp(program.file(path));
+  }
+  return found;
+}
+
+size_t count(const std::string& text, const std::string& part) {
+  size_t n = 0;
+  for (size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + 1)) ++n;
+  return n;
+}
+
+class Interrupt : public ::testing::TestWithParam<std::pair<int, int>> {};  // signal, exit code
+
+TEST_P(Interrupt, KeepsFinishedPointsAndTheNextCallGoesOn) {
+  const auto [signal, code] = GetParam();
+  Program program;
+  program.edit("corpus: text.txt, seq_len: 64, windows: 2", "corpus: tiny/valid, seq_len: 128, windows: 80");
+  program.put("c.yaml", core::slurp(program.file("c.yaml")) + "sweep: {grid: {quant.weight.bits: [4, 3, 2]}}\n");
+
+  const pid_t pid = program.start({"c.yaml"});
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+  while (results(program).empty() && std::chrono::steady_clock::now() < deadline) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  }
+  ::kill(pid, signal);
+  const Finished stopped = program.wait(pid);
+  EXPECT_EQ(stopped.code, code);
+  EXPECT_THAT(stopped.err, HasSubstr("stopping after the current block; once more to stop at once\n"));
+  EXPECT_THAT(stopped.err, HasSubstr("interrupted; finished runs are kept, the same command goes on\n"));
+  const auto kept = results(program);
+  ASSERT_GE(kept.size(), 1u);
+  ASSERT_LT(kept.size(), kPoints);
+
+  const Finished again = program.run({"c.yaml"});
+  EXPECT_EQ(again.code, 0) << again.err;
+  EXPECT_EQ(count(again.out, "finished before; --force runs it again\n"), kept.size());
+  const auto all = results(program);
+  EXPECT_EQ(all.size(), kPoints);
+  for (const auto& [path, content] : kept) EXPECT_EQ(all.at(path), content) << path;
+}
+
+INSTANTIATE_TEST_SUITE_P(Signals, Interrupt, ::testing::Values(std::pair(SIGINT, 130), std::pair(SIGTERM, 143)),
+                         [](const auto& info) { return info.param.first == SIGINT ? "Int" : "Term"; });
+
+}  // namespace
+}  // namespace cli

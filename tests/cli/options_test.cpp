@@ -1,0 +1,157 @@
+// What the command line offers: help, lists, a plan without a trace, overrides, and the table at the end.
+#include <gmock/gmock.h>
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "core/config/keys.h"
+#include "experiments/spec.h"
+#include "experiments/version.h"
+#include "tests/cli/program.h"
+
+namespace cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+using ::testing::HasSubstr;
+using ::testing::MatchesRegex;
+
+// Paths of all results.json, relative.
+Strings results(const Program& program) {
+  Strings found;
+  for (const std::string& path : program.everything()) {
+    if (path.ends_with("/results.json")) found.push_back(path);
+  }
+  return found;
+}
+
+nlohmann::json only_result(const Program& program) {
+  const Strings found = results(program);
+  EXPECT_EQ(found.size(), 1u);
+  return nlohmann::json::parse(core::slurp(program.file(found.at(0))));
+}
+
+TEST(Options, HelpShowsTheOptionsAndTheKeys) {
+  Program program;
+  const Finished help = program.run({"--help"});
+  EXPECT_EQ(help.code, 0);
+  EXPECT_EQ(help.err, "");
+  for (const char* text : {"--set", "--out", "--dry-run", "--force", "--threads", "--quiet", "--list", "--version",
+                           "--no-build", "Keys of a configuration:", "  measure  "}) {
+    EXPECT_THAT(help.out, HasSubstr(text));
+  }
+}
+
+TEST(Options, HelpOfAKeyIsItsDeclaration) {
+  Program program;
+  experiments::Spec spec;
+  EXPECT_EQ(program.run({"--help", "quant.weight"}).out, core::help(spec, "quant.weight"));
+  EXPECT_EQ(program.run({"--help", "quant.weight.bits"}).out, core::help(spec, "quant.weight.bits"));
+}
+
+TEST(Options, ListsPrintWhatThereIs) {
+  Program program;
+  experiments::Spec spec;
+  const Finished all = program.run({"--list"});
+  EXPECT_EQ(all.code, 0);
+  for (const char* text :
+       {"methods:\nrtn ", "families: llama, qwen2, qwen3\n", "\ntiny-qwen3\n", "corpora:\n", "tiny/test\n"}) {
+    EXPECT_THAT(all.out, HasSubstr(text));
+  }
+  EXPECT_EQ(program.run({"--list", "corpora"}).out, "tiny/test\ntiny/train\ntiny/valid\n");
+  EXPECT_EQ(program.run({"--list", "keys"}).out, core::key_table(spec));
+}
+
+TEST(Options, VersionNamesTheCommit) {
+  Program program;
+  const Finished version = program.run({"--version"});
+  EXPECT_EQ(version.code, 0);
+  EXPECT_THAT(version.out, MatchesRegex("refrain [^ ]+ · libtorch [0-9.]+[^ ]*\n"));
+  EXPECT_THAT(version.out, HasSubstr(experiments::commit()));
+}
+
+TEST(Options, DryRunPrintsRunDirectoriesAndWritesNothing) {
+  Program program;
+  program.put("c.yaml", core::slurp(program.file("c.yaml")) + "sweep: {grid: {quant.weight.bits: [4, 3]}}\n");
+  const Strings before = program.everything();
+  const Finished plan = program.run({"c.yaml", "--dry-run"});
+  EXPECT_EQ(plan.code, 0);
+  EXPECT_EQ(plan.err, "");
+  EXPECT_THAT(plan.out, MatchesRegex("to run    runs/n/[0-9a-f]+  quant.weight.bits=4\n"
+                                     "to run    runs/n/[0-9a-f]+  quant.weight.bits=3\n"));
+  EXPECT_EQ(program.everything(), before);
+  EXPECT_EQ(program.run({"c.yaml", "--set", "sweep.grid={quant.weight.bits: [3]}", "--quiet"}).code, 0);
+  EXPECT_THAT(program.run({"c.yaml", "--dry-run"}).out, MatchesRegex("to run [^\n]+\nfinished [^\n]+\n"));
+}
+
+TEST(Options, ARunPrintsItsTableAndItsDirectory) {
+  Program program;
+  const Finished run = program.run({"c.yaml"});
+  EXPECT_EQ(run.code, 0);
+  EXPECT_EQ(run.err, "");
+  EXPECT_THAT(run.out, HasSubstr("ppl text.txt (gptq 64)"));
+  EXPECT_THAT(run.out, HasSubstr("\nfull precision "));
+  const std::string id = only_result(program)["id"];
+  EXPECT_THAT(run.out, HasSubstr("\nruns/n/" + id + "\n"));
+  EXPECT_THAT(program.run({"c.yaml"}).out, HasSubstr("finished before; --force runs it again\n"));
+}
+
+TEST(Options, QuietPrintsTheTableOnly) {
+  Program program;
+  const Finished run = program.run({"c.yaml", "--quiet"});
+  EXPECT_EQ(run.out.substr(0, 7), "\nmodel ") << run.out;
+}
+
+TEST(Options, SetReachesEveryKeyAndItemsOfListsAnyNumberOfTimes) {
+  Program program;
+  ASSERT_EQ(program
+                .run({"--set", "quant.weight.bits=3", "c.yaml", "--set", "measure.perplexity[0].seq_len=32", "--set",
+                      "out=elsewhere"})
+                .code,
+            0);
+  const auto result = only_result(program);
+  EXPECT_EQ(result["quantized"]["perplexity"][0]["seq_len"], 32);
+  EXPECT_EQ(result["bits"]["codes"], 3.0);
+  EXPECT_TRUE(fs::exists(program.file("elsewhere/n/summary.csv")));
+}
+
+TEST(Options, OutAndThreadsAreShortcutsOfTheirKeys) {
+  Program program;
+  ASSERT_EQ(program.run({"c.yaml", "--out", "a b", "--threads", "1"}).code, 0);
+  EXPECT_EQ(only_result(program)["machine"]["threads"], 1);
+  EXPECT_TRUE(fs::exists(program.file("a b/index.csv")));
+}
+
+TEST(Options, SeveralFilesRunOneAfterTheOther) {
+  Program program;
+  program.put("d.yaml", core::slurp(program.file("c.yaml")));
+  program.edit("name: n", "name: second", "d.yaml");
+  EXPECT_EQ(program.run({"c.yaml", "d.yaml", "--quiet"}).code, 0);
+  EXPECT_EQ(results(program).size(), 2u);
+  EXPECT_TRUE(fs::exists(program.file("runs/second/summary.md")));
+}
+
+TEST(Options, AConfigurationThatMeasuresNothingStillQuantizes) {
+  Program program;
+  const Finished run = program.run({"c.yaml", "--set", "measure.perplexity=[]"});
+  EXPECT_EQ(run.code, 0) << run.err;
+  const auto result = only_result(program);
+  EXPECT_EQ(result["quantized"]["perplexity"], nlohmann::json::array());
+  EXPECT_EQ(result["bits"]["codes"], 4.0);
+}
+
+TEST(Options, AFailedPointOfASweepGivesExitCodeOne) {
+  Program program;
+  program.put("c.yaml", core::slurp(program.file("c.yaml")) + "sweep: {grid: {quant.weight.bits: [4, 3]}}\n");
+  const std::string plan = program.run({"c.yaml", "--dry-run"}).out;
+  fs::create_directories(program.file("runs/n"));
+  program.put(plan.substr(plan.find("runs/n/"), plan.find("  quant") - plan.find("runs/n/")), "in the way");
+  const Finished run = program.run({"c.yaml"});
+  EXPECT_EQ(run.code, 1);
+  EXPECT_THAT(run.out, HasSubstr("failed: runs/n/"));
+  EXPECT_EQ(results(program).size(), 1u);
+}
+
+}  // namespace
+}  // namespace cli

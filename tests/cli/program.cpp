@@ -1,0 +1,86 @@
+#include "tests/cli/program.h"
+
+#include <fcntl.h>
+#include <sys/wait.h>
+
+#include <filesystem>
+
+namespace cli {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char *kOut = ".stdout", *kErr = ".stderr";
+
+constexpr const char* kConfig = R"(name: n
+model: {path: tiny-qwen3}
+quant: {method: rtn, weight: {bits: 4, group_size: 64}}
+measure:
+  perplexity: [{corpus: text.txt, seq_len: 64, windows: 2}]
+)";
+
+// In the child: does not return.
+[[noreturn]] void become(const std::string& directory, std::vector<std::string> words) {
+  const bool ready = ::chdir(directory.c_str()) == 0;
+  ::dup2(::open(kOut, O_WRONLY | O_CREAT | O_TRUNC, 0666), STDOUT_FILENO);
+  ::dup2(::open(kErr, O_WRONLY | O_CREAT | O_TRUNC, 0666), STDERR_FILENO);
+  ::setenv("REFRAIN_HOME", REFRAIN_SOURCE_DIR, 1);
+  ::unsetenv("REFRAIN_DATA");
+  std::vector<char*> pointers;
+  for (std::string& word : words) pointers.push_back(word.data());
+  pointers.push_back(nullptr);
+  if (ready) ::execv(pointers[0], pointers.data());
+  ::_exit(127);
+}
+
+}  // namespace
+
+Program::Program() {
+  put("c.yaml", kConfig);
+  put("text.txt", core::slurp(std::string(REFRAIN_SOURCE_DIR) + "/data/corpora/tiny/valid.txt").substr(0, 4000));
+}
+
+pid_t Program::start(const Strings& arguments) {
+  Strings words{REFRAIN_PROGRAM};
+  words.insert(words.end(), arguments.begin(), arguments.end());
+  const pid_t pid = ::fork();
+  if (pid == 0) become(scratch_.path(), std::move(words));
+  if (pid < 0) throw std::runtime_error("no process");
+  return pid;
+}
+
+Finished Program::wait(pid_t pid) {
+  int status = 0;
+  while (::waitpid(pid, &status, 0) < 0) {
+    if (errno != EINTR) throw std::runtime_error("the process is lost");
+  }
+  const int code = WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
+  return {code, core::slurp(file(kOut)), core::slurp(file(kErr))};
+}
+
+Finished Program::run(const Strings& arguments) { return wait(start(arguments)); }
+
+void Program::edit(const std::string& from, const std::string& to, const std::string& name) const {
+  std::string text = core::slurp(file(name));
+  const size_t at = text.find(from);
+  if (at == std::string::npos) throw std::logic_error(name + " has no " + from);
+  put(name, text.replace(at, from.size(), to));
+}
+
+void Program::own_model() const {
+  fs::copy(std::string(REFRAIN_SOURCE_DIR) + "/data/tiny-qwen3", file("model"));
+  edit("tiny-qwen3", "model");
+}
+
+Strings Program::everything() const {
+  Strings paths;
+  for (const auto& entry : fs::recursive_directory_iterator(scratch_.path())) {
+    const std::string path = fs::path(entry.path()).lexically_relative(scratch_.path());
+    if (path != kOut && path != kErr) paths.push_back(path);
+  }
+  std::sort(paths.begin(), paths.end());
+  return paths;
+}
+
+}  // namespace cli

@@ -1,0 +1,44 @@
+// The real program, started in a directory of its own: a configuration for the tiny model, a short text, and everything
+// that it prints and leaves behind.
+#pragma once
+
+#include <sys/types.h>
+
+#include <string>
+#include <vector>
+
+#include "tests/io/support.h"
+
+namespace cli {
+
+using Strings = std::vector<std::string>;
+
+struct Finished {
+  int code;  // minus the signal that ended it
+  std::string out, err;
+};
+
+class Program {
+ public:
+  Program();
+
+  // Runs `run_experiment <arguments>` with the directory as its working directory. REFRAIN_DATA is not set.
+  Finished run(const Strings& arguments);
+  // The same in two steps, for tests that interrupt it.
+  pid_t start(const Strings& arguments);
+  Finished wait(pid_t pid);
+
+  std::string file(const std::string& name) const { return scratch_.file(name); }
+  void put(const std::string& name, const std::string& content) const { scratch_.put(name, content); }
+  // Replaces a part of c.yaml, or of another file.
+  void edit(const std::string& from, const std::string& to, const std::string& name = "c.yaml") const;
+  // A copy of the tiny model in ./model, which c.yaml then asks for.
+  void own_model() const;
+  // Paths of all files and directories, relative, sorted; what the program printed is not among them.
+  Strings everything() const;
+
+ private:
+  core::Scratch scratch_;
+};
+
+}  // namespace cli
