@@ -9,6 +9,9 @@ those windows after a warm-up pass over all of them. The two alternate, so that 
 both; medians are printed. `cpu ratio` compares processor seconds instead of wall seconds: it says which does less work,
 and hardly feels other processes.
 
+Waiting threads sleep (OMP_WAIT_POLICY=PASSIVE for both, unless the environment says otherwise). With OpenMP's default
+they spin; on a machine that has other work transformers then takes several times as long, and the ratio says nothing.
+
     REFRAIN_DATA=<test data> .venv/bin/python bench/perplexity.py
     .venv/bin/python bench/perplexity.py --models 1b --synthetic /tmp/synthetic-1b
 """
@@ -27,7 +30,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch loads OpenMP; inherited by Refrain
+import torch  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("REFRAIN_DATA", "/nonexistent"))
@@ -74,7 +78,7 @@ def results_of(case, windows, a, folder):
     with tempfile.TemporaryDirectory(dir=folder) as out:  # a new one: nothing comes from a cache
         before = os.times()
         subprocess.run(
-            [ROOT / "run_experiment", "--no-build", config, "--out", out, "--threads", str(a.threads), "--quiet"],
+            [a.launcher, "--no-build", config, "--out", out, "--threads", str(a.threads), "--quiet"],
             check=True,
             stdout=subprocess.DEVNULL,
         )
@@ -190,8 +194,8 @@ def print_table(rows):
 def describe_machine(a):
     cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "cpu")
     versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in ("torch", "transformers"))
-    print(f"{cpu}, {os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}; {versions}; {a.threads} threads, float32,")
-    print(f"batches of {a.batch_tokens} tokens, median of {a.repetitions} alternating repetitions.\n", flush=True)
+    print(f"{cpu}, {os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}; {versions}; {a.threads} threads,")
+    print(f"OMP_WAIT_POLICY={os.environ['OMP_WAIT_POLICY']}, float32, batches of {a.batch_tokens} tokens, median of {a.repetitions} alternating repetitions.\n", flush=True)
 
 
 def main():
@@ -200,6 +204,7 @@ def main():
     p.add_argument("--models", nargs="+", choices=names, default=names[:3])
     p.add_argument("--synthetic", type=Path, default=Path(tempfile.gettempdir()) / "refrain-synthetic-1b",
                    help="the 1b model's directory; written by tools/make_synthetic.py if it is not there")
+    p.add_argument("--launcher", type=Path, default=ROOT / "run_experiment", help="of the build to time; default: this one")
     p.add_argument("--threads", type=int, default=os.cpu_count())
     p.add_argument("--batch-tokens", type=int, default=1024)
     p.add_argument("--repetitions", type=int, default=5)

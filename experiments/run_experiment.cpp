@@ -13,6 +13,7 @@
 #include "core/io/files.h"
 #include "core/machine.h"
 #include "core/text/corpus.h"
+#include "experiments/compare.h"
 #include "experiments/results/table.h"
 #include "experiments/runner.h"
 #include "experiments/version.h"
@@ -26,7 +27,7 @@ using experiments::Spec;
 constexpr int kFailed = 1, kUserError = 2;
 
 struct Options {
-  std::vector<std::string> files, overrides;
+  std::vector<std::string> files, overrides, compared;
   std::string help_key, list;
   bool dry_run = false, force = false;
 };
@@ -160,6 +161,7 @@ int parse_and_run(int argc, char** argv) {
           ->expected(0, 1);
   const CLI::Option* list =
       app.add_option("--list", options.list, "methods, models, corpora, or keys (as Markdown)")->expected(0, 1);
+  app.add_option("--compare", options.compared, "two run directories: is B better than A, window by window?")->expected(2);
   app.add_flag("--version", version, "the commit and the libraries");
   app.add_flag("--no-build", no_build, "run what is built; read by the launcher");
   try {
@@ -170,6 +172,10 @@ int parse_and_run(int argc, char** argv) {
   if (help->count() > 0) return print_help(app, options.help_key);
   if (list->count() > 0) return print_list(options.list);
   if (version) return fmt::print("refrain {} · libtorch {}\n", experiments::commit(), TORCH_VERSION), 0;
+  if (!options.compared.empty()) {
+    fmt::print("{}", comparison_text(experiments::compare(options.compared[0], options.compared[1])));
+    return 0;
+  }
   if (!out.empty()) add_override(options, "out", out);
   if (!threads.empty()) options.overrides.push_back("threads=" + threads);
   if (quiet) options.overrides.push_back("quiet=true");

@@ -41,6 +41,7 @@ void Spec::check() const {
   const bool leaves = name.starts_with("/") || name.find("..") != std::string::npos;
   core::require(!leaves && !name.starts_with("."), "{}: `{}` is not a folder below {}. Use letters, digits, - and /.",
                 where("name"), name, out);
+  core::require(!out.empty(), "{}: out is empty. Name a directory, e.g. runs.", where("out"));
   core::require(!model.path.empty(), "{}: model.path is missing. Name a model directory, e.g. tiny-qwen3.",
                 where("model"));
 }

@@ -1,7 +1,7 @@
-"""Makes tests/golden/text: small tokenizers trained on text written here, and what the reference libraries say about them.
+"""Makes tests/golden/text: small tokenizers trained on text written here, and what the reference libraries make of it.
 
-For each tokenizer.json: the ids that Hugging Face's `tokenizers` gives for many strings. For the tokenizer.model: the ids
-and the decoded text of the `sentencepiece` package. With --data (the folder of REFRAIN_DATA) also data.json: count,
+For each tokenizer.json: the ids that Hugging Face's `tokenizers` gives for many strings. For the tokenizer.model: the
+ids and the decoded text of the `sentencepiece` package. With --data (the folder of REFRAIN_DATA) also data.json: count,
 first and last ids and a hash of the ids of whole corpora.
 
     python tools/make_golden_text.py [--data DIR]
@@ -34,7 +34,8 @@ def training_text():
     lines = []
     for year in range(1900, 2300):
         who, whom, what = pick.choice(PEOPLE), pick.choice(PEOPLE), pick.choice(THINGS)
-        lines.append(f"In {year}, {who} {pick.choice(VERBS)} the {what} of {whom} for {pick.randrange(10**6):,} crowns;")
+        verb, price = pick.choice(VERBS), pick.randrange(10**6)
+        lines.append(f"In {year}, {who} {verb} the {what} of {whom} for {price:,} crowns;")
         lines.append(f"    if ({what}_{year % 17} >= {pick.random():.4f}) return \"{whom}'s {what}\";\n")
     return lines
 
@@ -105,9 +106,7 @@ def llama3():
     tokenizer.post_processor = processors.Sequence(
         [
             processors.ByteLevel(trim_offsets=False),
-            processors.TemplateProcessing(
-                single="<|begin_of_text|> $A", special_tokens=[("<|begin_of_text|>", tokenizer.token_to_id("<|begin_of_text|>"))]
-            ),
+            processors.TemplateProcessing(single="<|begin_of_text|> $A", special_tokens=[("<|begin_of_text|>", 0)]),
         ]
     )
     description = json.loads(tokenizer.to_str())
@@ -119,7 +118,8 @@ def llama3():
 def gpt2():
     """ByteLevel's own pattern, a space put in front, runs of digits, merges in the old notation."""
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=False), byte_level(True, True)])
+    digits = pre_tokenizers.Digits(individual_digits=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, byte_level(True, True)])
     train(tokenizer, 500, ["<|endoftext|>"])
     return tokenizer
 
@@ -184,8 +184,8 @@ def write_sentencepiece():
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tokenizer.model").write_bytes(model.getvalue())
     processor = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
-    vectors = [[text, processor.encode(text), processor.decode(processor.encode(text))] for text in STRINGS + random_strings()]
-    write(folder / "vectors.json", vectors)
+    encoded = [(text, processor.encode(text)) for text in STRINGS + random_strings()]
+    write(folder / "vectors.json", [[text, ids, processor.decode(ids)] for text, ids in encoded])
 
 
 def fnv1a(ids):
@@ -197,7 +197,8 @@ def fnv1a(ids):
 
 
 def corpus_row(model, corpus, ids):
-    return {"model": model, "corpus": corpus, "tokens": len(ids), "first": ids[:24], "last": ids[-8:], "fnv1a": fnv1a(ids)}
+    row = {"model": model, "corpus": corpus, "tokens": len(ids)}
+    return row | {"first": ids[:24], "last": ids[-8:], "fnv1a": fnv1a(ids)}
 
 
 def write_data(data):

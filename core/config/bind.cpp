@@ -53,8 +53,10 @@ std::string instead(const Node& node, const std::string& otherwise) {
 void assign_value(int64_t& value, const Given& given) {
   const Node& node = given.node;
   const auto number = node.is_scalar() && !node.quoted ? parse_integer(node.scalar) : std::nullopt;
-  require(number.has_value(), "{} must be an integer, not {}. {}.", given.where(), shown(node),
-          instead(node, write_number(given.key, "Write a whole number")));
+  if (!number) {
+    fail("{} must be an integer, not {}. {}.", given.where(), shown(node),
+         instead(node, write_number(given.key, "Write a whole number")));
+  }
   check_range(static_cast<double>(*number), given);
   value = *number;
 }
@@ -62,8 +64,10 @@ void assign_value(int64_t& value, const Given& given) {
 void assign_value(double& value, const Given& given) {
   const Node& node = given.node;
   const auto number = node.is_scalar() && !node.quoted ? parse_number(node.scalar) : std::nullopt;
-  require(number.has_value(), "{} must be a finite number, not {}. {}.", given.where(), shown(node),
-          instead(node, write_number(given.key, "Write a number")));
+  if (!number) {
+    fail("{} must be a finite number, not {}. {}.", given.where(), shown(node),
+         instead(node, write_number(given.key, "Write a number")));
+  }
   check_range(*number, given);
   value = *number;
 }

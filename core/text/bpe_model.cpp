@@ -84,7 +84,8 @@ void BpeModel::read_merges(const JsonNode& json) {
     const nlohmann::json& merge = json.value()[i];
     if (merge.is_string() && merge.get_ref<const std::string&>().starts_with("#version")) continue;
     const auto [left, right] = parts_of_merge(merge, json, i);
-    merges_[pair_key(id_of(left, i), id_of(right, i))] = {rank++, id_of(left + right, i)};
+    const int32_t left_id = id_of(left, i), right_id = id_of(right, i), merged = id_of(left + right, i);
+    merges_[pair_key(left_id, right_id)] = {rank++, merged};
   }
 }
 

@@ -21,10 +21,10 @@ const std::vector<std::string> kPieces = {
     "\xff",         "\xc3",        "\r", "%YAML 1.2\n", "\\u12", "08",     "a.b[0]", "\x01", "&c ", "é",   "\xC2\x85",
     "\xE2\x80\xA8", "\xEF\xBB\xBF"};
 
-// One to eight random edits: insert a piece, delete, repeat or overwrite a stretch.
+// One to three random edits: insert a piece, delete, repeat or overwrite a stretch.
 std::string mutated(std::string text, std::mt19937& random) {
   const auto below = [&](std::size_t n) { return static_cast<std::size_t>(random() % std::max<std::size_t>(n, 1)); };
-  for (std::size_t edits = 1 + below(8); edits > 0; --edits) {
+  for (std::size_t edits = 1 + below(3); edits > 0; --edits) {
     const std::size_t begin = below(text.size() + 1), length = below(12);
     switch (random() % 4) {
       case 0:

@@ -1,4 +1,5 @@
-// The published check: perplexities that transformers gives in float32 for the models of the test data, on the same tokens.
+// The published check: perplexities that transformers gives in float32 for the models of the test data, on the same
+// tokens.
 #include <gtest/gtest.h>
 
 #include <cstdlib>
@@ -20,7 +21,8 @@ const char* data_root() { return std::getenv("REFRAIN_DATA"); }
 // The entries that the families and protocols of this build cover, of at most `most` or more than `least` windows.
 std::vector<nlohmann::json> expected(int64_t least, int64_t most) {
   std::vector<nlohmann::json> entries;
-  for (const auto& entry : nlohmann::json::parse(core::read_file(std::string(data_root()) + "/models/expected_perplexity.json"))) {
+  for (const auto& entry :
+       nlohmann::json::parse(core::read_file(std::string(data_root()) + "/models/expected_perplexity.json"))) {
     const bool covered = entry["model"] != "wiki-deepseek-moe" && entry["protocol"] == "gptq";
     const int64_t windows = entry["windows"];
     if (covered && windows > least && windows <= most) entries.push_back(entry);

@@ -129,7 +129,7 @@ class Key : public ::testing::Test {
         "Did you mean `gptq`? Choices: gptq.");
   }
   void bos() {
-    const std::string model = lab_.copy_of_model();
+    const std::string model = lab_.copy_of_model("with_bos");
     core::write_atomically(model + "/tokenizer_config.json",
                            R"({"bos_token": "<|endoftext|>", "add_bos_token": false})");
     const Strings here{"model.path=" + model};

@@ -42,9 +42,10 @@ std::vector<std::map<std::string, std::string>> read_csv(const std::string& file
 TEST(Results, HaveTheFieldsThatTheDocumentationLists) {
   const Lab lab;
   const Json row = lab.row();
-  EXPECT_THAT(names_of(row),
-              ElementsAre("schema", "name", "id", "swept", "commit", "versions", "machine", "hashes", "baseline",
-                          "quantized", "bits", "macs_per_token", "weight_bytes_per_token", "stages", "fallbacks"));
+  EXPECT_THAT(names_of(row), ElementsAre("schema", "name", "id", "swept", "commit", "versions", "machine", "hashes",
+                                         "baseline", "quantized", "bits", "macs_per_token", "mac_multiplier",
+                                         "weight_bytes_per_token", "stages", "fallbacks"));
+  EXPECT_EQ(row["mac_multiplier"], 1.0);
   EXPECT_EQ(row["schema"], 1);
   EXPECT_EQ(row["name"], "lab");
   EXPECT_THAT(row["id"].get<std::string>(), MatchesRegex("[0-9a-f]+"));
@@ -55,6 +56,26 @@ TEST(Results, HaveTheFieldsThatTheDocumentationLists) {
   for (const char* hash : {"config", "model", "tokenizer", "codes"}) {
     EXPECT_THAT(row["hashes"][hash].get<std::string>(), MatchesRegex("[0-9a-f]+")) << hash;
     EXPECT_EQ(row["hashes"][hash].get<std::string>().size(), 32u) << hash;
+  }
+}
+
+TEST(Results, EveryFieldAndColumnIsDocumented) {
+  const Lab lab;
+  const Json row = lab.row();
+  const std::string page = core::slurp(std::string(REFRAIN_SOURCE_DIR) + "/docs/results.md");
+  const auto documented = [&](const std::string& name) {
+    EXPECT_THAT(page, HasSubstr("`" + name)) << "in docs/results.md";
+  };
+  for (const std::string& name : names_of(row)) documented(name);
+  for (const char* group : {"hashes", "bits"}) {
+    for (const std::string& name : names_of(row[group])) documented(group + ("." + name) + "`");
+  }
+  for (const Json& group : {row["machine"], row["quantized"]["perplexity"][0], row["stages"][0]}) {
+    for (const std::string& name : names_of(group)) documented(name + "`");
+  }
+  for (const char* table : {"/windows.csv", "/modules.csv"}) {
+    const std::string text = core::slurp(lab.directory(row) + table);
+    for (const std::string& name : core::parse_csv(text, table).at(0)) documented(name + "`");
   }
 }
 

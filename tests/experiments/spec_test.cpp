@@ -134,10 +134,12 @@ TEST_F(Points, WhatEveryExperimentNeedsIsAskedFor) {
     return message_of([&] { read_points(scratch.put("b.yaml", yaml), {}); }).substr(scratch.path().size() + 1);
   };
   EXPECT_EQ(message("model: {path: m}\n"),
-            "b.yaml:1: name is missing. Give the experiment one, e.g. name: qwen/group_size.");
-  EXPECT_EQ(message("name: n\n"), "b.yaml:1: model.path is missing. Name a model directory, e.g. tiny-qwen3.");
+            "b.yaml: name: name is missing. Give the experiment one, e.g. name: qwen/group_size.");
+  EXPECT_EQ(message("name: n\n"), "b.yaml: model: model.path is missing. Name a model directory, e.g. tiny-qwen3.");
   EXPECT_EQ(message("name: n\nmodel: {path: m}\nmeasure: {perplexity: [{seq_len: 8}]}\n"),
-            "b.yaml:3: measure.perplexity[0]: corpus is missing. Name a text, e.g. tiny/test.");
+            "b.yaml:3: measure.perplexity[0].corpus: corpus is missing. Name a text, e.g. tiny/test.");
+  EXPECT_EQ(message("name: n\nmodel: {path: m}\nout: \"\"\n"),
+            "b.yaml:3: out: out is empty. Name a directory, e.g. runs.");
   EXPECT_EQ(message("name: ../n\nmodel: {path: m}\n"),
             "b.yaml:1: name: `../n` is not a folder below runs. Use letters, digits, - and /.");
 }

@@ -52,8 +52,7 @@ TEST(Table, RunsThatMeasureDifferentThingsShareATableWithGaps) {
                                          "±", "change", "seconds"));
   EXPECT_THAT(table.rows.back(),
               ElementsAre("", "2", "2.2812", "12.0000", "0.2500", "+50.00 %", "5.0000", "0.2500", "+25.00 %", "2.2"));
-  EXPECT_THAT(table.rows.at(table.rows.size() - 2),
-              ElementsAre("1", "", "2.2812", "10.0000", "0.2500", "+25.00 %", "–", "–", "–", "2.2"));
+  EXPECT_THAT(table.rows.at(1), ElementsAre("1", "", "2.2812", "10.0000", "0.2500", "+25.00 %", "–", "–", "–", "2.2"));
   EXPECT_EQ(table.csv().substr(0, 4), "a,b,");
 }
 

@@ -1,0 +1,87 @@
+// The loss in one pass against its definition in tensor operations, computed in double.
+#include "core/nn/cross_entropy.h"
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+
+namespace core {
+namespace {
+
+constexpr double kEps = 0x1p-23;  // spacing of float32 at 1
+
+at::Tensor targets(int64_t rows, int64_t vocabulary) { return at::arange(rows, at::kLong).mul(7).remainder(vocabulary); }
+
+std::vector<std::pair<const char*, at::Tensor>> named_logits(int64_t rows, int64_t vocabulary) {
+  at::Tensor sure = at::randn({rows, vocabulary});
+  sure.select(1, vocabulary / 2).add_(40);
+  return {{"normal", at::randn({rows, vocabulary})},
+          {"zeros", at::zeros({rows, vocabulary})},
+          {"flat and large", at::full({rows, vocabulary}, 1000.0)},
+          {"ramp", at::linspace(-80, 80, rows * vocabulary).reshape({rows, vocabulary})},
+          {"sure", sure}};
+}
+
+// Sizes that fill no vector, one, several, several threads, and more than one partial sum.
+TEST(CrossEntropy, EqualsItsDefinition) {
+  at::NoGradGuard no_gradient;
+  at::manual_seed(1);
+  for (auto [rows, vocabulary] : {std::pair<int64_t, int64_t>{1, 1}, {3, 7}, {5, 16}, {64, 1024}, {3, 40003}}) {
+    for (const auto& [name, logits] : named_logits(rows, vocabulary)) {
+      const at::Tensor target = targets(rows, vocabulary);
+      const at::Tensor exact = cross_entropy_reference(logits.to(at::kDouble), target);
+      // The sum: 2 units of the exponential, x - top rounded (up to half a unit of 160), at most 4,096 terms in a row.
+      const double bound = kEps * (2 + 80 + 2048) + kEps * exact.abs().max().item<double>();
+      const double worst = (cross_entropy(logits, target).to(at::kDouble) - exact).abs().max().item<double>();
+      EXPECT_LE(worst, bound) << name << " " << rows << " x " << vocabulary;
+    }
+  }
+}
+
+TEST(CrossEntropy, OfEqualLogitsIsTheLogarithmOfTheVocabulary) {
+  const at::Tensor loss = cross_entropy(at::zeros({2, 50000}), at::tensor({0, 49999}, at::kLong));
+  EXPECT_NEAR(loss[0].item<double>(), std::log(50000.0), 1e-5);
+  EXPECT_NEAR(loss[1].item<double>(), std::log(50000.0), 1e-5);
+}
+
+TEST(CrossEntropy, IsNotFiniteWhereTheLogitsAreNot) {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity(), kNan = std::numeric_limits<float>::quiet_NaN();
+  for (const float bad : {kInfinity, kNan}) {
+    at::Tensor logits = at::randn({3, 33});
+    logits[1][20] = bad;
+    const at::Tensor finite = cross_entropy(logits, targets(3, 33)).isfinite();
+    EXPECT_TRUE(finite[0].item<bool>() && finite[2].item<bool>());
+    EXPECT_FALSE(finite[1].item<bool>());
+  }
+  at::Tensor impossible = at::zeros({1, 4});
+  impossible[0][2] = -kInfinity;
+  EXPECT_EQ(cross_entropy(impossible, at::tensor({2}, at::kLong)).item<float>(), kInfinity);
+  EXPECT_NEAR(cross_entropy(impossible, at::tensor({1}, at::kLong)).item<double>(), std::log(3.0), 1e-6);
+}
+
+TEST(CrossEntropy, OfOtherDtypesAndStridesIsTheDefinition) {
+  const at::Tensor logits = at::randn({6, 40});
+  EXPECT_TRUE(at::allclose(cross_entropy(logits.to(at::kDouble), targets(6, 40)).to(at::kFloat),
+                           cross_entropy(logits, targets(6, 40)), 0, 1e-5));
+  EXPECT_TRUE(at::allclose(cross_entropy(logits.t().contiguous().t(), targets(6, 40)),
+                           cross_entropy(logits, targets(6, 40)), 0, 1e-5));
+  EXPECT_EQ(cross_entropy(logits.to(at::kBFloat16), targets(6, 40)).scalar_type(), at::kFloat);
+}
+
+TEST(CrossEntropy, RefusesATokenBeyondTheVocabulary) {
+  EXPECT_ANY_THROW(cross_entropy(at::zeros({1, 8}), at::tensor({8}, at::kLong)));
+  EXPECT_ANY_THROW(cross_entropy(at::zeros({1, 8}), at::tensor({-1}, at::kLong)));
+}
+
+TEST(CrossEntropy, HasTheGradientOfItsDefinition) {
+  at::AutoGradMode gradient(true);
+  const at::Tensor logits = at::randn({3, 9}).requires_grad_(), target = targets(3, 9);
+  cross_entropy(logits, target).sum().backward();
+  const at::Tensor exact = logits.detach().softmax(-1) - at::one_hot(target, 9);
+  EXPECT_LE((logits.grad() - exact).abs().max().item<double>(), 1e-6);
+}
+
+}  // namespace
+}  // namespace core
