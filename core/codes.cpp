@@ -59,8 +59,8 @@ Codes Codes::pack(const at::Tensor& codes, int64_t bits) {
 
 Codes Codes::from_packed(at::Tensor packed, int64_t columns, int64_t bits) {
   TORCH_CHECK(packed.dim() == 2 && packed.scalar_type() == at::kByte && packed.size(1) == row_bytes(columns, bits),
-              "packed codes of ", columns, " columns and ", bits, " bits are uint8 [O, ", row_bytes(columns, bits), "], not ",
-              packed.sizes());
+              "packed codes of ", columns, " columns and ", bits, " bits are uint8 [O, ", row_bytes(columns, bits),
+              "], not ", packed.sizes());
   return Codes(packed.contiguous(), columns, bits);
 }
 
@@ -78,9 +78,9 @@ at::Tensor Codes::unpack() const {
 
 at::Tensor unpack_reference(const at::Tensor& packed, int64_t columns, int64_t bits) {
   const auto options = packed.options().dtype(at::kLong);
-  const at::Tensor first_bit = at::arange(columns, options) * bits;                       // [I]
-  const at::Tensor byte = first_bit.div(8, "floor"), shift = first_bit.remainder(8);      // [I]
-  const at::Tensor next = (byte + 1).clamp_max(packed.size(1) - 1);                       // a code spans at most two bytes
+  const at::Tensor first_bit = at::arange(columns, options) * bits;                   // [I]
+  const at::Tensor byte = first_bit.div(8, "floor"), shift = first_bit.remainder(8);  // [I]
+  const at::Tensor next = (byte + 1).clamp_max(packed.size(1) - 1);                   // a code spans at most two bytes
   const at::Tensor wide = packed.to(at::kInt);
   const at::Tensor window = wide.index_select(1, byte) + wide.index_select(1, next) * 256;  // [O, I]
   return at::bitwise_and(at::bitwise_right_shift(window, shift.to(at::kInt)), (1 << bits) - 1).to(at::kByte);

@@ -1,4 +1,5 @@
-// Codes of a weight, bit-packed. Everyone but this class sees one code per byte; disk and hash use the one canonical layout.
+// Codes of a weight, bit-packed. Everyone but this class sees one code per byte; disk and hash use the one canonical
+// layout.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -7,8 +8,9 @@
 
 namespace core {
 
-// A matrix [O, I] of codes of `bits` bits (1–8). Canonical layout: row-major, each row starts on a byte, code j of a row lies in
-// bits j·bits … (j+1)·bits − 1 of the row, least significant bit first. Unused bits at a row's end are zero.
+// A matrix [O, I] of codes of `bits` bits (1–8). Canonical layout: row-major, each row starts on a byte, code j of a
+// row lies in bits j·bits … (j+1)·bits − 1 of the row, least significant bit first. Unused bits at a row's end are
+// zero.
 class Codes {
  public:
   static Codes pack(const at::Tensor& codes, int64_t bits);  // [O, I] uint8, every code < 2^bits
@@ -24,7 +26,8 @@ class Codes {
   std::string hash() const;  // of shape, bits and canonical bytes; equal exactly when the codes are equal
 
  private:
-  Codes(at::Tensor packed, int64_t columns, int64_t bits) : packed_(std::move(packed)), columns_(columns), bits_(bits) {}
+  Codes(at::Tensor packed, int64_t columns, int64_t bits)
+      : packed_(std::move(packed)), columns_(columns), bits_(bits) {}
   at::Tensor packed_;
   int64_t columns_, bits_;
 };

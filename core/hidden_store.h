@@ -1,5 +1,5 @@
-// Hidden states of all windows of a text between two blocks, in batches of fixed shape. Different batches may be read and
-// written at the same time.
+// Hidden states of all windows of a text between two blocks, in batches of fixed shape. Different batches may be read
+// and written at the same time.
 #pragma once
 
 #include <ATen/core/Tensor.h>

@@ -11,7 +11,8 @@ namespace {
 volatile std::sig_atomic_t arrived = 0;
 
 extern "C" void on_signal(int signal) {
-  if (arrived != 0) _exit(128 + signal);  // the second: no destructors, files are whole because they are renamed into place
+  if (arrived != 0)
+    _exit(128 + signal);  // the second: no destructors, files are whole because they are renamed into place
   arrived = signal;
   constexpr char kNotice[] = "\nstopping after the current block; once more to stop at once\n";
   [[maybe_unused]] const auto written = write(STDERR_FILENO, kNotice, sizeof kNotice - 1);

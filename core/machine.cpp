@@ -49,7 +49,7 @@ std::string proc_value(const std::string& line) {
 // Distinct (socket, core) pairs; 0 where the system does not tell.
 int64_t physical_cores() {
   std::ifstream file("/proc/cpuinfo");
-  std::set<std::pair<std::string, std::string>> cores;
+  std::set<std::pair<std::string, std::string> > cores;
   std::string socket;
   for (std::string line; std::getline(file, line);) {
     if (line.starts_with("physical id")) socket = proc_value(line);

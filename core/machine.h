@@ -6,15 +6,15 @@
 
 namespace core {
 
-// Threads that compute well here: the least of physical (on Apple silicon: performance) cores, the cores this process may run
-// on, and the quota of its control group; at least 1.
+// Threads that compute well here: the least of physical (on Apple silicon: performance) cores, the cores this process
+// may run on, and the quota of its control group; at least 1.
 int64_t usable_threads();
 
 std::string cpu_name();     // as the system calls it, "unknown" if it does not
 int64_t memory_bytes();     // physical memory
 std::string system_name();  // e.g. "Linux 6.1.0 x86_64"
 
-void reset_peak_memory();    // begins a new peak; where the system cannot, the peak is that of the process
+void reset_peak_memory();     // begins a new peak; where the system cannot, the peak is that of the process
 int64_t peak_memory_bytes();  // most resident memory since then
 
 }  // namespace core

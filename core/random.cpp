@@ -45,7 +45,8 @@ uint32_t Random::bits() {
 
 int64_t Random::below(int64_t bound) {
   TORCH_CHECK(bound >= 1 && bound <= int64_t{1} << 32, "a bound of ", bound);
-  const uint64_t all = uint64_t{1} << 32, fair = all - all % static_cast<uint64_t>(bound);  // above it some values would come more often
+  const uint64_t all = uint64_t{1} << 32,
+                 fair = all - all % static_cast<uint64_t>(bound);  // above it some values would come more often
   uint64_t value = bits();
   while (value >= fair) value = bits();
   return static_cast<int64_t>(value % static_cast<uint64_t>(bound));

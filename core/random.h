@@ -1,5 +1,6 @@
-// Random numbers that are the same on every machine: a counter-based generator (Philox 4×32-10; Salmon, Moraes, Dror and Shaw,
-// SC 2011), keyed by what the numbers are for. Two purposes never share a stream, and no order of calls changes another's.
+// Random numbers that are the same on every machine: a counter-based generator (Philox 4×32-10; Salmon, Moraes, Dror
+// and Shaw, SC 2011), keyed by what the numbers are for. Two purposes never share a stream, and no order of calls
+// changes another's.
 #pragma once
 
 #include <array>
@@ -16,9 +17,9 @@ class Random {
   // The stream of (seed, module path, purpose, step); equal arguments, equal numbers.
   Random(uint64_t seed, std::string_view module, std::string_view purpose, uint64_t step = 0);
 
-  uint32_t bits();                // 32 uniform bits
-  int64_t below(int64_t bound);   // uniform in [0, bound), without bias; bound in [1, 2^32]
-  double uniform();               // uniform in [0, 1), 53 bits
+  uint32_t bits();               // 32 uniform bits
+  int64_t below(int64_t bound);  // uniform in [0, bound), without bias; bound in [1, 2^32]
+  double uniform();              // uniform in [0, 1), 53 bits
 
  private:
   std::array<uint32_t, 2> key_;

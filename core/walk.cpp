@@ -16,8 +16,8 @@ void ResidentSource::load(Model& model, int64_t block) {
 
 namespace {
 
-// Runs every batch through the block; the outputs go to `next`, which may be `hidden` itself: then a batch is held twice
-// only while it runs.
+// Runs every batch through the block; the outputs go to `next`, which may be `hidden` itself: then a batch is held
+// twice only while it runs.
 void advance(Block& block, const Pass& pass, const HiddenStore& hidden, HiddenStore& next) {
   at::NoGradGuard no_gradient;
   if (hidden.batches() == 0) return;

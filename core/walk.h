@@ -1,5 +1,6 @@
-// The walk: everything that touches weights goes over the plan's steps, block by block, with the inputs of the block at hand.
-// So a model larger than memory is not a special case, and a stage sees block i's inputs as the blocks before it left them.
+// The walk: everything that touches weights goes over the plan's steps, block by block, with the inputs of the block at
+// hand. So a model larger than memory is not a special case, and a stage sees block i's inputs as the blocks before it
+// left them.
 #pragma once
 
 #include <functional>
@@ -60,9 +61,9 @@ class Stage {
   virtual void end(Model&) {}
 };
 
-// Runs the stages over the plan. Per step: load the block, advance the full-precision stream, let each stage work on the block
-// (only on its first step), advance the quantized stream. Between blocks an interrupt is honoured (core/interrupt.h).
-// `on_step(done, total)` is told the progress.
+// Runs the stages over the plan. Per step: load the block, advance the full-precision stream, let each stage work on
+// the block (only on its first step), advance the quantized stream. Between blocks an interrupt is honoured
+// (core/interrupt.h). `on_step(done, total)` is told the progress.
 void walk(Model& model, BlockSource& source, const std::vector<Stage*>& stages, Streams streams,
           const std::function<void(int64_t, int64_t)>& on_step = {});
 

@@ -27,8 +27,8 @@ struct Run {
 
 Run read_run(const std::string& directory) {
   Run run{.results = finished_results(directory), .window_nll = {}};
-  core::require(!run.results.is_null(), "{}: no results.json of a finished run here. Give a directory runs/<name>/<id>.",
-                directory);
+  core::require(!run.results.is_null(),
+                "{}: no results.json of a finished run here. Give a directory runs/<name>/<id>.", directory);
   const std::string file = directory + "/windows.csv";
   const auto rows = core::parse_csv(core::read_file(file), file);
   size_t next = 1;
@@ -36,8 +36,8 @@ Run read_run(const std::string& directory) {
   for (const Json& p : run.results["quantized"]["perplexity"]) {
     std::vector<double>& sums = run.window_nll.emplace_back();
     for (int64_t n = 0; n < p["windows"]; ++n, ++next) {
-      core::require(next < rows.size() && rows[next].size() == 6, "{}: fewer windows than results.json tells of. Run it again with --force.",
-                    file);
+      core::require(next < rows.size() && rows[next].size() == 6,
+                    "{}: fewer windows than results.json tells of. Run it again with --force.", file);
       sums.push_back(std::stod(rows[next][5]));
     }
   }
@@ -45,17 +45,26 @@ Run read_run(const std::string& directory) {
 }
 
 bool same_measurement(const Json& a, const Json& b) {
-  return a["corpus"] == b["corpus"] && a["protocol"] == b["protocol"] && a["seq_len"] == b["seq_len"] && a["windows"] == b["windows"];
+  return a["corpus"] == b["corpus"] && a["protocol"] == b["protocol"] && a["seq_len"] == b["seq_len"] &&
+         a["windows"] == b["windows"];
 }
 
-Comparison compare_one(const Json& a, const std::vector<double>& nll_a, const Json& b, const std::vector<double>& nll_b) {
-  core::require(a["token_hash"] == b["token_hash"], "{}: the two runs saw other tokens. Compare runs of one tokenizer and text.",
+Comparison compare_one(const Json& a, const std::vector<double>& nll_a, const Json& b,
+                       const std::vector<double>& nll_b) {
+  core::require(a["token_hash"] == b["token_hash"],
+                "{}: the two runs saw other tokens. Compare runs of one tokenizer and text.",
                 a["corpus"].get<std::string>());
   const double tokens = a["tokens"].get<double>() / a["windows"].get<double>();  // scored per window
   std::vector<double> differences;
   for (size_t n = 0; n < nll_a.size(); ++n) differences.push_back((nll_b[n] - nll_a[n]) / tokens);
   const auto [low, high] = bootstrap_interval(differences);
-  return {.corpus = a["corpus"], .protocol = a["protocol"], .windows = a["windows"], .nll_a = a["nll"], .nll_b = b["nll"], .low = low, .high = high};
+  return {.corpus = a["corpus"],
+          .protocol = a["protocol"],
+          .windows = a["windows"],
+          .nll_a = a["nll"],
+          .nll_b = b["nll"],
+          .low = low,
+          .high = high};
 }
 
 }  // namespace
@@ -91,17 +100,22 @@ std::vector<Comparison> compare(const std::string& a, const std::string& b) {
       comparisons.push_back(compare_one(of_a[i], first.window_nll[i], of_b[j], second.window_nll[j]));
     }
   }
-  core::require(!comparisons.empty(), "{} and {} have no measurement in common. Measure the same corpus, protocol and windows.", a, b);
+  core::require(!comparisons.empty(),
+                "{} and {} have no measurement in common. Measure the same corpus, protocol and windows.", a, b);
   return comparisons;
 }
 
 std::string comparison_text(const std::vector<Comparison>& comparisons) {
-  Table table{.columns = {"corpus", "protocol", "windows", "ppl A", "ppl B", "ΔNLL (B − A)", "95 % interval", "verdict"}, .rows = {}};
+  Table table{
+      .columns = {"corpus", "protocol", "windows", "ppl A", "ppl B", "ΔNLL (B − A)", "95 % interval", "verdict"},
+      .rows = {}};
   for (const Comparison& c : comparisons) {
     table.rows.push_back({c.corpus, c.protocol, std::to_string(c.windows), fmt::format("{:.4f}", std::exp(c.nll_a)),
                           fmt::format("{:.4f}", std::exp(c.nll_b)), fmt::format("{:+.5f}", c.difference()),
                           fmt::format("[{:+.5f}, {:+.5f}]", c.low, c.high),
-                          !c.clear() ? "undecided" : c.difference() < 0 ? "B is better" : "A is better"});
+                          !c.clear()           ? "undecided"
+                          : c.difference() < 0 ? "B is better"
+                                               : "A is better"});
   }
   return table.text();
 }

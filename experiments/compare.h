@@ -17,11 +17,13 @@ struct Comparison {
   bool clear() const { return low > 0 || high < 0; }  // the interval excludes 0
 };
 
-// The 95 % interval of the mean of `differences` by the moving-block bootstrap (Künsch 1989): blocks of consecutive windows, as
-// long as the cube root of their number, are drawn with replacement, 10,000 times, from our own seeded generator.
+// The 95 % interval of the mean of `differences` by the moving-block bootstrap (Künsch 1989): blocks of consecutive
+// windows, as long as the cube root of their number, are drawn with replacement, 10,000 times, from our own seeded
+// generator.
 std::pair<double, double> bootstrap_interval(const std::vector<double>& differences);
 
-// a, b: run directories. Errors: a directory without results, no measurement in common, other tokens under the same name.
+// a, b: run directories. Errors: a directory without results, no measurement in common, other tokens under the same
+// name.
 std::vector<Comparison> compare(const std::string& a, const std::string& b);
 
 std::string comparison_text(const std::vector<Comparison>& comparisons);  // a table and one sentence each

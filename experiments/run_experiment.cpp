@@ -161,7 +161,8 @@ int parse_and_run(int argc, char** argv) {
           ->expected(0, 1);
   const CLI::Option* list =
       app.add_option("--list", options.list, "methods, models, corpora, or keys (as Markdown)")->expected(0, 1);
-  app.add_option("--compare", options.compared, "two run directories: is B better than A, window by window?")->expected(2);
+  app.add_option("--compare", options.compared, "two run directories: is B better than A, window by window?")
+      ->expected(2);
   app.add_flag("--version", version, "the commit and the libraries");
   app.add_flag("--no-build", no_build, "run what is built; read by the launcher");
   try {

@@ -29,9 +29,10 @@ Parameters AffineGrid::fit(const at::Tensor& w, const Statistics&) const {
   const at::Tensor lo = values.amin(-1).clamp_max(0.0);  // [O, G]
   const at::Tensor hi = values.amax(-1).clamp_min(0.0);
   const at::Tensor scale = rounded_scale((hi - lo) / top());
-  core::require(at::isfinite(scale).all().item<bool>(),
-                "a scale does not fit float16 (the largest weight is {:.3g}). Leave this module out with a rule: bits: 16.",
-                at::maximum(hi, -lo).max().item<double>());
+  core::require(
+      at::isfinite(scale).all().item<bool>(),
+      "a scale does not fit float16 (the largest weight is {:.3g}). Leave this module out with a rule: bits: 16.",
+      at::maximum(hi, -lo).max().item<double>());
   const at::Tensor zero = at::round(-lo / scale).clamp(0.0, top());
   Parameters fitted = layout(w.size(0), w.size(1));
   fitted[0].tensor = scale;
@@ -40,7 +41,7 @@ Parameters AffineGrid::fit(const at::Tensor& w, const Statistics&) const {
 }
 
 Encoded AffineGrid::encode(const at::Tensor& w, Parameters parameters) const {
-  const at::Tensor scale = parameters.at("scale").unsqueeze(-1);                      // [O, G, 1]
+  const at::Tensor scale = parameters.at("scale").unsqueeze(-1);  // [O, G, 1]
   const at::Tensor zero = parameters.at("zero_point").to(at::kFloat).unsqueeze(-1);
   const at::Tensor codes = at::round(grouped(w) / scale + zero).clamp(0.0, top());
   return {codes.to(at::kByte).reshape(w.sizes()), std::move(parameters)};

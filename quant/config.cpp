@@ -9,7 +9,8 @@
 namespace quant {
 
 void Rule::keys(core::Keys& k) {
-  k.key("match", match, "pattern of Hugging Face module paths (* stands for any characters), or role:<name>, e.g. role:down_proj");
+  k.key("match", match,
+        "pattern of Hugging Face module paths (* stands for any characters), or role:<name>, e.g. role:down_proj");
   k.partial<WeightConfig>("weight", weight, "keys of quant.weight that differ for these modules");
 }
 
@@ -24,7 +25,8 @@ void QuantConfig::keys(core::Keys& k) {
 
 void QuantConfig::check() const {
   for (const Rule& rule : rules) {
-    core::require(!rule.match.empty(), "{}: match is missing. Name the modules, e.g. \"*.down_proj\".", rule.where("match"));
+    core::require(!rule.match.empty(), "{}: match is missing. Name the modules, e.g. \"*.down_proj\".",
+                  rule.where("match"));
   }
 }
 
@@ -46,7 +48,8 @@ WeightConfig weight_of(const core::Slot& slot, const QuantConfig& config) {
 
 void require_every_rule_to_match(const QuantConfig& config, const std::vector<core::Slot*>& slots) {
   for (const Rule& rule : config.rules) {
-    const bool used = std::any_of(slots.begin(), slots.end(), [&](const core::Slot* s) { return matches(rule.match, *s); });
+    const bool used =
+        std::any_of(slots.begin(), slots.end(), [&](const core::Slot* s) { return matches(rule.match, *s); });
     core::require(used, "{}: `{}` matches no linear of this model. Its linears are named like {}.", rule.where("match"),
                   rule.match, slots.front()->path());
   }

@@ -23,8 +23,8 @@ int64_t parameter_bits(const Parameters& parameters) {
 
 std::shared_ptr<const Decoder> make_decoder(const WeightConfig& config, const std::string& path, int64_t in_features) {
   core::require(config.group_size <= 0 || in_features % config.group_size == 0,
-                "{}: group_size {} does not divide {} input features. Choose a divisor, or -1.", path, config.group_size,
-                in_features);
+                "{}: group_size {} does not divide {} input features. Choose a divisor, or -1.", path,
+                config.group_size, in_features);
   return std::make_shared<AffineGrid>(config);
 }
 

@@ -1,4 +1,5 @@
-// A decoder turns codes into weights. The affine grid is the first; tables, row × column scales and replicas are others.
+// A decoder turns codes into weights. The affine grid is the first; tables, row × column scales and replicas are
+// others.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -13,8 +14,8 @@
 
 namespace quant {
 
-// One tensor of quantization parameters. Float kinds are float32 whose values are exactly representable in the dtype that
-// is stored; zero_codes are uint8.
+// One tensor of quantization parameters. Float kinds are float32 whose values are exactly representable in the dtype
+// that is stored; zero_codes are uint8.
 struct Parameter {
   std::string name;  // "scale", "zero_point", ...
   at::Tensor tensor;
@@ -42,9 +43,9 @@ class Decoder {
   explicit Decoder(WeightConfig config) : config_(std::move(config)) {}
   virtual ~Decoder() = default;
   const WeightConfig& config() const { return config_; }  // the variables it was made from: make_decoder makes it again
-  virtual std::string name() const = 0;     // as written in refrain.json
+  virtual std::string name() const = 0;                   // as written in refrain.json
   virtual Order order() const = 0;
-  int64_t code_bits() const { return config_.bits; }  // per weight
+  int64_t code_bits() const { return config_.bits; }      // per weight
   virtual int64_t groups(int64_t in_features) const = 0;  // per row
 
   // w: [O, I] float32. Chooses the parameters for w; x tells about its inputs.
@@ -53,7 +54,8 @@ class Decoder {
   virtual Encoded encode(const at::Tensor& w, Parameters parameters) const = 0;
   // codes: [O, I] uint8 -> [O, I] float32.
   virtual at::Tensor decode(const at::Tensor& codes, const Parameters& parameters) const = 0;
-  // The parameters' names, shapes, kinds and stored bits for an [O, I] weight, tensors undefined: what a checkpoint holds.
+  // The parameters' names, shapes, kinds and stored bits for an [O, I] weight, tensors undefined: what a checkpoint
+  // holds.
   virtual Parameters layout(int64_t out_features, int64_t in_features) const = 0;
 
  private:
@@ -63,8 +65,8 @@ class Decoder {
 // Bits that the parameters store.
 int64_t parameter_bits(const Parameters& parameters);
 
-// The decoder that a module's configuration asks for; error when it does not fit the shape: "<path>: group_size 48 does not
-// divide 4864 input features. Choose a divisor, or -1."
+// The decoder that a module's configuration asks for; error when it does not fit the shape: "<path>: group_size 48 does
+// not divide 4864 input features. Choose a divisor, or -1."
 std::shared_ptr<const Decoder> make_decoder(const WeightConfig& config, const std::string& path, int64_t in_features);
 
 }  // namespace quant

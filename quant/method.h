@@ -1,4 +1,5 @@
-// A method decides the codes of a weight. It encodes through a decoder, so that every method works on every grid it accepts.
+// A method decides the codes of a weight. It encodes through a decoder, so that every method works on every grid it
+// accepts.
 #pragma once
 
 #include <string>
@@ -20,9 +21,11 @@ struct Target {
 class Method : public core::Section {
  public:
   void keys(core::Keys&) override {}
-  virtual std::string summary() const = 0;                                    // one line, for --list and the docs
-  virtual Needs needs() const { return {}; }                                  // the runner adds what the decoder needs
-  virtual std::vector<Order> accepts() const { return {Order::elementwise}; }  // other decoders are refused before the run
+  virtual std::string summary() const = 0;    // one line, for --list and the docs
+  virtual Needs needs() const { return {}; }  // the runner adds what the decoder needs
+  virtual std::vector<Order> accepts() const {
+    return {Order::elementwise};
+  }  // other decoders are refused before the run
 
   // The encoded weights of the block's targets, in their order. The weights themselves stay where they are: the caller
   // puts the result into the slots.

@@ -4,8 +4,8 @@
 
 namespace quant {
 
-QuantizedLinear::QuantizedLinear(std::shared_ptr<const Decoder> decoder, Encoded encoded, at::Tensor bias, int64_t bias_bits,
-                                 at::ScalarType compute_dtype)
+QuantizedLinear::QuantizedLinear(std::shared_ptr<const Decoder> decoder, Encoded encoded, at::Tensor bias,
+                                 int64_t bias_bits, at::ScalarType compute_dtype)
     : Linear(encoded.codes.size(0), encoded.codes.size(1)),
       decoder_(std::move(decoder)),
       codes_(core::Codes::pack(encoded.codes, decoder_->code_bits())),

@@ -54,8 +54,8 @@ at::Tensor cross_entropy_reference(const at::Tensor& logits, const at::Tensor& t
 }
 
 at::Tensor cross_entropy(const at::Tensor& logits, const at::Tensor& target) {
-  TORCH_CHECK(logits.dim() == 2 && target.dim() == 1 && logits.size(0) == target.size(0), "cross_entropy: ",
-              logits.sizes(), " by ", target.sizes());
+  TORCH_CHECK(logits.dim() == 2 && target.dim() == 1 && logits.size(0) == target.size(0),
+              "cross_entropy: ", logits.sizes(), " by ", target.sizes());
   const bool plain = can_fuse({logits}) && target.is_cpu() && target.is_contiguous() && logits.size(1) > 0;
   return plain ? cross_entropy_fused(logits, target) : cross_entropy_reference(logits, target);
 }

@@ -1,4 +1,5 @@
-// Round to nearest: every weight takes the closest level of its group's grid. The baseline that other methods must beat.
+// Round to nearest: every weight takes the closest level of its group's grid. The baseline that other methods must
+// beat.
 #include "quant/method.h"
 
 namespace quant {

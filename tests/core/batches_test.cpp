@@ -54,9 +54,11 @@ TEST(Batches, SmallOnesReallyRunAtTheSameTime) {
 
 TEST(Batches, ThreadsHaveTheModesOfTheCaller) {
   std::atomic<int> wrong = 0;
-  for_each_batch(50, kSmall, [&](int64_t) { wrong += c10::InferenceMode::is_enabled() || !at::GradMode::is_enabled(); });
+  for_each_batch(50, kSmall,
+                 [&](int64_t) { wrong += c10::InferenceMode::is_enabled() || !at::GradMode::is_enabled(); });
   const c10::InferenceMode inference;
-  for_each_batch(50, kSmall, [&](int64_t) { wrong += !c10::InferenceMode::is_enabled() || at::GradMode::is_enabled(); });
+  for_each_batch(50, kSmall,
+                 [&](int64_t) { wrong += !c10::InferenceMode::is_enabled() || at::GradMode::is_enabled(); });
   EXPECT_EQ(wrong.load(), 0);
 }
 

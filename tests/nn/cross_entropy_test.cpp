@@ -12,7 +12,9 @@ namespace {
 
 constexpr double kEps = 0x1p-23;  // spacing of float32 at 1
 
-at::Tensor targets(int64_t rows, int64_t vocabulary) { return at::arange(rows, at::kLong).mul(7).remainder(vocabulary); }
+at::Tensor targets(int64_t rows, int64_t vocabulary) {
+  return at::arange(rows, at::kLong).mul(7).remainder(vocabulary);
+}
 
 std::vector<std::pair<const char*, at::Tensor>> named_logits(int64_t rows, int64_t vocabulary) {
   at::Tensor sure = at::randn({rows, vocabulary});
