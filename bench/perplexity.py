@@ -60,7 +60,7 @@ def cases(synthetic):
         "tiny-qwen3": Case(ROOT / "data/tiny-qwen3", ROOT / "data/corpora/tiny/test.txt", 256, 40, 240),
         "wiki-qwen3": Case(DATA / "models/wiki-qwen3", wiki, 512, 32, 192),
         "stories260K": Case(DATA / "models/stories260K/hf_llama", wiki, 512, 32, 352),
-        "1b": Case(synthetic, ROOT / "data/corpora/tiny/test.txt", 512, 2, 6),
+        "1b": Case(synthetic, ROOT / "data/corpora/tiny/test.txt", 256, 4, 8),
     }
 
 

@@ -20,8 +20,9 @@ from safetensors.torch import save_file
 
 ROOT = Path(__file__).resolve().parent.parent
 FAMILIES = {"qwen3": "Qwen3ForCausalLM", "qwen2": "Qwen2ForCausalLM", "llama": "LlamaForCausalLM"}
-PRESETS = {  # 1b: 20 layers of Qwen3-1.7B's shape, 1.07 G parameters
-    "1b": dict(width=2048, ffn=6144, layers=20, heads=16, kv_heads=8, head_dim=128, vocab=32768),
+PRESETS = {  # D, F, L, H, K, C, V
+    "default": dict(width=2048, ffn=6144, layers=28, heads=16, kv_heads=8, head_dim=128, vocab=32768),
+    "1b": dict(width=2048, ffn=6144, layers=20, heads=16, kv_heads=8, head_dim=128, vocab=32768),  # 1.07e9 parameters
     "small": dict(width=256, ffn=768, layers=4, heads=4, kv_heads=2, head_dim=64, vocab=4096),
 }
 
@@ -133,18 +134,10 @@ def refuse(message):
 def parse_arguments():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--out", type=Path, required=True, help="directory to write, must not hold a model yet")
-    p.add_argument("--preset", choices=PRESETS, help="a shape by name; single numbers can still be given")
-    for name, default, text in (
-        ("width", 2048, "D"),
-        ("ffn", 6144, "F"),
-        ("layers", 28, "L"),
-        ("heads", 16, "H"),
-        ("kv-heads", 8, "K, divides H"),
-        ("head-dim", 128, "C, even"),
-        ("vocab", 32768, "V, at least the tokenizer's"),
-    ):
-        p.add_argument(f"--{name}", type=int, help=f"{text}; {default} without a preset")
-        p.set_defaults(**{f"default_{name.replace('-', '_')}": default})
+    p.add_argument("--preset", choices=PRESETS, default="default", help="a shape; single sizes can still be given")
+    for name, text in (("width", "D"), ("ffn", "F"), ("layers", "L"), ("heads", "H"), ("kv-heads", "K, divides H"),
+                       ("head-dim", "C, even"), ("vocab", "V, at least the tokenizer's")):  # fmt: skip
+        p.add_argument(f"--{name}", type=int, help=f"{text}; {PRESETS['default'][name.replace('-', '_')]} by default")
     p.add_argument("--context", type=int, default=4096, help="max_position_embeddings, tokens")
     p.add_argument("--family", choices=FAMILIES, default="qwen3")
     p.add_argument("--untied", action="store_true", help="a head of its own instead of the embedding")
@@ -153,14 +146,14 @@ def parse_arguments():
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--tokenizer", type=Path, default=ROOT / "data/tiny-qwen3", help="directory whose tokenizer is copied")
     a = p.parse_args()
-    for name in PRESETS["1b"]:
+    for name, size in PRESETS[a.preset].items():
         if getattr(a, name) is None:
-            setattr(a, name, PRESETS[a.preset][name] if a.preset else getattr(a, f"default_{name}"))
+            setattr(a, name, size)
     return a
 
 
 def check(a):
-    sizes = {name: getattr(a, name) for name in (*PRESETS["1b"], "context")}
+    sizes = {name: getattr(a, name) for name in (*PRESETS["default"], "context")}
     for name, size in sizes.items():
         if size < 1:
             refuse(f"--{name.replace('_', '-')} {size} is not positive.")

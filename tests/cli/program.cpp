@@ -2,7 +2,10 @@
 
 #include <fcntl.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
+#include <cerrno>
+#include <cstdlib>
 #include <filesystem>
 
 namespace cli {
@@ -27,6 +30,7 @@ measure:
   ::dup2(::open(kErr, O_WRONLY | O_CREAT | O_TRUNC, 0666), STDERR_FILENO);
   ::setenv("REFRAIN_HOME", REFRAIN_SOURCE_DIR, 1);
   ::unsetenv("REFRAIN_DATA");
+  ::setenv("OMP_WAIT_POLICY", "PASSIVE", 1);  // as ctest sets it: other programs use the cores too
   std::vector<char*> pointers;
   for (std::string& word : words) pointers.push_back(word.data());
   pointers.push_back(nullptr);

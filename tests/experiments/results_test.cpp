@@ -3,6 +3,8 @@
 
 #include <gmock/gmock.h>
 
+#include <algorithm>
+#include <cmath>
 #include <filesystem>
 #include <map>
 
@@ -75,7 +77,8 @@ TEST(Results, EveryFieldAndColumnIsDocumented) {
   }
   for (const char* table : {"/windows.csv", "/modules.csv"}) {
     const std::string text = core::slurp(lab.directory(row) + table);
-    for (const std::string& name : core::parse_csv(text, table).at(0)) documented(name + "`");
+    const auto cells = core::parse_csv(text, table);
+    for (const std::string& name : cells.at(0)) documented(name + "`");
   }
 }
 

@@ -3,7 +3,9 @@
 #include <ATen/Parallel.h>
 #include <spdlog/spdlog.h>
 
+#include <cstdlib>
 #include <cstring>
+#include <filesystem>
 
 #include "core/io/files.h"
 
