@@ -22,6 +22,8 @@ import importlib.metadata
 import json
 import math
 import os
+import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -192,7 +194,10 @@ def print_table(rows):
 
 
 def describe_machine(a):
-    cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "cpu")
+    cpu = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        names = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+        cpu = names[0] if names else cpu
     versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in ("torch", "transformers"))
     print(f"{cpu}, {os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}; {versions}; {a.threads} threads,")
     print(f"OMP_WAIT_POLICY={os.environ['OMP_WAIT_POLICY']}, float32, batches of {a.batch_tokens} tokens, median of {a.repetitions} alternating repetitions.\n", flush=True)
@@ -204,7 +209,7 @@ def main():
     p.add_argument("--models", nargs="+", choices=names, default=names[:3])
     p.add_argument("--synthetic", type=Path, default=Path(tempfile.gettempdir()) / "refrain-synthetic-1b",
                    help="the 1b model's directory; written by tools/make_synthetic.py if it is not there")
-    p.add_argument("--launcher", type=Path, default=ROOT / "run_experiment", help="of the build to time; default: this one")
+    p.add_argument("--launcher", type=Path, default=ROOT / "run_experiment", help="of the build to time")
     p.add_argument("--threads", type=int, default=os.cpu_count())
     p.add_argument("--batch-tokens", type=int, default=1024)
     p.add_argument("--repetitions", type=int, default=5)

@@ -6,7 +6,8 @@ everything that happens in between counts, wherever it happens. Its own work are
 writing the checkpoint) and `measure` of its results.json.
 
     .venv/bin/python bench/sweep_overhead.py
-    REFRAIN_DATA=<test data> .venv/bin/python bench/sweep_overhead.py --model wiki-qwen3 --corpus wikitext2/test --seq-len 512
+    REFRAIN_DATA=<test data> .venv/bin/python bench/sweep_overhead.py --model wiki-qwen3 --corpus wikitext2/test \\
+        --seq-len 512 --windows 100
 """
 
 import argparse
@@ -60,7 +61,7 @@ def main():
     p.add_argument("--windows", type=int, default=0, help="0: all")
     p.add_argument("--bits", type=int, nargs="+", default=[8, 4, 3, 2, 5, 6], help="one point each")
     p.add_argument("--threads", type=int, default=os.cpu_count())
-    p.add_argument("--launcher", type=Path, default=ROOT / "run_experiment", help="of the build to time; default: this one")
+    p.add_argument("--launcher", type=Path, default=ROOT / "run_experiment", help="of the build to time")
     a = p.parse_args()
     points = run(a)
     print(f"{a.model} on {a.corpus}, {a.threads} threads, load {os.getloadavg()[0]:.1f}\n")

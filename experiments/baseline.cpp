@@ -15,8 +15,6 @@ namespace experiments {
 
 namespace {
 
-constexpr int kVersion = 1;  // bumped by hand when the numbers change
-
 // The full-precision model, made when the first measurement is not in the cache.
 struct FullPrecision {
   std::shared_ptr<core::Model> model;
@@ -31,7 +29,7 @@ struct FullPrecision {
 std::string cache_file(const Spec& spec, const std::string& model_hash, const Perplexity& measurement) {
   const std::string key = fmt::format(
       "baseline {} model {} tokens {} protocol {} bos {} seq_len {} dtype {} device {} threads {} batch {} libtorch {}",
-      kVersion, model_hash, measurement.token_hash, measurement.protocol, measurement.bos, measurement.seq_len,
+      kBaselineVersion, model_hash, measurement.token_hash, measurement.protocol, measurement.bos, measurement.seq_len,
       c10::toString(dtype_of(spec)), device_of(spec).str(), at::get_num_threads(), spec.measure.batch_tokens,
       TORCH_VERSION);
   return fmt::format("{}/.cache/baseline-{}.json", spec.out, core::hash_text(key));

@@ -9,6 +9,8 @@
 
 namespace experiments {
 
+inline constexpr int kBaselineVersion = 1;  // bumped by hand when the numbers change
+
 struct Baseline {
   std::vector<Perplexity> perplexity;  // in the order of measure.perplexity
   bool cached = true;                  // nothing had to be computed

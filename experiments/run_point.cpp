@@ -106,7 +106,7 @@ Findings compute(const Point& point, const std::string& directory, Inputs& input
                     .tokenizer_hash = files.tokenizer->hash()};
   const bool quantizes = spec.quant.method != quant::QuantConfig::kNone;
   if (!files.quantized) {
-    staged(findings.stages, "baseline", 1, [&] {
+    staged(findings.stages, "baseline", kBaselineVersion, [&] {
       Baseline full = baseline(spec, inputs);
       findings.baseline = std::move(full.perplexity);
       return full.cached;
@@ -114,12 +114,13 @@ Findings compute(const Point& point, const std::string& directory, Inputs& input
   }
   staged(findings.stages, "load", 1, [&] { return work = open_model(spec, files), false; });
   if (quantizes)
-    staged(findings.stages, "quantize", 1, [&] { return quantize(point, files, directory, work, findings), false; });
+    staged(findings.stages, "quantize", quant::Quantize::kVersion,
+           [&] { return quantize(point, files, directory, work, findings), false; });
   if (!quantizes && !files.quantized) {  // nothing was changed: the baseline is the result
     core::walk(*work.model, *work.source, {}, {});
     findings.quantized = *findings.baseline;
   } else {
-    staged(findings.stages, "measure", 1,
+    staged(findings.stages, "measure", kMeasureVersion,
            [&] { return findings.quantized = measure(spec, inputs, files, work), false; });
   }
   return findings;

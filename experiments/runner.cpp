@@ -5,7 +5,7 @@
 
 #include <chrono>
 
-#include "core/error.h"
+#include "core/interrupt.h"
 #include "core/io/csv.h"
 #include "core/io/files.h"
 #include "experiments/results/table.h"
@@ -58,10 +58,13 @@ Outcome run_points(const std::vector<Point>& points, Inputs& inputs, bool force)
       try {
         results = run_point(point, inputs);
         append_to_index(spec, results);
-      } catch (const core::UserError& error) {
+      } catch (const core::Interrupted&) {
+        throw;
+      } catch (const std::exception& error) {
         if (points.size() == 1) throw;
-        spdlog::error("{}", error.what());
-        results = failure(point, error.what());
+        spdlog::error("{}", error.what());  // our own bugs keep their stack here; the table gets the first line
+        const std::string_view reason = error.what();
+        results = failure(point, std::string(reason.substr(0, reason.find('\n'))));
         outcome.failed = true;
       }
     }

@@ -29,10 +29,12 @@ struct ModuleReport {
 
 class Quantize : public core::Stage {
  public:
+  static constexpr int kVersion = 1;  // bumped by hand when codes or parameters change
+
   Quantize(std::shared_ptr<const Method> method, std::string method_name, std::vector<Assignment> assignments);
 
   std::string name() const override { return "quantize"; }
-  int version() const override { return 1; }
+  int version() const override { return kVersion; }
   void block(core::BlockContext& context) override;
 
   const std::vector<ModuleReport>& reports() const { return reports_; }

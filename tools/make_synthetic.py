@@ -124,7 +124,8 @@ def write(a):
     for name in ("tokenizer.json", "tokenizer.model", "tokenizer_config.json"):
         if (a.tokenizer / name).exists():
             shutil.copy(a.tokenizer / name, a.out / name)
-    (a.out / "config.json").write_text(json.dumps(config_json(a), indent=2) + "\n")  # last: a directory with it is whole
+    # Last: a directory that holds it is whole.
+    (a.out / "config.json").write_text(json.dumps(config_json(a), indent=2) + "\n")
 
 
 def refuse(message):
@@ -144,7 +145,7 @@ def parse_arguments():
     p.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="bfloat16")
     p.add_argument("--shard-gb", type=float, default=2.0, help="10^9 bytes per file")
     p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--tokenizer", type=Path, default=ROOT / "data/tiny-qwen3", help="directory whose tokenizer is copied")
+    p.add_argument("--tokenizer", type=Path, default=ROOT / "data/tiny-qwen3", help="directory to copy it from")
     a = p.parse_args()
     for name, size in PRESETS[a.preset].items():
         if getattr(a, name) is None:

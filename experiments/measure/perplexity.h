@@ -11,6 +11,8 @@
 
 namespace experiments {
 
+inline constexpr int kMeasureVersion = 1;  // bumped by hand when the numbers change
+
 struct PerplexityConfig : core::Section {
   std::string corpus;
   std::string protocol = "gptq";
