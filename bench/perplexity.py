@@ -62,7 +62,7 @@ def cases(synthetic):
         "tiny-qwen3": Case(ROOT / "data/tiny-qwen3", ROOT / "data/corpora/tiny/test.txt", 256, 40, 240),
         "wiki-qwen3": Case(DATA / "models/wiki-qwen3", wiki, 512, 32, 192),
         "stories260K": Case(DATA / "models/stories260K/hf_llama", wiki, 512, 32, 352),
-        "1b": Case(synthetic, ROOT / "data/corpora/tiny/test.txt", 256, 4, 8),
+        "1b": Case(synthetic, ROOT / "data/corpora/tiny/test.txt", 256, 4, 12),
     }
 
 
@@ -200,7 +200,8 @@ def describe_machine(a):
         cpu = names[0] if names else cpu
     versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in ("torch", "transformers"))
     print(f"{cpu}, {os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}; {versions}; {a.threads} threads,")
-    print(f"OMP_WAIT_POLICY={os.environ['OMP_WAIT_POLICY']}, float32, batches of {a.batch_tokens} tokens, median of {a.repetitions} alternating repetitions.\n", flush=True)
+    print(f"OMP_WAIT_POLICY={os.environ['OMP_WAIT_POLICY']}, float32, batches of {a.batch_tokens} tokens,")
+    print(f"median of {a.repetitions} alternating repetitions.\n", flush=True)
 
 
 def main():
@@ -208,7 +209,7 @@ def main():
     names = list(cases(Path()))
     p.add_argument("--models", nargs="+", choices=names, default=names[:3])
     p.add_argument("--synthetic", type=Path, default=Path(tempfile.gettempdir()) / "refrain-synthetic-1b",
-                   help="the 1b model's directory; written by tools/make_synthetic.py if it is not there")
+                   help="the 1b model's directory; tools/make_synthetic.py writes it if it is not there")
     p.add_argument("--launcher", type=Path, default=ROOT / "run_experiment", help="of the build to time")
     p.add_argument("--threads", type=int, default=os.cpu_count())
     p.add_argument("--batch-tokens", type=int, default=1024)
