@@ -1,6 +1,6 @@
 // Every family and variant against what transformers computes in float32 (tools/make_golden_models.py): the rotary
-// frequencies bit for bit, the hidden state after every block, the logits; and decoding with a cache against the full
-// pass.
+// frequencies within two float32 steps, the hidden state after every block, the logits; and decoding with a
+// cache against the full pass.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
