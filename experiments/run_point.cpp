@@ -8,6 +8,7 @@
 #include <filesystem>
 
 #include "core/error.h"
+#include "core/io/file_lock.h"
 #include "core/io/files.h"
 #include "core/machine.h"
 #include "core/progress.h"

@@ -10,7 +10,6 @@
 #include <atomic>
 #include <cerrno>
 #include <cstdio>
-#include <ctime>
 #include <filesystem>
 #include <system_error>
 #include <utility>
@@ -22,25 +21,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// A file descriptor that closes itself.
-struct Descriptor {
-  int number = -1;
-  Descriptor(const std::string& path, int flags) : number(::open(path.c_str(), flags | O_CLOEXEC, 0666)) {}
-  ~Descriptor() {
-    if (number >= 0) ::close(number);
-  }
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-};
-
 [[noreturn]] void cannot_read(const std::string& path, int error) {
   fail("{}: cannot be read: {}. Check the path.", path, system_reason(error));
-}
-
-[[noreturn]] void cannot_write(const std::string& path, int error) {
-  const bool full = error == ENOSPC || error == EDQUOT || error == EFBIG;
-  fail("{}: cannot be written: {}. {}", path, system_reason(error),
-       full ? "Free some space or choose another place." : "Choose another place.");
 }
 
 // Writes everything, or returns the errno.
@@ -76,42 +58,6 @@ std::string read_at(int file, off_t from, size_t count) {
   return out;
 }
 
-// flock that a signal does not end; returns 0 or the errno.
-int lock(int file, int how) {
-  int result = 0;
-  do result = ::flock(file, how);
-  while (result != 0 && errno == EINTR);
-  return result == 0 ? 0 : errno;
-}
-
-// "pid 12 on host since 2026-11-22 16:00:00" of this process.
-std::string holder() {
-  char host[256] = "unknown host";
-  if (::gethostname(host, sizeof host - 1) != 0) host[0] = '\0';
-  const std::time_t now = std::time(nullptr);
-  std::tm local = {};
-  ::localtime_r(&now, &local);
-  char time[32];
-  std::strftime(time, sizeof time, "%Y-%m-%d %H:%M:%S", &local);
-  return fmt::format("pid {} on {} since {}", ::getpid(), host, time);
-}
-
-void write_holder(int file) {
-  const std::string text = holder() + "\n";
-  if (::ftruncate(file, 0) == 0) (void)!::pwrite(file, text.data(), text.size(), 0);  // only for the message
-}
-
-// What the holder wrote; one that has only just taken the lock gets a moment to write it.
-std::string read_holder(int file) {
-  std::string text;
-  for (int tries = 0; tries < 20 && text.find('\n') == std::string::npos; ++tries) {
-    if (tries > 0) ::usleep(5000);
-    text = read_at(file, 0, 400);
-  }
-  text = text.substr(0, text.find('\n'));
-  return text.empty() ? "it did not say which" : text;
-}
-
 }  // namespace
 
 std::string system_reason(int error) {
@@ -137,6 +83,21 @@ std::string system_reason(int error) {
   }
 }
 
+void cannot_write(const std::string& path, int error) {
+  const bool full = error == ENOSPC || error == EDQUOT || error == EFBIG;
+  const bool closed = error == EACCES || error == EPERM || error == EROFS;
+  const std::string text = fmt::format("{}: cannot be written: {}. {}", path, system_reason(error),
+                                       full ? "Free some space or choose another place." : "Choose another place.");
+  if (full || closed) throw NoPlace(text);
+  throw UserError(text);
+}
+
+Descriptor::Descriptor(const std::string& path, int flags) : number(::open(path.c_str(), flags | O_CLOEXEC, 0666)) {}
+
+Descriptor::~Descriptor() {
+  if (number >= 0) ::close(number);
+}
+
 std::string read_file(const std::string& path) {
   const Descriptor file(path, O_RDONLY);
   if (file.number < 0) cannot_read(path, errno);
@@ -157,7 +118,11 @@ void create_directories(const std::string& path) {
   std::error_code error;
   fs::create_directories(path, error);
   if (!error && !fs::is_directory(path, error) && !error) error.assign(ENOTDIR, std::generic_category());
-  require(!error, "{}: this directory cannot be made: {}. Choose another place.", path, system_reason(error.value()));
+  if (!error) return;
+  const std::string text =
+      fmt::format("{}: this directory cannot be made: {}. Choose another place.", path, system_reason(error.value()));
+  if (error.value() == ENOTDIR || error.value() == EEXIST) throw UserError(text);
+  throw NoPlace(text);
 }
 
 void require_writable_directory(const std::string& path) {
@@ -214,40 +179,19 @@ void write_atomically(const std::string& path, std::string_view content) {
   file.commit();
 }
 
-FileLock::FileLock(int file) : file_(file) { write_holder(file_); }
-
-FileLock FileLock::directory(const std::string& directory, const std::string& noun) {
-  const std::string path = (fs::path(directory) / ".lock").string();
-  Descriptor file(path, O_RDWR | O_CREAT);
-  if (file.number < 0) cannot_write(path, errno);
-  const int error = lock(file.number, LOCK_EX | LOCK_NB);
-  if (error == EWOULDBLOCK) {
-    fail("{}: another runner holds this {} ({}). Wait for it or choose another --out.", directory, noun,
-         read_holder(file.number));
-  }
-  require(error == 0, "{}: cannot be locked: {}. Choose another place.", path, system_reason(error));
-  return FileLock(std::exchange(file.number, -1));
-}
-
-FileLock FileLock::wait(const std::string& lock_file) {
-  Descriptor file(lock_file, O_RDWR | O_CREAT);
-  if (file.number < 0) cannot_write(lock_file, errno);
-  const int error = lock(file.number, LOCK_EX);
-  require(error == 0, "{}: cannot be locked: {}. Choose another place.", lock_file, system_reason(error));
-  return FileLock(std::exchange(file.number, -1));
-}
-
-FileLock::~FileLock() {
-  if (file_ < 0) return;
-  (void)!::ftruncate(file_, 0);
-  ::close(file_);
+void synchronise(const std::string& path) {
+  const Descriptor file(path, O_RDONLY);
+  const int error = file.number < 0 ? errno : synchronise(file.number);
+  if (error != 0) cannot_write(path, error);
 }
 
 void append_line(const std::string& path, std::string_view line, std::string_view header) {
   if (line.find('\n') != std::string_view::npos) throw std::logic_error("append_line: a line break in the line");
   const Descriptor file(path, O_RDWR | O_CREAT | O_APPEND);
   if (file.number < 0) cannot_write(path, errno);
-  const int refused = lock(file.number, LOCK_EX);
+  int refused = 0;
+  do refused = ::flock(file.number, LOCK_EX) == 0 ? 0 : errno;
+  while (refused == EINTR);
   require(refused == 0, "{}: cannot be locked: {}. Choose another place.", path, system_reason(refused));
   struct stat info;
   if (::fstat(file.number, &info) != 0) cannot_write(path, errno);

@@ -1,16 +1,35 @@
-// Files that are never half-written: a result appears under its name complete or not at all, two runners never share a
-// directory, and what the system says about a path becomes one line for the user. POSIX calls; no pid files, because
-// the kernel releases a lock when its holder dies.
+// Files that are never half-written: a result appears under its name complete or not at all, and what the system says
+// about a path becomes one line for the user. POSIX calls.
 #pragma once
 
 #include <cstddef>
 #include <string>
 #include <string_view>
 
+#include "core/error.h"
+
 namespace core {
+
+// The place of the results takes nothing more: a full disk, a directory that may not be written. A sweep ends with it,
+// because its next point would meet the same.
+class NoPlace : public UserError {
+  using UserError::UserError;
+};
 
 // What an errno means, in plain words: "the disk is full".
 std::string system_reason(int error);
+
+// Throws "<path>: cannot be written: the disk is full. Free some space or choose another place."
+[[noreturn]] void cannot_write(const std::string& path, int error);
+
+// A file descriptor that closes itself; flags as for open(2).
+struct Descriptor {
+  Descriptor(const std::string& path, int flags);
+  ~Descriptor();
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+  int number = -1;
+};
 
 // The whole file. Errors: missing, a directory, not readable.
 std::string read_file(const std::string& path);
@@ -46,26 +65,8 @@ class AtomicFile {
 // AtomicFile for a content that is in memory.
 void write_atomically(const std::string& path, std::string_view content);
 
-// An exclusive flock, held until destruction or the end of the process. The lock file stays; its text says who holds
-// it.
-class FileLock {
- public:
-  // Takes `<directory>/.lock` at once, or throws: "<directory>: another runner holds this <noun> (pid 12 on host since
-  // 2026-11-22 16:00:00). Wait for it or choose another --out." The directory must exist.
-  static FileLock directory(const std::string& directory, const std::string& noun = "run directory");
-  // Takes the lock file (created if needed), waiting as long as it takes.
-  static FileLock wait(const std::string& lock_file);
-
-  ~FileLock();
-  FileLock(FileLock&& other) noexcept : file_(other.file_) { other.file_ = -1; }
-  FileLock& operator=(FileLock&&) = delete;
-  FileLock(const FileLock&) = delete;
-  FileLock& operator=(const FileLock&) = delete;
-
- private:
-  explicit FileLock(int file);
-  int file_;
-};
+// What is in the file reaches the disk: for files that were written by other means.
+void synchronise(const std::string& path);
 
 // Appends one line (no line break in it) to a file shared by all runners, under a lock on that file. A new file begins
 // with `header`, if one is given; an existing file with another first line is refused. A failed write leaves the file

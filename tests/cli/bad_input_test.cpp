@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include "core/io/file_lock.h"
 #include "core/io/files.h"
 
 namespace cli {

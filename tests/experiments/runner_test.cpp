@@ -7,6 +7,7 @@
 #include <filesystem>
 
 #include "core/io/csv.h"
+#include "core/io/file_lock.h"
 #include "core/io/files.h"
 #include "tests/experiments/support.h"
 

@@ -1,4 +1,6 @@
 // Locks between processes: the second one is told who holds it, and a dead holder holds nothing.
+#include "core/io/file_lock.h"
+
 #include <gmock/gmock.h>
 #include <sys/wait.h>
 
@@ -7,7 +9,6 @@
 #include <csignal>
 #include <thread>
 
-#include "core/io/files.h"
 #include "tests/io/support.h"
 
 namespace core {
