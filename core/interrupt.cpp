@@ -25,6 +25,7 @@ void watch_signals() {
   action.sa_handler = on_signal;
   sigaction(SIGINT, &action, nullptr);
   sigaction(SIGTERM, &action, nullptr);
+  std::signal(SIGXFSZ, SIG_IGN);  // a file beyond the size limit is an error of the call that writes it
 }
 
 void honour_interrupt() {

@@ -13,7 +13,7 @@ class Interrupted : public std::exception {
   const int signal;
 };
 
-void watch_signals();     // installs the handlers; once, in main
+void watch_signals();     // installs the handlers; once, in main. A write beyond a file size limit stays an error
 void honour_interrupt();  // throws Interrupted when a signal has arrived
 
 }  // namespace core

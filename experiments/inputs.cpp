@@ -2,6 +2,7 @@
 
 #include <ATen/Context.h>
 
+#include <cstring>
 #include <filesystem>
 
 #include "core/error.h"
@@ -42,11 +43,48 @@ const core::Windows& Inputs::windows(const ModelFiles& files, const PerplexityCo
   const std::string key =
       fmt::format("{} {} {} {} {}", files.directory, config.corpus, config.seq_len, config.bos, config.windows);
   if (const auto found = windows_.find(key); found != windows_.end()) return found->second;
-  auto corpus = corpora_.find(config.corpus);
-  if (corpus == corpora_.end()) corpus = corpora_.emplace(config.corpus, core::load_corpus(config.corpus)).first;
+  const core::Corpus corpus = core::find_corpus(config.corpus);
   const core::WindowOptions options{
       .seq_len = config.seq_len, .bos = config.bos, .windows = config.windows, .embedding_rows = shape.vocabulary};
-  return windows_.emplace(key, core::make_windows(corpus->second, *files.tokenizer, options)).first->second;
+  const std::vector<int32_t>& ids = tokens(corpus, *files.tokenizer);
+  return windows_.emplace(key, core::make_windows(corpus, ids, *files.tokenizer, options)).first->second;
+}
+
+namespace {
+
+constexpr const char* kIds = "ids.i32";  // little-endian
+
+std::string bytes_of(const std::vector<int32_t>& ids) {
+  return {reinterpret_cast<const char*>(ids.data()), ids.size() * sizeof(int32_t)};
+}
+
+std::vector<int32_t> ids_of(const std::string& bytes) {
+  std::vector<int32_t> ids(bytes.size() / sizeof(int32_t));
+  std::memcpy(ids.data(), bytes.data(), ids.size() * sizeof(int32_t));
+  return ids;
+}
+
+}  // namespace
+
+const std::vector<int32_t>& Inputs::tokens(const core::Corpus& corpus, const core::Tokenizer& tokenizer) {
+  const core::CacheKey key{
+      "tokens", core::kTokensVersion,
+      fmt::format("tokenizer: {}\ntext: {}\njoin: {}\n", tokenizer.hash(), hashes_.of(corpus.path), corpus.join)};
+  if (const auto known = tokens_.find(key.id()); known != tokens_.end()) return known->second;
+  if (const auto entry = cache_.find(key)) return tokens_[key.id()] = ids_of(entry->read(kIds));
+  ++texts_tokenized_;
+  new_tokens_.push_back(key);
+  return tokens_[key.id()] = tokenizer.encode(core::load_corpus(corpus.name).text);
+}
+
+void Inputs::remember_tokens() {
+  for (const core::CacheKey& key : new_tokens_) {
+    core::CacheEntry entry = cache_.open(key);
+    if (entry.complete()) continue;  // another process was faster
+    entry.write(kIds, bytes_of(tokens_.at(key.id())));
+    entry.commit();
+  }
+  new_tokens_.clear();
 }
 
 at::Device device_of(const Spec& spec) {

@@ -4,7 +4,9 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <vector>
 
+#include "core/io/cache.h"
 #include "core/io/hash.h"
 #include "core/io/hf_config.h"
 #include "core/io/safetensors.h"
@@ -26,19 +28,36 @@ struct ModelFiles {
 
 class Inputs {
  public:
-  // memo_file: where content hashes are remembered between calls.
-  explicit Inputs(const std::string& memo_file) : hashes_(memo_file) {}
+  // cache_directory: <out>/.cache, where content hashes, token ids and what stages measured are remembered between
+  // calls; "": nowhere. Nothing is written there before the directory exists.
+  explicit Inputs(const std::string& cache_directory, int64_t cache_limit = core::Cache::kDefaultLimit)
+      : cache_(cache_directory, cache_limit), hashes_(cache_directory.empty() ? "" : cache_directory + "/hashes") {}
+
+  // What stages remember; the keys are made by cache_key().
+  const core::Cache& cache() const { return cache_; }
 
   const ModelFiles& model(const std::string& name_or_path);
   // Content of config.json, tensors and (ours) refrain.json; of a big model this reads every byte, once.
   std::string model_hash(const ModelFiles& files);
+  // Token ids come from the cache when the same tokenizer has seen the same text before.
   const core::Windows& windows(const ModelFiles& files, const PerplexityConfig& config, const core::Shape& shape);
 
+  // Puts the token ids that are new into the cache: to be called once it may be written.
+  void remember_tokens();
+  // How many texts were really tokenized by this object.
+  int64_t texts_tokenized() const { return texts_tokenized_; }
+
  private:
+  // All ids of a text, without BOS.
+  const std::vector<int32_t>& tokens(const core::Corpus& corpus, const core::Tokenizer& tokenizer);
+
+  core::Cache cache_;
   core::HashMemo hashes_;
-  std::map<std::string, ModelFiles> models_;      // by directory
-  std::map<std::string, core::Corpus> corpora_;   // by name
-  std::map<std::string, core::Windows> windows_;  // by all that they depend on
+  std::map<std::string, ModelFiles> models_;            // by directory
+  std::map<std::string, std::vector<int32_t>> tokens_;  // by cache key
+  std::vector<core::CacheKey> new_tokens_;              // not yet in the cache
+  std::map<std::string, core::Windows> windows_;        // by all that they depend on
+  int64_t texts_tokenized_ = 0;
 };
 
 at::Device device_of(const Spec& spec);     // error when the machine lacks it

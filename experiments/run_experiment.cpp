@@ -11,11 +11,13 @@
 #include "core/error.h"
 #include "core/interrupt.h"
 #include "core/io/files.h"
+#include "core/io/size.h"
 #include "core/machine.h"
 #include "core/text/corpus.h"
 #include "experiments/compare.h"
 #include "experiments/results/table.h"
 #include "experiments/runner.h"
+#include "experiments/stages.h"
 #include "experiments/version.h"
 #include "models/registry.h"
 
@@ -29,6 +31,7 @@ constexpr int kFailed = 1, kUserError = 2;
 struct Options {
   std::vector<std::string> files, overrides, compared;
   std::string help_key, list;
+  int64_t cache_limit = core::Cache::kDefaultLimit;
   bool dry_run = false, force = false;
 };
 
@@ -103,7 +106,10 @@ void make_room(const std::vector<std::vector<Point>>& files) {
 void print_plan(const std::vector<Point>& points, experiments::Inputs& inputs) {
   for (const Point& point : points) {
     const std::string directory = experiments::run_directory(point.spec, experiments::run_id(point.spec, inputs));
-    const char* state = experiments::finished_results(directory).is_null() ? "to run  " : "finished";
+    const experiments::Json results = experiments::finished_results(directory);
+    const char* state = results.is_null()                        ? "to run  "
+                        : experiments::outdated(results).empty() ? "finished"
+                                                                 : "stale   ";
     fmt::print("{}  {}  {}\n", state, directory, experiments::label(point.swept));
   }
 }
@@ -114,9 +120,12 @@ int run(const Options& options) {
   std::vector<std::vector<Point>> files;
   for (const std::string& file : options.files) files.push_back(experiments::read_points(file, options.overrides));
   set_threads(files);
-  experiments::Inputs inputs(files.front().front().spec.out + "/.cache/hashes");
+  experiments::Inputs inputs(files.front().front().spec.out + "/.cache", options.cache_limit);
   check_all(files, inputs);
-  if (!options.dry_run) make_room(files);
+  if (!options.dry_run) {
+    make_room(files);
+    inputs.remember_tokens();
+  }
   int code = 0;
   for (const auto& points : files) {
     if (options.dry_run) {
@@ -142,7 +151,7 @@ void add_override(Options& options, const std::string& key, const std::string& v
 
 int parse_and_run(int argc, char** argv) {
   Options options;
-  std::string out, threads;
+  std::string out, threads, cache_limit;
   bool version = false, quiet = false, no_build = false;
   CLI::App app{
       "One YAML file asks one question about low-bit quantization of a language model; the answer is a table."};
@@ -153,6 +162,8 @@ int parse_and_run(int argc, char** argv) {
       ->allow_extra_args(false);
   app.add_option("--out", out, "directory of all results (key out)");
   app.add_option("--threads", threads, "threads of the computation (key threads)");
+  app.add_option("--cache-limit", cache_limit,
+                 "size of <out>/.cache, e.g. 20GB (the default): what was used longest ago goes first");
   app.add_flag("--quiet", quiet, "print the table and errors only (key quiet)");
   app.add_flag("--dry-run", options.dry_run, "check everything, print what would run");
   app.add_flag("--force", options.force, "run finished points again");
@@ -177,6 +188,7 @@ int parse_and_run(int argc, char** argv) {
     fmt::print("{}", comparison_text(experiments::compare(options.compared[0], options.compared[1])));
     return 0;
   }
+  if (!cache_limit.empty()) options.cache_limit = core::parse_size(cache_limit, "--cache-limit");
   if (!out.empty()) add_override(options, "out", out);
   if (!threads.empty()) options.overrides.push_back("threads=" + threads);
   if (quiet) options.overrides.push_back("quiet=true");
@@ -187,6 +199,7 @@ int parse_and_run(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   spdlog::set_pattern("%v");
+  spdlog::set_error_handler([](const std::string&) {});  // a log on a full disk is no second error
   core::watch_signals();
   try {
     return parse_and_run(argc, argv);

@@ -12,6 +12,7 @@
 #include "core/io/files.h"
 #include "core/machine.h"
 #include "core/progress.h"
+#include "experiments/stages.h"
 #include "experiments/version.h"
 #include "export/checkpoint.h"
 #include "models/registry.h"
@@ -172,13 +173,18 @@ Json run_in(const std::string& directory, const Point& point, Inputs& inputs) {
 
 }  // namespace
 
-Json run_point(const Point& point, Inputs& inputs) {
+Ran run_point(const Point& point, Inputs& inputs, bool force) {
   const std::string directory = run_directory(point.spec, run_id(point.spec, inputs));
   const bool made = !fs::exists(directory);
   core::create_directories(directory);
   const core::FileLock lock = core::FileLock::directory(directory);
+  if (Json found = force ? Json(nullptr) : finished_results(directory); !found.is_null()) {
+    const std::string reason = outdated(found);
+    if (reason.empty()) return {std::move(found), false};
+    spdlog::info("a stale run is made anew: {}", reason);
+  }
   try {
-    return run_in(directory, point, inputs);
+    return {run_in(directory, point, inputs), true};
   } catch (const core::UserError&) {
     std::error_code ignored;
     if (made) fs::remove_all(directory, ignored);

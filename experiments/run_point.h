@@ -13,13 +13,18 @@ std::string run_id(const Spec& spec, Inputs& inputs);
 // <out>/<name>/<id>.
 std::string run_directory(const Spec& spec, const std::string& id);
 
-// The results of a finished run, null when there is none.
+// The results of a finished run, stale or not (experiments/stages.h); null when there are none.
 Json finished_results(const std::string& directory);
 
-// Quantizes and measures, and leaves resolved.yaml, modules.csv, windows.csv, checkpoint/, log.txt and, last,
-// results.json in the run directory. Holds the directory's lock meanwhile; a second runner gets an error that says who
-// holds it. A directory made for a run that then stops at the user's mistake is removed; an interrupted run leaves what
-// it has.
-Json run_point(const Point& point, Inputs& inputs);
+struct Ran {
+  Json results;
+  bool now;  // by this call, as opposed to before or by another runner
+};
+
+// Quantizes and measures, unless that is finished (and not stale, and not forced), and leaves resolved.yaml,
+// modules.csv, windows.csv, checkpoint/, log.txt and, last, results.json in the run directory. Holds the directory's
+// lock meanwhile; a second runner gets HeldElsewhere, which says who holds it. A directory made for a run that then
+// stops at the user's mistake is removed; an interrupted run leaves what it has.
+Ran run_point(const Point& point, Inputs& inputs, bool force);
 
 }  // namespace experiments

@@ -7,8 +7,10 @@
 
 #include "core/interrupt.h"
 #include "core/io/csv.h"
+#include "core/io/file_lock.h"
 #include "core/io/files.h"
 #include "experiments/results/table.h"
+#include "experiments/stages.h"
 
 namespace experiments {
 
@@ -36,46 +38,104 @@ void append_to_index(const Spec& spec, const Json& results) {
                     "time,name,id,model,method,bits_with_parameters,corpus,ppl");
 }
 
-Json failure(const Point& point, const std::string& reason) {
+// The columns of this sweep; another one may have made the run.
+Json swept(const Point& point) {
   Json swept = Json::object();
   for (const auto& [key, value] : point.swept) swept[key] = value;
-  return {{"swept", swept}, {"failed", reason}};
+  return swept;
 }
+
+Json failure(const Point& point, const std::string& reason) { return {{"swept", swept(point)}, {"failed", reason}}; }
+
+// One file's points on their way to a table, beside other processes that may work on the same ones.
+class Sweep {
+ public:
+  Sweep(const std::vector<Point>& points, Inputs& inputs) : points_(points), inputs_(inputs), rows_(points.size()) {
+    for (const Point& point : points) directories_.push_back(run_directory(point.spec, run_id(point.spec, inputs)));
+  }
+
+  // Runs a point, or finds that it is finished; false when another runner holds it.
+  bool run(size_t i, bool force) {
+    const Point& point = points_[i];
+    if (points_.size() > 1) spdlog::info("{} {}/{}: {}", point.spec.name, i + 1, points_.size(), label(point.swept));
+    try {
+      if (force || !is_finished(i))
+        take(i, run_point(point, inputs_, force));
+      else
+        spdlog::info("finished before; --force runs it again");
+    } catch (const core::HeldElsewhere& held) {
+      if (points_.size() == 1) throw;
+      spdlog::info("held by another runner ({}); the others first", held.holder);
+      rows_[i] = failure(point, fmt::format("held by another runner ({})", held.holder));
+      return false;
+    } catch (const core::Interrupted&) {
+      throw;
+    } catch (const core::NoPlace&) {  // the next point would not find any either
+      throw;
+    } catch (const std::exception& error) {
+      if (points_.size() == 1) throw;
+      spdlog::error("{}", error.what());  // our own bugs keep their stack here; the table gets the first line
+      const std::string_view reason = error.what();
+      rows_[i] = failure(point, std::string(reason.substr(0, reason.find('\n'))));
+      failed_ = true;
+    }
+    write_summary();
+    return true;
+  }
+
+  // Tables of all points that anybody has finished. Behind a lock, so that the one written last knows the most.
+  void write_summary() {
+    const Spec& spec = points_.front().spec;
+    const std::string folder = spec.out + "/" + spec.name;
+    core::create_directories(folder);
+    const core::FileLock lock = core::FileLock::wait(folder + "/.summary.lock");
+    std::vector<Json> rows;
+    for (size_t i = 0; i < points_.size(); ++i) {
+      if (is_finished(i) || !rows_[i].is_null()) rows.push_back(rows_[i]);
+    }
+    const Table table = make_table(rows);
+    core::write_atomically(folder + "/summary.csv", table.csv());
+    core::write_atomically(folder + "/summary.md", table.markdown());
+  }
+
+  Outcome outcome() && { return {std::move(rows_), failed_}; }
+
+ private:
+  void take(size_t i, Ran ran) {
+    if (ran.now) append_to_index(points_[i].spec, ran.results);
+    if (!ran.now) spdlog::info("finished by another runner");
+    rows_[i] = std::move(ran.results);
+    rows_[i]["swept"] = swept(points_[i]);
+  }
+
+  // Whether the point has its row; what another runner has finished meanwhile is taken over.
+  bool is_finished(size_t i) {
+    if (!rows_[i].is_null() && !rows_[i].contains("failed")) return true;
+    Json results = finished_results(directories_[i]);
+    if (results.is_null() || !outdated(results).empty()) return false;
+    results["swept"] = swept(points_[i]);
+    rows_[i] = std::move(results);
+    return true;
+  }
+
+  const std::vector<Point>& points_;
+  Inputs& inputs_;
+  std::vector<std::string> directories_;
+  std::vector<Json> rows_;  // null: nothing is known yet
+  bool failed_ = false;
+};
 
 }  // namespace
 
 Outcome run_points(const std::vector<Point>& points, Inputs& inputs, bool force) {
-  Outcome outcome;
+  Sweep sweep(points, inputs);
+  std::vector<size_t> held;
   for (size_t i = 0; i < points.size(); ++i) {
-    const Point& point = points[i];
-    const Spec& spec = point.spec;
-    const std::string id = run_id(spec, inputs);
-    if (points.size() > 1) spdlog::info("{} {}/{}: {}", spec.name, i + 1, points.size(), label(point.swept));
-    Json results = force ? Json(nullptr) : finished_results(run_directory(spec, id));
-    if (!results.is_null()) {
-      spdlog::info("finished before; --force runs it again");
-    } else {
-      try {
-        results = run_point(point, inputs);
-        append_to_index(spec, results);
-      } catch (const core::Interrupted&) {
-        throw;
-      } catch (const std::exception& error) {
-        if (points.size() == 1) throw;
-        spdlog::error("{}", error.what());  // our own bugs keep their stack here; the table gets the first line
-        const std::string_view reason = error.what();
-        results = failure(point, std::string(reason.substr(0, reason.find('\n'))));
-        outcome.failed = true;
-      }
-    }
-    outcome.rows.push_back(std::move(results));
-    const Table table = make_table(outcome.rows);
-    const std::string folder = spec.out + "/" + spec.name;
-    core::create_directories(folder);
-    core::write_atomically(folder + "/summary.csv", table.csv());
-    core::write_atomically(folder + "/summary.md", table.markdown());
+    if (!sweep.run(i, force)) held.push_back(i);
   }
-  return outcome;
+  for (const size_t i : held) sweep.run(i, /*force=*/false);
+  sweep.write_summary();
+  return std::move(sweep).outcome();
 }
 
 }  // namespace experiments

@@ -1,5 +1,5 @@
 // Runs the points of one file and keeps the tables: a finished point is not run again, a failed one does not stop the
-// others.
+// others, and one that another process is running is left to it. So several processes can work on one sweep.
 #pragma once
 
 #include <vector>
@@ -9,13 +9,15 @@
 namespace experiments {
 
 struct Outcome {
-  std::vector<Json> rows;  // results of the points, in order; a failed point: {"swept", "failed": reason}
-  bool failed = false;     // some point failed
+  // Results of the points, in order; of a failed point, and of one that another runner still holds: {"swept", "failed":
+  // reason}.
+  std::vector<Json> rows;
+  bool failed = false;  // some point failed
 };
 
 // force: run finished points again. Writes <out>/<name>/summary.{csv,md} and appends to <out>/index.csv after each
-// point. A single point's error is thrown; in a sweep it is recorded. An interrupt is thrown, with finished points
-// kept.
+// point. A single point's error is thrown; in a sweep it is recorded, and only a place that takes nothing more ends
+// it. An interrupt is thrown. Finished points are kept in any case.
 Outcome run_points(const std::vector<Point>& points, Inputs& inputs, bool force);
 
 }  // namespace experiments

@@ -128,13 +128,16 @@ std::vector<std::string> data_roots() {
   return roots;
 }
 
-std::string find_corpus(const std::string& name_or_path) { return find(name_or_path).path; }
+Corpus find_corpus(const std::string& name_or_path) {
+  const Found found = find(name_or_path);
+  return {.name = name_or_path, .path = found.path, .text = {}, .join = found.rows ? "rows" : "none"};
+}
 
 Corpus load_corpus(const std::string& name_or_path) {
-  const Found found = find(name_or_path);
-  Corpus corpus{name_or_path, found.path, read_file(found.path)};
-  require_utf8(corpus.text, found.path);
-  if (found.rows) corpus.text = join_rows(corpus.text);
+  Corpus corpus = find_corpus(name_or_path);
+  corpus.text = read_file(corpus.path);
+  require_utf8(corpus.text, corpus.path);
+  if (corpus.join == "rows") corpus.text = join_rows(corpus.text);
   return corpus;
 }
 

@@ -9,17 +9,18 @@
 namespace core {
 
 struct Corpus {
-  std::string name;  // as asked for: registered name or path
-  std::string path;  // the file that was read
-  std::string text;  // UTF-8, checked
+  std::string name;           // as asked for: registered name or path
+  std::string path;           // its file
+  std::string text;           // UTF-8, checked
+  std::string join = "none";  // how the file becomes the text: none | rows
 };
 
 // Reads a registered corpus ("wikitext2/test") or a text file given by its path. Throws UserError when neither exists
 // (with the nearest and all known names), or when the text is not UTF-8 (with the byte offset).
 Corpus load_corpus(const std::string& name_or_path);
 
-// The file that load_corpus would read, without reading it; same errors.
-std::string find_corpus(const std::string& name_or_path);
+// What load_corpus would read, without reading it: the text is empty. Errors: neither exists.
+Corpus find_corpus(const std::string& name_or_path);
 
 // The directory of a model: a path, else `<root>/<name>`, else `<root>/models/<name>`. Throws UserError otherwise.
 std::string find_model(const std::string& name_or_path);

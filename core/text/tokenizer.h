@@ -13,6 +13,10 @@
 
 namespace core {
 
+// Of everything between a corpus file and its token ids: joining, normalizing, splitting, merging. Bumped by hand when
+// ids change, so that remembered ones are not used.
+inline constexpr int kTokensVersion = 1;
+
 // What tokenizer_config.json, the tokenizer itself and config.json say about BOS and EOS.
 struct SpecialTokens {
   std::optional<int32_t> bos_id;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <utility>
 
 #include "core/error.h"
 #include "core/io/hash.h"
@@ -35,12 +36,17 @@ std::string resolve_bos(const std::string& bos, const Tokenizer& tokenizer) {
 }
 
 Windows make_windows(const Corpus& corpus, const Tokenizer& tokenizer, const WindowOptions& options) {
+  return make_windows(corpus, tokenizer.encode(corpus.text), tokenizer, options);
+}
+
+Windows make_windows(const Corpus& corpus, std::vector<int32_t> ids, const Tokenizer& tokenizer,
+                     const WindowOptions& options) {
   require(options.seq_len >= 2, "seq_len: {} leaves nothing to predict. Choose at least 2.", options.seq_len);
   Windows result;
   result.corpus = corpus.name;
   result.bos = resolve_bos(options.bos, tokenizer);
   result.seq_len = options.seq_len;
-  result.ids = tokenizer.encode(corpus.text);
+  result.ids = std::move(ids);
   if (result.bos == "once") result.ids.insert(result.ids.begin(), *tokenizer.bos_id());
 
   const auto tokens = static_cast<int64_t>(result.ids.size());

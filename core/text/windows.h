@@ -41,6 +41,9 @@ std::string resolve_bos(const std::string& bos, const Tokenizer& tokenizer);
 // Tokenizes and cuts. Throws UserError when the corpus is shorter than one window, when seq_len < 2, or when an id is
 // beyond the embedding.
 Windows make_windows(const Corpus& corpus, const Tokenizer& tokenizer, const WindowOptions& options);
+// The same for a text whose `ids` are known: tokenizer.encode(corpus.text). The text itself is not looked at.
+Windows make_windows(const Corpus& corpus, std::vector<int32_t> ids, const Tokenizer& tokenizer,
+                     const WindowOptions& options);
 
 // Hash of token ids (as little-endian int32), for results and cache keys.
 std::string token_hash(std::span<const int32_t> ids);

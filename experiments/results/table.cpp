@@ -95,7 +95,8 @@ double total_seconds(const Json& run) {
 }
 
 Cells failed_row(const Json& run, Cells row, size_t columns) {
-  row.push_back("failed: " + run["failed"].get<std::string>());
+  const std::string reason = run["failed"];
+  row.push_back(reason.starts_with("held by ") ? reason : "failed: " + reason);
   row.resize(columns, kMissing);
   return row;
 }
@@ -158,7 +159,9 @@ std::string Table::text() const {
   std::vector<size_t> widths;
   for (size_t c = 0; c < columns.size(); ++c) {
     widths.push_back(width(columns[c]));
-    for (const Cells& row : rows) widths[c] = std::max(widths[c], row[c].starts_with("failed") ? 0 : width(row[c]));
+    for (const Cells& row : rows)
+      widths[c] =
+          std::max(widths[c], row[c].starts_with("failed: ") || row[c].starts_with("held by ") ? 0 : width(row[c]));
   }
   std::string out;
   const auto add = [&](const Cells& row) {

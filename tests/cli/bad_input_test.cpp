@@ -151,7 +151,40 @@ TEST_F(BadInput, ASecondRunnerIsToldWhoHoldsTheRunDirectory) {
   EXPECT_TRUE(fs::exists(program_.file(directory + "/results.json")));
 }
 
+TEST_F(BadInput, AFullDiskEndsASweepWithOneLineAndKeepsWhatIsFinished) {
+  const std::string config = core::slurp(program_.file("c.yaml"));
+  program_.put("c.yaml", config + "sweep: {grid: {quant.weight.bits: [4]}}\n");
+  ASSERT_EQ(program_.run({"c.yaml"}).code, 0);
+  const auto results = [&] {
+    Strings found;
+    for (const std::string& path : program_.everything())
+      if (path.ends_with("/results.json")) found.push_back(path);
+    return found;
+  };
+  const Strings finished = results();
+  ASSERT_EQ(finished.size(), 1u);
+  const std::string content = core::slurp(program_.file(finished[0]));
+
+  program_.put("c.yaml", config + "sweep: {grid: {quant.weight.bits: [4, 3, 2]}}\n");
+  program_.limit_file_size(40'000);  // less than a checkpoint
+  const Finished stopped = program_.run({"c.yaml"});
+  EXPECT_EQ(stopped.code, 2);
+  EXPECT_THAT(stopped.err, MatchesRegex("runs/n/[0-9a-f]+/[^ ]+: cannot be written: the file grows beyond the size "
+                                        "limit\\. Free some space or choose another place\\.\n"));
+  EXPECT_EQ(results(), finished);
+  EXPECT_EQ(core::slurp(program_.file(finished[0])), content);
+
+  program_.limit_file_size(0);
+  EXPECT_EQ(program_.run({"c.yaml"}).code, 0) << "the next call goes on";
+  EXPECT_EQ(results().size(), 3u);
+}
+
 // ---- the command line ----
+
+TEST_F(BadInput, CacheLimitThatIsNoSize) {
+  refused("--cache-limit: `20 apples` is not a size. Write a number and k, M, G or T, e.g. 20GB.",
+          {"c.yaml", "--cache-limit", "20 apples"});
+}
 
 TEST_F(BadInput, NoFile) {
   refused("no configuration given. Try ./run_experiment configs/quickstart.yaml, or --help.", {});

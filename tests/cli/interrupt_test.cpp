@@ -30,9 +30,34 @@ size_t count(const std::string& text, const std::string& part) {
   return n;
 }
 
-class Interrupt : public ::testing::TestWithParam<std::pair<int, int>> {};  // signal, exit code
+TEST(Interrupt, TheSecondSignalStopsAtOnce) {
+  Program program;  // a block of all windows at once takes long enough for a second signal
+  program.edit("  perplexity: [{corpus: text.txt, seq_len: 64, windows: 2}]",
+               "  batch_tokens: 1048576\n  perplexity: [{corpus: tiny/train, seq_len: 512}]");
+  const pid_t pid = program.start({"c.yaml"});
+  const auto until = [&](const auto& fact) {
+    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+    while (!fact() && std::chrono::steady_clock::now() < deadline)
+      std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  };
+  until([&] {
+    for (const std::string& path : program.everything())
+      if (path.ends_with("/log.txt")) return true;
+    return false;
+  });
+  ::kill(pid, SIGINT);
+  until([&] { return program.errors_of(pid).find("once more to stop at once") != std::string::npos; });
+  ::kill(pid, SIGTERM);
+  const Finished stopped = program.wait(pid);
+  EXPECT_EQ(stopped.code, 143);
+  EXPECT_EQ(stopped.err, "\nstopping after the current block; once more to stop at once\n")
+      << "nothing else is done, not even a farewell";
+  EXPECT_THAT(results(program), ::testing::IsEmpty());
+}
 
-TEST_P(Interrupt, KeepsFinishedPointsAndTheNextCallGoesOn) {
+class Interrupts : public ::testing::TestWithParam<std::pair<int, int>> {};  // signal, exit code
+
+TEST_P(Interrupts, KeepsFinishedPointsAndTheNextCallGoesOn) {
   const auto [signal, code] = GetParam();
   Program program;
   program.edit("corpus: text.txt, seq_len: 64, windows: 2", "corpus: tiny/valid, seq_len: 128, windows: 80");
@@ -60,7 +85,7 @@ TEST_P(Interrupt, KeepsFinishedPointsAndTheNextCallGoesOn) {
   for (const auto& [path, content] : kept) EXPECT_EQ(all.at(path), content) << path;
 }
 
-INSTANTIATE_TEST_SUITE_P(Signals, Interrupt, ::testing::Values(std::pair(SIGINT, 130), std::pair(SIGTERM, 143)),
+INSTANTIATE_TEST_SUITE_P(Signals, Interrupts, ::testing::Values(std::pair(SIGINT, 130), std::pair(SIGTERM, 143)),
                          [](const auto& info) { return info.param.first == SIGINT ? "Int" : "Term"; });
 
 }  // namespace

@@ -14,6 +14,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
+using ::testing::ContainsRegex;
 using ::testing::HasSubstr;
 using ::testing::MatchesRegex;
 
@@ -38,7 +39,7 @@ TEST(Options, HelpShowsTheOptionsAndTheKeys) {
   EXPECT_EQ(help.code, 0);
   EXPECT_EQ(help.err, "");
   for (const char* text : {"--set", "--out", "--dry-run", "--force", "--threads", "--quiet", "--list", "--version",
-                           "--no-build", "Keys of a configuration:", "  measure  "}) {
+                           "--cache-limit", "--no-build", "Keys of a configuration:", "  measure  "}) {
     EXPECT_THAT(help.out, HasSubstr(text));
   }
 }
@@ -95,6 +96,44 @@ TEST(Options, ARunPrintsItsTableAndItsDirectory) {
   const std::string id = only_result(program)["id"];
   EXPECT_THAT(run.out, HasSubstr("\nruns/n/" + id + "\n"));
   EXPECT_THAT(program.run({"c.yaml"}).out, HasSubstr("finished before; --force runs it again\n"));
+}
+
+TEST(Options, ARunOfAnOlderStageIsStaleAndMadeAnew) {
+  Program program;
+  ASSERT_EQ(program.run({"c.yaml"}).code, 0);
+  const std::string file = results(program).at(0);
+  auto older = nlohmann::ordered_json::parse(core::slurp(program.file(file)));
+  for (auto& stage : older["stages"])
+    if (stage["name"] == "quantize") stage["version"] = stage["version"].get<int>() - 1;
+  older["quantized"]["perplexity"][0]["ppl"] = 1.5;  // a stale number
+  program.put(file, older.dump());
+  EXPECT_THAT(program.run({"c.yaml", "--dry-run"}).out, MatchesRegex("stale     runs/n/[0-9a-f]+  \n"));
+  const Finished again = program.run({"c.yaml"});
+  EXPECT_EQ(again.code, 0);
+  EXPECT_THAT(again.out, ContainsRegex("a stale run is made anew: quantize was version [0-9]+ and is [0-9]+ now\n"));
+  EXPECT_GT(only_result(program)["quantized"]["perplexity"][0]["ppl"], 1.5);
+  EXPECT_THAT(program.run({"c.yaml", "--dry-run"}).out, HasSubstr("finished"));
+}
+
+TEST(Options, TheCacheIsKeptBelowItsLimit) {
+  Program program;
+  const auto entries = [&] {
+    Strings found;
+    for (const std::string& path : program.everything())
+      if (path.starts_with("runs/.cache/tokens-") && path.ends_with("/key.txt")) found.push_back(path);
+    return found;
+  };
+  ASSERT_EQ(program.run({"c.yaml"}).code, 0);
+  const Strings first = entries();
+  ASSERT_EQ(first.size(), 1u);
+  program.put("other.txt", core::slurp(program.file("text.txt")) + "More.");
+  const Strings other{"c.yaml", "--set", "measure.perplexity[0].corpus=other.txt"};
+  ASSERT_EQ(program.run(other).code, 0);
+  EXPECT_EQ(entries().size(), 2u);
+  program.put("third.txt", core::slurp(program.file("text.txt")) + "Still more.");
+  ASSERT_EQ(program.run({"c.yaml", "--set", "measure.perplexity[0].corpus=third.txt", "--cache-limit", "1k"}).code, 0);
+  EXPECT_EQ(entries().size(), 1u);
+  EXPECT_NE(entries(), first);
 }
 
 TEST(Options, QuietPrintsTheTableOnly) {

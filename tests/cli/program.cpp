@@ -1,6 +1,7 @@
 #include "tests/cli/program.h"
 
 #include <fcntl.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -14,8 +15,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char *kOut = ".stdout", *kErr = ".stderr";
-
 constexpr const char* kConfig = R"(name: n
 model: {path: tiny-qwen3}
 quant: {method: rtn, weight: {bits: 4, group_size: 64}}
@@ -24,10 +23,16 @@ measure:
 )";
 
 // In the child: does not return.
-[[noreturn]] void become(const std::string& directory, std::vector<std::string> words) {
+[[noreturn]] void become(const std::string& directory, const std::string& out, const std::string& err,
+                         int64_t file_size, std::vector<std::string> words) {
   const bool ready = ::chdir(directory.c_str()) == 0;
-  ::dup2(::open(kOut, O_WRONLY | O_CREAT | O_TRUNC, 0666), STDOUT_FILENO);
-  ::dup2(::open(kErr, O_WRONLY | O_CREAT | O_TRUNC, 0666), STDERR_FILENO);
+  ::dup2(::open(out.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0666), STDOUT_FILENO);
+  ::dup2(::open(err.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0666), STDERR_FILENO);
+  if (file_size > 0) {
+    const auto bytes = static_cast<rlim_t>(file_size);
+    const rlimit limit = {bytes, bytes};
+    ::setrlimit(RLIMIT_FSIZE, &limit);
+  }
   ::setenv("REFRAIN_HOME", REFRAIN_SOURCE_DIR, 1);
   ::unsetenv("REFRAIN_DATA");
   ::setenv("OMP_WAIT_POLICY", "PASSIVE", 1);  // as ctest sets it: other programs use the cores too
@@ -49,7 +54,10 @@ pid_t Program::start(const Strings& arguments) {
   Strings words{REFRAIN_PROGRAM};
   words.insert(words.end(), arguments.begin(), arguments.end());
   const pid_t pid = ::fork();
-  if (pid == 0) become(scratch_.path(), std::move(words));
+  if (pid == 0) {
+    become(scratch_.path(), printed(".stdout", ::getpid()), printed(".stderr", ::getpid()), file_size_,
+           std::move(words));
+  }
   if (pid < 0) throw std::runtime_error("no process");
   return pid;
 }
@@ -60,7 +68,7 @@ Finished Program::wait(pid_t pid) {
     if (errno != EINTR) throw std::runtime_error("the process is lost");
   }
   const int code = WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
-  return {code, core::slurp(file(kOut)), core::slurp(file(kErr))};
+  return {code, core::slurp(file(printed(".stdout", pid))), core::slurp(file(printed(".stderr", pid)))};
 }
 
 Finished Program::run(const Strings& arguments) { return wait(start(arguments)); }
@@ -81,7 +89,7 @@ Strings Program::everything() const {
   Strings paths;
   for (const auto& entry : fs::recursive_directory_iterator(scratch_.path())) {
     const std::string path = fs::path(entry.path()).lexically_relative(scratch_.path());
-    if (path != kOut && path != kErr) paths.push_back(path);
+    if (!path.starts_with(".std")) paths.push_back(path);
   }
   std::sort(paths.begin(), paths.end());
   return paths;

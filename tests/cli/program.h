@@ -24,9 +24,13 @@ class Program {
 
   // Runs `run_experiment <arguments>` with the directory as its working directory. REFRAIN_DATA is not set.
   Finished run(const Strings& arguments);
-  // The same in two steps, for tests that interrupt it.
+  // The same in two steps, for tests that interrupt it or run it several times at once.
   pid_t start(const Strings& arguments);
   Finished wait(pid_t pid);
+  // What a started program has written to its standard error so far.
+  std::string errors_of(pid_t pid) const { return core::slurp(file(printed(".stderr", pid))); }
+  // From now on no file that it writes grows beyond this.
+  void limit_file_size(int64_t bytes) { file_size_ = bytes; }
 
   std::string file(const std::string& name) const { return scratch_.file(name); }
   void put(const std::string& name, const std::string& content) const { scratch_.put(name, content); }
@@ -38,7 +42,10 @@ class Program {
   Strings everything() const;
 
  private:
+  static std::string printed(const std::string& stream, pid_t pid) { return stream + "." + std::to_string(pid); }
+
   core::Scratch scratch_;
+  int64_t file_size_ = 0;  // 0: no limit
 };
 
 }  // namespace cli

@@ -9,6 +9,7 @@
 #include "core/io/csv.h"
 #include "core/io/file_lock.h"
 #include "core/io/files.h"
+#include "experiments/stages.h"
 #include "tests/experiments/support.h"
 
 namespace experiments {
@@ -57,8 +58,11 @@ TEST(RunId, DependsOnTheContentOfModelTokenizerAndText) {
   core::write_atomically(model + "/config.json", core::slurp(model + "/config.json") + "\n");
   const std::string config = lab.id({here});
   EXPECT_NE(config, changed);
+  core::write_atomically(model + "/tokenizer.json", core::slurp(model + "/tokenizer.json") + "\n");
+  const std::string tokenizer = lab.id({here});
+  EXPECT_NE(tokenizer, config);
   lab.put("text.txt", "Another text. " + core::slurp(lab.file("text.txt")));
-  EXPECT_NE(lab.id({here}), config);
+  EXPECT_NE(lab.id({here}), tokenizer);
 }
 
 // ---- finished runs ----
@@ -84,6 +88,36 @@ TEST(Runner, AnUnfinishedRunIsRun) {
     core::write_atomically(file, broken);
     EXPECT_EQ(without_costs(lab.row()), without_costs(first)) << broken;
   }
+}
+
+TEST(Runner, ARunOfAnotherStageVersionIsMadeAnew) {
+  const Lab lab;
+  const Json first = lab.row();
+  const std::string file = lab.directory(first) + "/results.json";
+  for (const auto& [name, version] : stage_versions()) {
+    Json stale = first;
+    for (Json& stage : stale["stages"])
+      if (stage["name"] == name) stage["version"] = version + 1;
+    stale["quantized"]["perplexity"][0]["nll"] = -1.0;
+    EXPECT_EQ(outdated(stale), fmt::format("{} was version {} and is {} now", name, version + 1, version));
+    core::write_atomically(file, stale.dump());
+    EXPECT_EQ(without_costs(lab.row()), without_costs(first)) << name;
+  }
+  Json unknown = first;
+  unknown["stages"][0]["name"] = "divination";
+  EXPECT_EQ(outdated(unknown), "its stage divination is no longer one");
+  EXPECT_EQ(outdated(first), "");
+}
+
+TEST(Runner, ARunThatAnotherRunnerFinishedMeanwhileIsTakenOver) {
+  const Lab lab;
+  const Json first = lab.row();
+  const Point point = lab.points().front();
+  Inputs inputs(lab.out() + "/.cache");
+  const Ran taken = run_point(point, inputs, /*force=*/false);  // as after the check that found nothing
+  EXPECT_FALSE(taken.now);
+  EXPECT_EQ(taken.results, first);
+  EXPECT_TRUE(run_point(point, inputs, /*force=*/true).now);
 }
 
 TEST(Runner, TheIndexGetsOneLinePerRunAndTheSummaryOnePerRow) {
@@ -172,14 +206,14 @@ TEST(Sweep, RecordsAFailedPointAndRunsTheOthers) {
   EXPECT_THAT(core::slurp(lab.out() + "/lab/summary.csv"), HasSubstr("failed: " + blocked));
 }
 
-TEST(Sweep, APointThatAnotherRunnerHoldsFailsAlone) {
+TEST(Sweep, APointThatAnotherRunnerHoldsIsLeftToIt) {
   const Lab lab;
   const std::string held = lab.out() + "/lab/" + lab.id({"quant.weight.bits=4"});
   core::create_directories(held);
   const core::FileLock lock = core::FileLock::directory(held);
   const Outcome outcome = lab.run({kGrid});
-  EXPECT_THAT(outcome.rows.at(0)["failed"].get<std::string>(),
-              HasSubstr(held + ": another runner holds this run directory"));
+  EXPECT_FALSE(outcome.failed);
+  EXPECT_THAT(outcome.rows.at(0)["failed"].get<std::string>(), HasSubstr("held by another runner (pid "));
   EXPECT_FALSE(fs::exists(held + "/results.json"));
   EXPECT_TRUE(outcome.rows.at(1).contains("quantized"));
 }

@@ -39,7 +39,7 @@ TEST_F(DataFolders, HomeIsSearchedBeforeRefrainData) {
   EXPECT_EQ(load_corpus("books/test").path, data() + "/corpora/books.txt");
   put("home/data/corpora/books.txt", "from home");
   EXPECT_EQ(load_corpus("books/test").text, "from home");
-  EXPECT_EQ(find_corpus("books/test"), home_data() + "/corpora/books.txt");
+  EXPECT_EQ(find_corpus("books/test").path, home_data() + "/corpora/books.txt");
   EXPECT_EQ(load_corpus("books/test").name, "books/test");
 }
 
