@@ -14,6 +14,7 @@
 #ifdef __APPLE__
 #include <sys/sysctl.h>
 #else
+#include <malloc.h>
 #include <sched.h>
 #endif
 
@@ -101,7 +102,16 @@ std::string cpu_name() {
 #endif
 }
 
-int64_t memory_bytes() { return static_cast<int64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGESIZE); }
+int64_t memory_bytes() {
+  const int64_t physical = static_cast<int64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGESIZE);
+#ifndef __APPLE__
+  for (const char* limit : {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"}) {
+    int64_t bytes = 0;  // stays so when the file says "max"
+    if (std::ifstream(limit) >> bytes && bytes > 0) return std::min(physical, bytes);
+  }
+#endif
+  return physical;
+}
 
 std::string system_name() {
   utsname name;
@@ -111,6 +121,9 @@ std::string system_name() {
 
 void reset_peak_memory() {
 #ifndef __APPLE__
+#ifdef __GLIBC__
+  malloc_trim(0);
+#endif
   std::ofstream("/proc/self/clear_refs") << 5;
 #endif
 }

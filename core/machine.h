@@ -11,10 +11,11 @@ namespace core {
 int64_t usable_threads();
 
 std::string cpu_name();     // as the system calls it, "unknown" if it does not
-int64_t memory_bytes();     // physical memory
+int64_t memory_bytes();     // physical memory, or the limit of this process's control group if that is less
 std::string system_name();  // e.g. "Linux 6.1.0 x86_64"
 
-void reset_peak_memory();     // begins a new peak; where the system cannot, the peak is that of the process
+// Begins a new peak after giving freed memory back; where the system cannot, the peak is that of the process.
+void reset_peak_memory();
 int64_t peak_memory_bytes();  // most resident memory since then
 
 }  // namespace core

@@ -134,6 +134,18 @@ void unload(torch::nn::Module& module) {
   for_each_loadable(module, [](Loadable& loadable) { loadable.unload(); });
 }
 
+void unload(torch::nn::Module& module, const Weights& weights) {
+  for_each_loadable(module, [&](Loadable& loadable) {
+    std::vector<std::string> names;
+    for (const State& entry : loadable.state()) names.push_back(entry.name);
+    if (const auto* slot = dynamic_cast<const Slot*>(&loadable)) {  // something else may be in it by now
+      names.insert(names.end(), {slot->path() + ".weight", slot->path() + ".bias"});
+    }
+    loadable.unload();
+    for (const std::string& name : names) weights.release(name);
+  });
+}
+
 std::vector<State> named_state(torch::nn::Module& module) {
   std::vector<State> all;
   std::set<const void*> seen;
@@ -150,12 +162,6 @@ namespace {
 // What running a module once costs, without what storing it costs.
 Cost running(const Cost& cost) { return {.macs = cost.macs, .bytes_read = cost.bytes_read}; }
 
-Cost block_cost(Block& block) {
-  Cost sum;
-  for_each_loadable(block, [&](Loadable& loadable) { sum += loadable.cost(); });
-  return sum;
-}
-
 // Whether the head computes with the embedding's own tensor.
 bool shares_embedding(Model& model) {
   const auto* head = dynamic_cast<const DenseLinear*>(&model.head().linear());
@@ -164,17 +170,31 @@ bool shares_embedding(Model& model) {
 
 }  // namespace
 
-Cost bill(Model& model) {
+Cost bill_of_ends(Model& model) {
   Cost sum = model.embedding().cost();
   sum += model.norm().cost();
   sum += shares_embedding(model) ? running(model.head().cost()) : model.head().cost();
-  std::vector<int64_t> runs(model.shape().layers, 0);
-  for (const Step& step : model.plan) ++runs.at(step.block);
-  for (int64_t i = 0; i < model.shape().layers; ++i) {
-    const Cost once = block_cost(model.block(i));
-    sum += once;
-    for (int64_t extra = 1; extra < runs[i]; ++extra) sum += running(once);
-  }
+  return sum;
+}
+
+Cost bill_of_block(Block& block, int64_t runs) {
+  Cost sum;
+  for_each_loadable(block, [&](Loadable& loadable) { sum += loadable.cost(); });
+  const Cost once = sum;
+  for (int64_t extra = 1; extra < runs; ++extra) sum += running(once);
+  return sum;
+}
+
+std::vector<int64_t> runs_of(const Plan& plan, int64_t layers) {
+  std::vector<int64_t> runs(layers, 0);
+  for (const Step& step : plan) ++runs.at(step.block);
+  return runs;
+}
+
+Cost bill(Model& model) {
+  Cost sum = bill_of_ends(model);
+  const std::vector<int64_t> runs = runs_of(model.plan, model.shape().layers);
+  for (int64_t i = 0; i < model.shape().layers; ++i) sum += bill_of_block(model.block(i), runs[i]);
   return sum;
 }
 

@@ -122,9 +122,13 @@ std::vector<State> named_state(torch::nn::Module& module);
 // The bill of a module: its slots by their linears, everything else as stored. A tied head costs MACs and reads, not
 // storage.
 Cost bill(Model& model);
+Cost bill_of_ends(Model& model);                 // embedding, last norm and head
+Cost bill_of_block(Block& block, int64_t runs);  // runs: how often the plan runs it; 0: it is only stored
+std::vector<int64_t> runs_of(const Plan& plan, int64_t layers);  // of each block
 
 // Loads or unloads all Loadable modules inside.
 void load(torch::nn::Module& module, const Weights& weights);
 void unload(torch::nn::Module& module);
+void unload(torch::nn::Module& module, const Weights& weights);  // and gives the file's pages back to the system
 
 }  // namespace core

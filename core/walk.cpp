@@ -37,15 +37,19 @@ void walk(Model& model, BlockSource& source, const std::vector<Stage*>& stages, 
     const int64_t index = model.plan[step].block;
     Block& block = model.block(index);
     const Pass pass{.step = step};
-    source.load(model, index);
+    const bool work = visited.insert(index).second && !source.finished(index);
+    if (work || streams.full != nullptr || !source.finished(index)) source.load(model, index);
     // The full-precision outputs are computed before a stage changes the block; the stages still see its inputs.
     std::optional<HiddenStore> full;
     if (streams.full != nullptr) advance(block, pass, *streams.full, full.emplace(streams.full->batches()));
-    if (visited.insert(index).second) {
+    if (work) {
       BlockContext context{model, block, index, step, streams};
       for (Stage* stage : stages) stage->block(context);
     }
-    if (streams.quantized != nullptr) advance(block, pass, *streams.quantized, *streams.quantized);
+    if (streams.quantized != nullptr) {
+      source.load_finished(model, index);
+      advance(block, pass, *streams.quantized, *streams.quantized);
+    }
     if (full) *streams.full = std::move(*full);
     source.release(model, index);
     if (on_step) on_step(step + 1, steps);

@@ -19,6 +19,10 @@ class BlockSource {
   virtual ~BlockSource() = default;
   virtual void load(Model& model, int64_t block) = 0;     // fills the block's slots and norms if they are not filled
   virtual void release(Model& model, int64_t block) = 0;  // the walk has left the block
+
+  // A source that keeps what the stages made of a block: whether it has this one, and the block as it was kept.
+  virtual bool finished(int64_t) const { return false; }
+  virtual void load_finished(Model&, int64_t) {}
 };
 
 // Loads a block on the first visit and keeps it.
@@ -31,6 +35,20 @@ class ResidentSource : public BlockSource {
  private:
   Weights weights_;
   std::set<int64_t> loaded_;
+};
+
+// Loads a block at every visit and drops it when the walk leaves it; the file's pages go back to the system.
+class StreamedSource : public BlockSource {
+ public:
+  explicit StreamedSource(Weights weights) : weights_(std::move(weights)) {}
+  void load(Model& model, int64_t block) override { core::load(model.block(block), weights_); }
+  void release(Model& model, int64_t block) override { core::unload(model.block(block), weights_); }
+
+ protected:
+  const Weights& weights() const { return weights_; }
+
+ private:
+  Weights weights_;
 };
 
 // The hidden states that a walk carries; a stream that nobody needs is null and costs nothing.
@@ -59,11 +77,17 @@ class Stage {
   virtual void begin(Model&) {}
   virtual void block(BlockContext&) {}
   virtual void end(Model&) {}
+
+  // What the stage wants to know of a finished block when the walk is resumed, as text; asked for after `block` and
+  // given back, instead of `block`, after `begin`.
+  virtual std::string record() const { return {}; }
+  virtual void restore(const std::string& /*record*/) {}
 };
 
 // Runs the stages over the plan. Per step: load the block, advance the full-precision stream, let each stage work on
-// the block (only on its first step), advance the quantized stream. Between blocks an interrupt is honoured
-// (core/interrupt.h). `on_step(done, total)` is told the progress.
+// the block (only on its first step, and not if the source has it finished), take the finished block from the source,
+// advance the quantized stream. Between blocks an interrupt is honoured (core/interrupt.h). `on_step(done, total)` is
+// told the progress.
 void walk(Model& model, BlockSource& source, const std::vector<Stage*>& stages, Streams streams,
           const std::function<void(int64_t, int64_t)>& on_step = {});
 

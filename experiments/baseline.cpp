@@ -18,11 +18,12 @@ namespace {
 // The full-precision model, made when the first measurement is not in the cache.
 struct FullPrecision {
   std::shared_ptr<core::Model> model;
-  core::ResidentSource source;
+  std::unique_ptr<core::BlockSource> source;
 
-  FullPrecision(const Spec& spec, const ModelFiles& files)
-      : model(models::build(files.config)), source(weights_of(spec, files)) {
-    model->load_ends(weights_of(spec, files));
+  FullPrecision(const Spec& spec, const ModelFiles& files) : model(models::build(files.config)) {
+    const core::Weights weights = weights_of(spec, files);
+    source = exports::open_source(*model, files.directory, weights, residency_of(spec, weights));
+    model->load_ends(weights);
   }
 };
 
@@ -64,7 +65,7 @@ Baseline baseline(const Spec& spec, Inputs& inputs) {
     if (measured.window_nll.empty()) {
       if (!full) full.emplace(spec, files);
       core::Progress progress("full precision on " + config.corpus, spec.quiet);
-      measured.window_nll = window_nll(*full->model, full->source, windows, spec.measure.batch_tokens,
+      measured.window_nll = window_nll(*full->model, *full->source, windows, spec.measure.batch_tokens,
                                        [&](int64_t done, int64_t total) { progress.update(done, total); });
       core::create_directories(spec.out + "/.cache");
       core::write_atomically(file, nlohmann::json(measured.window_nll).dump());

@@ -6,7 +6,7 @@
 #include <filesystem>
 
 #include "core/error.h"
-#include "export/checkpoint.h"
+#include "core/machine.h"
 #include "models/registry.h"
 
 namespace experiments {
@@ -108,6 +108,13 @@ at::ScalarType dtype_of(const Spec& spec) {
 
 core::Weights weights_of(const Spec& spec, const ModelFiles& files) {
   return core::Weights(files.checkpoint, dtype_of(spec), device_of(spec));
+}
+
+exports::Residency residency_of(const Spec& spec, const core::Weights& weights) {
+  const std::string& residency = spec.model.residency;
+  const bool large = weights.bytes_in_memory() > core::memory_bytes() / 2;
+  return residency == "stream" || (residency == "auto" && large) ? exports::Residency::stream
+                                                                 : exports::Residency::resident;
 }
 
 void check_point(const Spec& spec, Inputs& inputs) {

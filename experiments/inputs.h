@@ -14,6 +14,7 @@
 #include "core/text/windows.h"
 #include "core/walk.h"
 #include "experiments/spec.h"
+#include "export/checkpoint.h"
 
 namespace experiments {
 
@@ -63,6 +64,8 @@ class Inputs {
 at::Device device_of(const Spec& spec);     // error when the machine lacks it
 at::ScalarType dtype_of(const Spec& spec);  // error for float16 on a CPU
 core::Weights weights_of(const Spec& spec, const ModelFiles& files);
+// model.residency for these weights. auto: stream when they would fill more than half of the memory.
+exports::Residency residency_of(const Spec& spec, const core::Weights& weights);
 
 // Everything that can be known to be wrong with a point before a tensor is read: model, shapes, rules, texts, device.
 void check_point(const Spec& spec, Inputs& inputs);

@@ -8,10 +8,12 @@
 #include <filesystem>
 
 #include "core/error.h"
+#include "core/hidden_store.h"
 #include "core/io/file_lock.h"
 #include "core/io/files.h"
 #include "core/machine.h"
 #include "core/progress.h"
+#include "experiments/resume.h"
 #include "experiments/stages.h"
 #include "experiments/version.h"
 #include "export/checkpoint.h"
@@ -58,31 +60,45 @@ void staged(std::vector<StageRecord>& stages, const std::string& name, int versi
   spdlog::info("{}: {:.1f} s{}", name, seconds, cached ? ", from the cache" : "");
 }
 
-// The model of one point while it is being made.
+// A model as it is measured.
 struct Working {
   std::shared_ptr<core::Model> model;
   std::unique_ptr<core::BlockSource> source;
 };
 
-Working open_model(const Spec& spec, const ModelFiles& files) {
-  const core::Weights weights = weights_of(spec, files);
+// The model in `directory`, the user's or our checkpoint of it, opened as `weights`.
+Working open_model(const Spec& spec, const ModelFiles& files, const std::string& directory,
+                   const core::Weights& weights) {
   Working work{models::build(files.config), nullptr};
-  work.source = exports::open_source(*work.model, files.directory, weights);
+  work.source = exports::open_source(*work.model, directory, weights, residency_of(spec, weights));
   work.model->load_ends(weights);
   return work;
 }
 
-void quantize(const Point& point, const ModelFiles& files, const std::string& directory, Working& work,
-              Findings& findings) {
-  const Spec& spec = point.spec;
-  quant::Quantize stage(spec.quant.methods.at(spec.quant.method), spec.quant.method,
-                        quant::assign(spec.quant, *work.model));
-  exports::Save save(files.directory, weights_of(spec, files), directory + "/checkpoint", commit());
-  std::vector<core::Stage*> stages{&stage};
-  if (spec.checkpoint == "keep") stages.push_back(&save);
-  core::Progress progress(spec.quant.method, spec.quiet);
-  core::walk(*work.model, *work.source, stages, {}, [&](int64_t done, int64_t total) { progress.update(done, total); });
-  findings.modules = stage.reports();
+// What is measured in the end: the checkpoint as it was written, also when this process has written it.
+Working open_result(const Spec& spec, const ModelFiles& files, const std::string& checkpoint) {
+  if (spec.quant.method == quant::QuantConfig::kNone)
+    return open_model(spec, files, files.directory, weights_of(spec, files));
+  const auto written = std::make_shared<const core::Checkpoint>(core::Checkpoint::open(checkpoint));
+  return open_model(spec, files, checkpoint, core::Weights(written, dtype_of(spec), device_of(spec)));
+}
+
+// Writes <directory>/checkpoint; blocks that an interrupted run has finished are not done again.
+std::vector<quant::ModuleReport> quantize(const Spec& spec, const ModelFiles& files, const std::string& directory) {
+  const core::Weights weights = weights_of(spec, files);
+  const std::string checkpoint = directory + "/checkpoint", progress = progress_directory(directory);
+  const auto model = models::build(files.config);
+  quant::Quantize stage(spec.quant.methods.at(spec.quant.method), spec.quant.method, quant::assign(spec.quant, *model));
+  exports::Save save(files.directory, weights, checkpoint, commit(), {progress, {&stage}});
+  if (exports::is_quantized_checkpoint(checkpoint)) {
+    save.restore_finished(*model);
+  } else {
+    model->load_ends(weights);
+    exports::UnfinishedSource source(weights, checkpoint, progress);
+    core::Progress bar(spec.quant.method, spec.quiet);
+    core::walk(*model, source, {&stage, &save}, {}, [&](int64_t done, int64_t total) { bar.update(done, total); });
+  }
+  return stage.reports();
 }
 
 std::vector<Perplexity> measure(const Spec& spec, Inputs& inputs, const ModelFiles& files, Working& work) {
@@ -97,8 +113,7 @@ std::vector<Perplexity> measure(const Spec& spec, Inputs& inputs, const ModelFil
   return all;
 }
 
-Findings compute(const Point& point, const std::string& directory, Inputs& inputs, const ModelFiles& files,
-                 Working& work) {
+Findings compute(const Point& point, const std::string& directory, Inputs& inputs, const ModelFiles& files) {
   const Spec& spec = point.spec;
   Findings findings{.id = run_id(spec, inputs),
                     .spec = &spec,
@@ -114,12 +129,17 @@ Findings compute(const Point& point, const std::string& directory, Inputs& input
       return full.cached;
     });
   }
-  staged(findings.stages, "load", 1, [&] { return work = open_model(spec, files), false; });
-  if (quantizes)
+  if (quantizes) {
     staged(findings.stages, "quantize", quant::Quantize::kVersion,
-           [&] { return quantize(point, files, directory, work, findings), false; });
+           [&] { return findings.modules = quantize(spec, files, directory), false; });
+  }
+  Working work;
+  staged(findings.stages, "load", 1, [&] {  // resident weights are all read here, because each is counted
+    work = open_result(spec, files, directory + "/checkpoint");
+    findings.bill = bill_of(*work.model, *work.source);
+    return false;
+  });
   if (!quantizes && !files.quantized) {  // nothing was changed: the baseline is the result
-    core::walk(*work.model, *work.source, {}, {});
     findings.quantized = *findings.baseline;
   } else {
     staged(findings.stages, "measure", kMeasureVersion,
@@ -153,21 +173,22 @@ namespace {
 
 // Everything behind the lock.
 Json run_in(const std::string& directory, const Point& point, Inputs& inputs) {
-  for (const char* stale : {"results.json", "checkpoint"}) fs::remove_all(directory + "/" + stale);
+  const Spec& spec = point.spec;
   const RunLog log(directory);
-  Spec resolved = point.spec;
+  const Threads threads(resume(directory, spec));
+  core::limit_hidden_states(static_cast<int64_t>(spec.model.spill_above * 1e9), spec.out + "/.cache");
+  Spec resolved = spec;
   core::write_atomically(directory + "/resolved.yaml", core::to_yaml(core::to_node(resolved)));
 
-  const ModelFiles& files = inputs.model(point.spec.model.path);
-  Working work;
-  const Findings findings = compute(point, directory, inputs, files, work);
+  const Findings findings = compute(point, directory, inputs, inputs.model(spec.model.path));
 
   core::write_atomically(directory + "/modules.csv", modules_csv(findings.modules));
   core::write_atomically(directory + "/windows.csv", windows_csv(findings));
-  const bool kept = fs::exists(directory + "/checkpoint");
-  const Json results =
-      results_json(findings, *work.model, kept ? exports::bytes_on_disk(directory + "/checkpoint") : 0);
+  const std::string checkpoint = directory + "/checkpoint";
+  if (spec.checkpoint == "discard") fs::remove_all(checkpoint);
+  const Json results = results_json(findings, fs::exists(checkpoint) ? exports::bytes_on_disk(checkpoint) : 0);
   core::write_atomically(directory + "/results.json", results.dump(2) + "\n");
+  fs::remove_all(progress_directory(directory));
   return results;
 }
 
@@ -187,7 +208,7 @@ Ran run_point(const Point& point, Inputs& inputs, bool force) {
     return {run_in(directory, point, inputs), true};
   } catch (const core::UserError&) {
     std::error_code ignored;
-    if (made) fs::remove_all(directory, ignored);
+    if (made && !has_progress(directory)) fs::remove_all(directory, ignored);
     throw;
   }
 }

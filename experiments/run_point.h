@@ -23,8 +23,9 @@ struct Ran {
 
 // Quantizes and measures, unless that is finished (and not stale, and not forced), and leaves resolved.yaml,
 // modules.csv, windows.csv, checkpoint/, log.txt and, last, results.json in the run directory. Holds the directory's
-// lock meanwhile; a second runner gets HeldElsewhere, which says who holds it. A directory made for a run that then
-// stops at the user's mistake is removed; an interrupted run leaves what it has.
+// lock meanwhile; a second runner gets HeldElsewhere, which says who holds it. A run that was killed, interrupted
+// or out of disk goes on behind its last finished block. A directory made for a run that then stops at the user's
+// mistake is removed unless it holds a finished block.
 Ran run_point(const Point& point, Inputs& inputs, bool force);
 
 }  // namespace experiments

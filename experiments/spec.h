@@ -14,6 +14,8 @@ namespace experiments {
 struct ModelConfig : core::Section {
   std::string path;
   std::string dtype = "auto";
+  std::string residency = "auto";
+  double spill_above = 1.0;
 
   void keys(core::Keys& k) override;
 };

@@ -15,56 +15,83 @@
 //   source
 #pragma once
 
-#include <map>
 #include <memory>
-#include <set>
 #include <string>
+#include <vector>
 
 #include "core/walk.h"
 #include "export/manifest.h"
 
 namespace exports {
 
+// How far an unfinished checkpoint has come: `directory` holds one file per finished block, block-00003.json, written
+// after its shard. It describes the block's modules as refrain.json will, and keeps what the stages want to know of it.
+struct Progress {
+  std::string directory;             // empty: nothing is kept, every walk starts anew
+  std::vector<core::Stage*> stages;  // those whose records are kept
+};
+
 // The last stage of a walk: writes each block as soon as the stages before it are done with it.
 class Save : public core::Stage {
  public:
+  static constexpr int kVersion = 1;  // bumped by hand when the files change
+
   // source: the open checkpoint in source_directory, from which untouched tensors are copied. The two directories must
   // differ.
-  Save(std::string source_directory, core::Weights source, std::string directory, std::string commit = {});
+  Save(std::string source_directory, core::Weights source, std::string directory, std::string commit = {},
+       Progress progress = {});
 
   std::string name() const override { return "save"; }
-  int version() const override { return 1; }
-  void begin(core::Model& model) override;  // from here until end() the directory is not a checkpoint
+  int version() const override { return kVersion; }
+  // From here until end() the directory is not a checkpoint. Finished blocks are restored.
+  void begin(core::Model& model) override;
   void block(core::BlockContext& context) override;
   void end(core::Model& model) override;
 
+  // What the progress knows of finished blocks, given to the stages again; without a walk if all are finished.
+  void restore_finished(const core::Model& model);
+
  private:
   class Shard;
-  void write(const Shard& shard, const std::string& file);
-  void write_index() const;
+  void write(const Shard& shard, const std::string& file) const;
+  void write_index(const core::Model& model) const;
   void copy_small_files() const;
 
   std::string source_directory_, directory_;
   core::Weights source_;
+  Progress progress_;
   Manifest manifest_;
-  std::map<std::string, std::string> files_;  // tensor -> shard
-  int64_t bytes_ = 0;                         // of all tensors
 };
 
+// The source of a walk that can be resumed: full-precision blocks come from the model, finished ones from the
+// checkpoint that Save is writing. A block is dropped when the walk leaves it.
+class UnfinishedSource : public core::StreamedSource {
+ public:
+  // directory, progress: as given to Save.
+  UnfinishedSource(core::Weights weights, std::string directory, std::string progress)
+      : StreamedSource(std::move(weights)), directory_(std::move(directory)), progress_(std::move(progress)) {}
+  bool finished(int64_t block) const override;
+  void load_finished(core::Model& model, int64_t block) override;
+
+ private:
+  std::string directory_, progress_;
+};
+
+enum class Residency { resident, stream };  // of weights: kept once loaded, or dropped when the walk leaves the block
+
 // Fills the blocks of a skeleton from our checkpoint: a QuantizedLinear where there are codes, a DenseLinear elsewhere.
-// Loads a block on the first visit and keeps it. Errors: codes whose hash differs from refrain.json's, a value that is
-// not finite.
+// Errors: codes whose hash differs from refrain.json's, a value that is not finite.
 class RestoringSource : public core::BlockSource {
  public:
-  RestoringSource(core::Weights weights, Manifest manifest)
-      : weights_(std::move(weights)), manifest_(std::move(manifest)) {}
+  RestoringSource(core::Weights weights, Manifest manifest, Residency residency)
+      : weights_(std::move(weights)), manifest_(std::move(manifest)), residency_(residency) {}
   void load(core::Model& model, int64_t block) override;
-  void release(core::Model&, int64_t) override {}
+  void release(core::Model& model, int64_t block) override;
 
  private:
   core::Weights weights_;
   Manifest manifest_;
-  std::set<int64_t> loaded_;
+  Residency residency_;
 };
 
 // The directory holds a complete checkpoint of ours.
@@ -77,7 +104,7 @@ void check(core::Model& model, const std::string& directory, const core::Weights
 // `check`, then the source that fits the directory. Sets model.plan if the directory has one. The embedding, the last
 // norm and the head are loaded by model.load_ends(weights) in either case.
 std::unique_ptr<core::BlockSource> open_source(core::Model& model, const std::string& directory,
-                                               const core::Weights& weights);
+                                               const core::Weights& weights, Residency residency = Residency::resident);
 
 // Bytes of the safetensors files of a model directory, headers included: the `file` figure of the bill.
 int64_t bytes_on_disk(const std::string& directory);

@@ -98,28 +98,34 @@ core::Plan read_plan(const core::JsonObject& manifest) {
   return plan;
 }
 
-std::string path_in(const std::string& directory) { return directory + "/" + kManifestFile; }
-
 }  // namespace
 
-Manifest read_manifest(const std::string& directory) {
-  const auto json = core::JsonObject::read(path_in(directory));
+std::string shard_file(int64_t block) { return fmt::format("block-{:05}.safetensors", block); }
+std::string description_file(int64_t block) { return fmt::format("block-{:05}.json", block); }
+
+Manifest read_manifest(const std::string& file) {
+  const auto json = core::JsonObject::read(file);
   json.integer("schema");  // there at all
   json.require_value("schema", kSchema);
-  Manifest manifest{json.where(), json.text("model"), json.text("commit", ""), read_plan(json), {}};
+  Manifest manifest{json.where(), json.text("model"), json.text("commit", ""), read_plan(json), {}, {}};
   const core::JsonObject modules = json.object("modules");
   for (const std::string& path : modules.keys()) manifest.modules[path] = read_module(modules.object(path), path);
+  if (json.has("records")) {
+    const core::JsonObject records = json.object("records");
+    for (const std::string& stage : records.keys()) manifest.records[stage] = records.text(stage);
+  }
   return manifest;
 }
 
-void write_manifest(const std::string& directory, const Manifest& manifest) {
+void write_manifest(const Manifest& manifest) {
   ordered_json json{{"schema", kSchema}, {"model", manifest.model}};
   if (!manifest.commit.empty()) json["commit"] = manifest.commit;
   json["plan"] = ordered_json::array();
   for (const core::Step& step : manifest.plan) json["plan"].push_back(to_json(step));
   json["modules"] = ordered_json::object();
   for (const auto& [path, module] : manifest.modules) json["modules"][path] = to_json(module);
-  core::write_atomically(path_in(directory), json.dump(2) + "\n");
+  if (!manifest.records.empty()) json["records"] = manifest.records;
+  core::write_atomically(manifest.file, json.dump(2) + "\n");
 }
 
 }  // namespace exports

@@ -26,17 +26,22 @@ struct QuantizedModule {
 };
 
 struct Manifest {
-  std::string file;    // where it was read, for messages
+  std::string file;    // where it is
   std::string model;   // name of the source model
   std::string commit;  // of the Refrain that wrote it; may be empty
   core::Plan plan;
   std::map<std::string, QuantizedModule> modules;  // by Hugging Face path
+  std::map<std::string, std::string> records;      // of a block: core::Stage::record() by name of the stage
 };
 
 // Errors: no such file, not JSON, another schema, a missing or wrong entry; each names file and key.
-Manifest read_manifest(const std::string& directory);
+Manifest read_manifest(const std::string& file);
 
-// Atomically; an older file of that name is replaced.
-void write_manifest(const std::string& directory, const Manifest& manifest);
+// Atomically, to manifest.file; an older file of that name is replaced.
+void write_manifest(const Manifest& manifest);
+
+// One block of an unfinished checkpoint: its shard, and the file that describes it as a manifest.
+std::string shard_file(int64_t block);        // "block-00003.safetensors"
+std::string description_file(int64_t block);  // "block-00003.json"
 
 }  // namespace exports

@@ -131,19 +131,40 @@ void check_tensors(core::Model& model, const Manifest& manifest, const core::Wei
   }
 }
 
+void fill(core::Block& block, const Manifest& manifest, const core::Weights& weights) {
+  for (const auto& module : block.modules(/*include_self=*/false)) {
+    auto* loadable = dynamic_cast<core::Loadable*>(module.get());
+    auto* slot = dynamic_cast<core::Slot*>(loadable);
+    if (const QuantizedModule* entry = find(manifest, slot)) {
+      slot->put(read_quantized(*slot, *entry, manifest, weights));
+    } else if (loadable != nullptr) {
+      loadable->load(weights);
+    }
+  }
+}
+
+bool is_loaded(core::Block& block) { return block.slots().front()->filled(); }
+
 }  // namespace
 
 void RestoringSource::load(core::Model& model, int64_t block) {
-  if (!loaded_.insert(block).second) return;
-  for (const auto& module : model.block(block).modules(/*include_self=*/false)) {
-    auto* loadable = dynamic_cast<core::Loadable*>(module.get());
-    auto* slot = dynamic_cast<core::Slot*>(loadable);
-    if (const QuantizedModule* entry = find(manifest_, slot)) {
-      slot->put(read_quantized(*slot, *entry, manifest_, weights_));
-    } else if (loadable != nullptr) {
-      loadable->load(weights_);
-    }
-  }
+  if (!is_loaded(model.block(block))) fill(model.block(block), manifest_, weights_);
+}
+
+void RestoringSource::release(core::Model& model, int64_t block) {
+  if (residency_ == Residency::stream) core::unload(model.block(block), weights_);
+}
+
+bool UnfinishedSource::finished(int64_t block) const {
+  return fs::exists(fs::path(progress_) / description_file(block)) &&
+         fs::exists(fs::path(directory_) / shard_file(block));
+}
+
+void UnfinishedSource::load_finished(core::Model& model, int64_t block) {
+  core::unload(model.block(block), weights());
+  const std::string shard = (fs::path(directory_) / shard_file(block)).string();
+  fill(model.block(block), read_manifest((fs::path(progress_) / description_file(block)).string()),
+       {std::make_shared<core::Checkpoint>(core::Checkpoint::open(shard)), weights().dtype(), weights().device()});
 }
 
 bool is_quantized_checkpoint(const std::string& directory) {
@@ -153,7 +174,7 @@ bool is_quantized_checkpoint(const std::string& directory) {
 
 void check(core::Model& model, const std::string& directory, const core::Weights& weights) {
   if (is_quantized_checkpoint(directory)) {
-    const Manifest manifest = read_manifest(directory);
+    const Manifest manifest = read_manifest(directory + "/" + kManifestFile);
     check_plan(manifest, model.shape().layers);
     check_modules(model, manifest);
     return check_tensors(model, manifest, weights);
@@ -166,12 +187,15 @@ void check(core::Model& model, const std::string& directory, const core::Weights
 }
 
 std::unique_ptr<core::BlockSource> open_source(core::Model& model, const std::string& directory,
-                                               const core::Weights& weights) {
+                                               const core::Weights& weights, Residency residency) {
   check(model, directory, weights);
-  if (!is_quantized_checkpoint(directory)) return std::make_unique<core::ResidentSource>(weights);
-  Manifest manifest = read_manifest(directory);
+  if (!is_quantized_checkpoint(directory)) {
+    if (residency == Residency::stream) return std::make_unique<core::StreamedSource>(weights);
+    return std::make_unique<core::ResidentSource>(weights);
+  }
+  Manifest manifest = read_manifest(directory + "/" + kManifestFile);
   model.plan = manifest.plan;
-  return std::make_unique<RestoringSource>(weights, std::move(manifest));
+  return std::make_unique<RestoringSource>(weights, std::move(manifest), residency);
 }
 
 int64_t bytes_on_disk(const std::string& directory) {

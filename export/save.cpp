@@ -4,7 +4,9 @@
 
 #include <array>
 #include <filesystem>
+#include <map>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "core/error.h"
 #include "core/io/files.h"
@@ -59,7 +61,7 @@ at::Tensor stored(const quant::Parameter& parameter) {
 }
 
 std::string name_of_model(const std::string& directory) {
-  if (is_quantized_checkpoint(directory)) return read_manifest(directory).model;
+  if (is_quantized_checkpoint(directory)) return read_manifest(directory + "/" + kManifestFile).model;
   return fs::canonical(directory).filename().string();
 }
 
@@ -78,7 +80,7 @@ class Save::Shard {
 
   // A tensor under its Hugging Face name: the source's bytes, unless something has changed it.
   void add_dense(const std::string& name, const at::Tensor& tensor) {
-    if (source_.has(name) && at::equal(source_.read(name, tensor.sizes()).tensor, tensor)) {
+    if (source_.has(name) && source_.same(name, tensor)) {
       const core::TensorView& view = source_.checkpoint().at(name);
       tensors_.push_back({name, view.dtype, view.shape, view.data});
     } else {
@@ -113,29 +115,61 @@ class Save::Shard {
   std::vector<core::TensorToWrite> tensors_;
 };
 
-Save::Save(std::string source_directory, core::Weights source, std::string directory, std::string commit)
-    : source_directory_(std::move(source_directory)), directory_(std::move(directory)), source_(std::move(source)) {
+Save::Save(std::string source_directory, core::Weights source, std::string directory, std::string commit,
+           Progress progress)
+    : source_directory_(std::move(source_directory)),
+      directory_(std::move(directory)),
+      source_(std::move(source)),
+      progress_(std::move(progress)) {
+  manifest_.file = (fs::path(directory_) / kManifestFile).string();
   manifest_.model = name_of_model(source_directory_);
   manifest_.commit = std::move(commit);
 }
 
-void Save::begin(core::Model&) {
+void Save::begin(core::Model& model) {
   core::create_directories(directory_);
   core::require(!fs::equivalent(directory_, source_directory_),
                 "{}: the checkpoint would overwrite the model that it is made from. Choose another --out.", directory_);
   core::require_writable_directory(directory_);
-  fs::remove(fs::path(directory_) / kManifestFile);
+  fs::remove(manifest_.file);
   manifest_.modules.clear();
-  files_.clear();
-  bytes_ = 0;
+  restore_finished(model);
+}
+
+void Save::restore_finished(const core::Model& model) {
+  if (progress_.directory.empty()) return;
+  core::create_directories(progress_.directory);
+  const UnfinishedSource finished(source_, directory_, progress_.directory);
+  std::set<int64_t> seen;
+  for (const core::Step& step : model.plan) {
+    if (!seen.insert(step.block).second || !finished.finished(step.block)) continue;
+    const Manifest block = read_manifest((fs::path(progress_.directory) / description_file(step.block)).string());
+    manifest_.modules.insert(block.modules.begin(), block.modules.end());
+    for (core::Stage* stage : progress_.stages) {
+      if (const auto found = block.records.find(stage->name()); found != block.records.end())
+        stage->restore(found->second);
+    }
+  }
 }
 
 void Save::block(core::BlockContext& context) {
+  Manifest finished{.file = (fs::path(progress_.directory) / description_file(context.index)).string(),
+                    .model = manifest_.model,
+                    .commit = manifest_.commit,
+                    .plan = {},
+                    .modules = {},
+                    .records = {}};
   Shard shard(source_);
   for (const auto& module : context.block.modules(/*include_self=*/false)) {
-    if (auto* loadable = dynamic_cast<core::Loadable*>(module.get())) shard.add(*loadable, manifest_);
+    if (auto* loadable = dynamic_cast<core::Loadable*>(module.get())) shard.add(*loadable, finished);
   }
-  write(shard, fmt::format("block-{:05}.safetensors", context.index));
+  write(shard, shard_file(context.index));
+  manifest_.modules.insert(finished.modules.begin(), finished.modules.end());
+  if (progress_.directory.empty()) return;
+  for (const core::Stage* stage : progress_.stages) {
+    if (std::string record = stage->record(); !record.empty()) finished.records[stage->name()] = std::move(record);
+  }
+  write_manifest(finished);
 }
 
 void Save::end(core::Model& model) {
@@ -144,23 +178,29 @@ void Save::end(core::Model& model) {
   shard.add(model.norm(), manifest_);
   if (!model.shape().tied) shard.add(model.head(), manifest_);
   write(shard, kEnds);
-  write_index();
+  write_index(model);
   copy_small_files();
   manifest_.plan = model.plan;
-  write_manifest(directory_, manifest_);
+  write_manifest(manifest_);
 }
 
-void Save::write(const Shard& shard, const std::string& file) {
+void Save::write(const Shard& shard, const std::string& file) const {
   core::write_safetensors((fs::path(directory_) / file).string(), shard.tensors());
-  for (const core::TensorToWrite& tensor : shard.tensors()) {
-    files_[tensor.name] = file;
-    bytes_ += static_cast<int64_t>(core::size_of(tensor.dtype)) * c10::multiply_integers(tensor.shape);
-    if (source_.has(tensor.name)) source_.checkpoint().release(tensor.name);
-  }
+  for (const core::TensorToWrite& tensor : shard.tensors()) source_.release(tensor.name);
 }
 
-void Save::write_index() const {
-  const nlohmann::ordered_json index{{"metadata", {{"total_size", bytes_}}}, {"weight_map", files_}};
+// From what the shards hold: those of finished blocks may be older than this process.
+void Save::write_index(const core::Model& model) const {
+  std::set<std::string> shards{kEnds};
+  for (const core::Step& step : model.plan) shards.insert(shard_file(step.block));
+  std::map<std::string, std::string> files;  // tensor -> shard
+  size_t bytes = 0;
+  for (const std::string& shard : shards) {
+    const core::Checkpoint checkpoint = core::Checkpoint::open((fs::path(directory_) / shard).string());
+    for (const std::string& name : checkpoint.names()) files[name] = shard;
+    bytes += checkpoint.total_bytes();
+  }
+  const nlohmann::ordered_json index{{"metadata", {{"total_size", bytes}}}, {"weight_map", files}};
   core::write_atomically((fs::path(directory_) / "model.safetensors.index.json").string(), index.dump(2) + "\n");
 }
 

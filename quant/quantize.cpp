@@ -4,10 +4,16 @@
 
 #include <algorithm>
 #include <chrono>
+#include <nlohmann/json.hpp>
 
 #include "quant/quantized_linear.h"
 
 namespace quant {
+
+// Every field, so that a resumed walk reports finished blocks as if it had quantized them itself.
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(WeightShape, absmax, kurtosis, outlier_columns)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(ModuleReport, path, method, out_features, in_features, bits, groups, weight_error,
+                                   weight, seconds, fallback)
 
 namespace {
 
@@ -51,6 +57,7 @@ Quantize::Quantize(std::shared_ptr<const Method> method, std::string method_name
     : method_(std::move(method)), method_name_(std::move(method_name)), assignments_(std::move(assignments)) {}
 
 void Quantize::block(core::BlockContext& context) {
+  before_block_ = reports_.size();
   at::NoGradGuard no_gradient;
   const std::vector<core::Slot*> slots = context.block.slots();
   std::vector<Target> targets;
@@ -77,6 +84,15 @@ void Quantize::block(core::BlockContext& context) {
                         .fallback = {}});
     slot.put(linear);
   }
+}
+
+std::string Quantize::record() const {
+  return nlohmann::json(std::vector<ModuleReport>(reports_.begin() + before_block_, reports_.end())).dump();
+}
+
+void Quantize::restore(const std::string& record) {
+  const auto reports = nlohmann::json::parse(record).get<std::vector<ModuleReport>>();
+  reports_.insert(reports_.end(), reports.begin(), reports.end());
 }
 
 }  // namespace quant

@@ -36,6 +36,8 @@ class Quantize : public core::Stage {
   std::string name() const override { return "quantize"; }
   int version() const override { return kVersion; }
   void block(core::BlockContext& context) override;
+  std::string record() const override;  // the reports of the last block
+  void restore(const std::string& record) override;
 
   const std::vector<ModuleReport>& reports() const { return reports_; }
 
@@ -44,6 +46,7 @@ class Quantize : public core::Stage {
   std::string method_name_;
   std::vector<Assignment> assignments_;
   std::vector<ModuleReport> reports_;
+  size_t before_block_ = 0;  // reports of earlier blocks
 };
 
 }  // namespace quant

@@ -3,25 +3,26 @@
 Weights are drawn so that activations neither vanish nor explode: standard deviation 1/sqrt(inputs), and a further
 1/sqrt(2 layers) where a product is added to the residual stream (Radford 2019). Norms are one, biases small. Every
 tensor has a generator of its own, keyed by seed and name: the numbers depend on neither shards nor order. Tensors are
-drawn, rounded and written shard by shard, so that memory holds one shard.
+drawn, rounded and written one after the other, so that memory holds one of them.
 
+    .venv/bin/python tools/make_synthetic.py --out /tmp/synthetic-3gb
     .venv/bin/python tools/make_synthetic.py --out /tmp/synthetic-1b --preset 1b
 """
 
 import argparse
 import json
 import shutil
+import struct
 import sys
 import zlib
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 
 ROOT = Path(__file__).resolve().parent.parent
 FAMILIES = {"qwen3": "Qwen3ForCausalLM", "qwen2": "Qwen2ForCausalLM", "llama": "LlamaForCausalLM"}
 PRESETS = {  # D, F, L, H, K, C, V
-    "default": dict(width=2048, ffn=6144, layers=28, heads=16, kv_heads=8, head_dim=128, vocab=32768),
+    "3gb": dict(width=2048, ffn=6144, layers=28, heads=16, kv_heads=8, head_dim=128, vocab=32768),  # 1.48e9 parameters
     "1b": dict(width=2048, ffn=6144, layers=20, heads=16, kv_heads=8, head_dim=128, vocab=32768),  # 1.07e9 parameters
     "small": dict(width=256, ffn=768, layers=4, heads=4, kv_heads=2, head_dim=64, vocab=4096),
 }
@@ -110,13 +111,31 @@ def config_json(a):
     }
 
 
+DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+
+
+def write_shard(file, tensors, a):
+    """A safetensors file of these (name, shape), drawn while it is written; its data begins on 64 bytes."""
+    header, offset = {"__metadata__": {"format": "pt"}}, 0
+    for name, shape in tensors:
+        end = offset + bytes_of(shape, a)
+        header[name] = {"dtype": DTYPES[a.dtype], "shape": list(shape), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-(len(text) + 8) % 64)
+    with open(file, "wb") as out:
+        out.write(struct.pack("<Q", len(text)) + text)
+        for name, shape in tensors:
+            out.write(draw(name, shape, a).flatten().view(torch.uint8).numpy())
+
+
 def write(a):
     a.out.mkdir(parents=True, exist_ok=True)
     shards = plan_shards(a)
     index = {"metadata": {"total_size": sum(bytes_of(shape, a) for _, shape in tensor_shapes(a))}, "weight_map": {}}
     for number, shard in enumerate(shards, 1):
         file = f"model-{number:05}-of-{len(shards):05}.safetensors" if len(shards) > 1 else "model.safetensors"
-        save_file({name: draw(name, shape, a) for name, shape in shard}, a.out / file, metadata={"format": "pt"})
+        write_shard(a.out / file, shard, a)
         index["weight_map"].update({name: file for name, _ in shard})
         print(f"{a.out / file}: {len(shard)} tensors")
     if len(shards) > 1:
@@ -135,10 +154,10 @@ def refuse(message):
 def parse_arguments():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--out", type=Path, required=True, help="directory to write, must not hold a model yet")
-    p.add_argument("--preset", choices=PRESETS, default="default", help="a shape; single sizes can still be given")
+    p.add_argument("--preset", choices=PRESETS, default="3gb", help="a shape; single sizes can still be given")
     for name, text in (("width", "D"), ("ffn", "F"), ("layers", "L"), ("heads", "H"), ("kv-heads", "K, divides H"),
                        ("head-dim", "C, even"), ("vocab", "V, at least the tokenizer's")):  # fmt: skip
-        p.add_argument(f"--{name}", type=int, help=f"{text}; {PRESETS['default'][name.replace('-', '_')]} by default")
+        p.add_argument(f"--{name}", type=int, help=f"{text}; {PRESETS['3gb'][name.replace('-', '_')]} by default")
     p.add_argument("--context", type=int, default=4096, help="max_position_embeddings, tokens")
     p.add_argument("--family", choices=FAMILIES, default="qwen3")
     p.add_argument("--untied", action="store_true", help="a head of its own instead of the embedding")
@@ -154,7 +173,7 @@ def parse_arguments():
 
 
 def check(a):
-    sizes = {name: getattr(a, name) for name in (*PRESETS["default"], "context")}
+    sizes = {name: getattr(a, name) for name in (*PRESETS["3gb"], "context")}
     for name, size in sizes.items():
         if size < 1:
             refuse(f"--{name.replace('_', '-')} {size} is not positive.")

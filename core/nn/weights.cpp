@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include <atomic>
+#include <functional>
 #include <optional>
 
 #include "core/error.h"
@@ -73,17 +74,21 @@ at::Tensor over_mapping(std::shared_ptr<const Checkpoint> checkpoint, const Tens
       data, view.shape, [checkpoint](void*) {}, at::TensorOptions(type));
 }
 
+// Calls work(begin, count) for every chunk of so many values, in parallel.
+void for_each_chunk(int64_t values, const std::function<void(int64_t, int64_t)>& work) {
+  at::parallel_for(0, values, kChunk, [&](int64_t begin, int64_t end) {
+    for (int64_t start = begin; start < end; start += kChunk) work(start, std::min(kChunk, end - start));
+  });
+}
+
 // Copies `from` into an own tensor of another dtype, chunk by chunk; `intact` becomes false if a value is not finite.
 at::Tensor converted(const at::Tensor& from, at::ScalarType type, std::atomic<bool>& intact) {
   at::Tensor to = at::empty(from.sizes(), from.options().dtype(type));
   const at::Tensor flat_from = from.view(-1), flat_to = to.view(-1);
-  at::parallel_for(0, from.numel(), kChunk, [&](int64_t begin, int64_t end) {
-    for (int64_t start = begin; start < end; start += kChunk) {
-      const int64_t count = std::min(kChunk, end - start);
-      const at::Tensor chunk = flat_to.narrow(0, start, count);
-      chunk.copy_(flat_from.narrow(0, start, count));
-      if (any_not_finite(chunk)) intact = false;
-    }
+  for_each_chunk(from.numel(), [&](int64_t begin, int64_t count) {
+    const at::Tensor chunk = flat_to.narrow(0, begin, count);
+    chunk.copy_(flat_from.narrow(0, begin, count));
+    if (any_not_finite(chunk)) intact = false;
   });
   return to;
 }
@@ -127,6 +132,34 @@ LoadedTensor Weights::read(const std::string& name, at::IntArrayRef shape) const
          index_text(first, shape), checkpoint_->file_of(name));
   }
   return {tensor.to(device_), static_cast<int64_t>(size_of(view.dtype)) * 8};
+}
+
+bool Weights::same(const std::string& name, const at::Tensor& tensor) const {
+  check(name, tensor.sizes());
+  const TensorView& view = checkpoint_->at(name);
+  const at::Tensor file = over_mapping(checkpoint_, view, *float_type(view.dtype)).view(-1);
+  const at::Tensor flat = tensor.cpu().contiguous().view(-1);
+  std::atomic<bool> equal = tensor.scalar_type() == dtype_;
+  for_each_chunk(flat.numel(), [&](int64_t begin, int64_t count) {
+    if (equal && !at::equal(file.narrow(0, begin, count).to(dtype_), flat.narrow(0, begin, count))) equal = false;
+  });
+  release(name);
+  return equal;
+}
+
+void Weights::release(const std::string& name) const {
+  if (checkpoint_->has(name)) checkpoint_->release(name);
+}
+
+int64_t Weights::bytes_in_memory() const {
+  int64_t bytes = 0;
+  for (const std::string& name : checkpoint_->names()) {
+    const TensorView& view = checkpoint_->at(name);
+    const auto stored = static_cast<int64_t>(size_of(view.dtype));
+    const auto width = static_cast<int64_t>(c10::elementSize(dtype_));
+    bytes += static_cast<int64_t>(view.bytes) / stored * (float_type(view.dtype) ? width : stored);
+  }
+  return bytes;
 }
 
 }  // namespace core

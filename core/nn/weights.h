@@ -29,10 +29,14 @@ class Weights {
   LoadedTensor read(const std::string& name, at::IntArrayRef shape) const;
   bool has(const std::string& name) const { return checkpoint_->has(name); }
   void check(const std::string& name, at::IntArrayRef shape) const;  // as `read`, without touching the data
+  // Whether `read` would give exactly this tensor. Holds no second one.
+  bool same(const std::string& name, const at::Tensor& tensor) const;
+  void release(const std::string& name) const;  // gives the file's pages back; a name that is not there is ignored
 
   at::ScalarType dtype() const { return dtype_; }
   at::Device device() const { return device_; }
   const Checkpoint& checkpoint() const { return *checkpoint_; }
+  int64_t bytes_in_memory() const;  // of all tensors: floats in the compute dtype, codes as they are
 
  private:
   std::shared_ptr<const Checkpoint> checkpoint_;

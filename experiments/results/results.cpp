@@ -6,7 +6,6 @@
 #include "core/io/csv.h"
 #include "core/machine.h"
 #include "experiments/version.h"
-#include "quant/quantized_linear.h"
 
 namespace experiments {
 
@@ -28,12 +27,8 @@ Json measured_json(const std::vector<Perplexity>& measurements) {
 double ratio(int64_t bits, int64_t weights) { return static_cast<double>(bits) / static_cast<double>(weights); }
 
 // Bits per weight; the denominator of `codes` and `with_parameters` is the weights that quantization covers.
-Json bits_json(core::Model& model, int64_t bytes_on_disk) {
-  core::Cost covered;
-  for (core::Slot* slot : model.slots()) {
-    if (const core::Cost cost = slot->linear().cost(); cost.code_bits > 0) covered += cost;
-  }
-  const core::Cost all = core::bill(model);
+Json bits_json(const Bill& bill, int64_t bytes_on_disk) {
+  const core::Cost &all = bill.all, &covered = bill.covered;
   const int64_t original = all.weights;  // every parameter of the model, a tied embedding once
   Json bits = {{"codes", nullptr}, {"with_parameters", nullptr}};
   if (covered.weights > 0) {
@@ -45,26 +40,6 @@ Json bits_json(core::Model& model, int64_t bytes_on_disk) {
   return bits;
 }
 
-// Of all codes of the model, in order; null when there are none.
-Json code_hash(core::Model& model) {
-  core::Hasher hasher;
-  bool any = false;
-  for (core::Slot* slot : model.slots()) {
-    const auto* linear = dynamic_cast<const quant::QuantizedLinear*>(&slot->linear());
-    if (linear == nullptr) continue;
-    hasher.update(slot->path() + " " + linear->codes().hash() + "\n");
-    any = true;
-  }
-  return any ? Json(hasher.hex()) : Json(nullptr);
-}
-
-// MACs per token relative to using every linear once.
-double mac_multiplier(core::Model& model) {
-  int64_t once = model.head().out_features() * model.head().in_features();
-  for (core::Slot* slot : model.slots()) once += slot->out_features() * slot->in_features();
-  return ratio(core::bill(model).macs, once);
-}
-
 Json machine_json(const Spec& spec) {
   return {
       {"cpu", core::cpu_name()},         {"memory_bytes", core::memory_bytes()},   {"system", core::system_name()},
@@ -73,7 +48,7 @@ Json machine_json(const Spec& spec) {
 
 }  // namespace
 
-Json results_json(const Findings& f, core::Model& model, int64_t bytes_on_disk) {
+Json results_json(const Findings& f, int64_t bytes_on_disk) {
   Json swept = Json::object();
   for (const auto& [key, value] : f.swept) swept[key] = value;
   Json stages = Json::array();
@@ -99,13 +74,13 @@ Json results_json(const Findings& f, core::Model& model, int64_t bytes_on_disk) 
            {{"config", f.config_hash},
             {"model", f.model_hash},
             {"tokenizer", f.tokenizer_hash},
-            {"codes", code_hash(model)}}},
+            {"codes", f.bill.code_hash ? Json(*f.bill.code_hash) : Json(nullptr)}}},
           {"baseline", f.baseline ? measured_json(*f.baseline) : Json(nullptr)},
           {"quantized", measured_json(f.quantized)},
-          {"bits", bits_json(model, bytes_on_disk)},
-          {"macs_per_token", core::bill(model).macs},
-          {"mac_multiplier", mac_multiplier(model)},
-          {"weight_bytes_per_token", core::bill(model).bytes_read},
+          {"bits", bits_json(f.bill, bytes_on_disk)},
+          {"macs_per_token", f.bill.all.macs},
+          {"mac_multiplier", f.bill.mac_multiplier},
+          {"weight_bytes_per_token", f.bill.all.bytes_read},
           {"stages", stages},
           {"fallbacks", fallbacks}};
 }

@@ -9,6 +9,7 @@
 
 #include "core/model.h"
 #include "experiments/baseline.h"
+#include "experiments/results/bill.h"
 #include "quant/quantize.h"
 
 namespace experiments {
@@ -34,10 +35,11 @@ struct Findings {
   std::vector<Perplexity> quantized = {};
   std::vector<StageRecord> stages = {};
   std::vector<quant::ModuleReport> modules = {};
+  Bill bill = {};
 };
 
 // bytes_on_disk: of the checkpoint, 0 when it was discarded.
-Json results_json(const Findings& findings, core::Model& model, int64_t bytes_on_disk);
+Json results_json(const Findings& findings, int64_t bytes_on_disk);
 
 std::string modules_csv(const std::vector<quant::ModuleReport>& modules);
 std::string windows_csv(const Findings& findings);  // one row per window and measurement

@@ -4,6 +4,9 @@
 #include <ATen/ATen.h>
 #include <gmock/gmock.h>
 
+#include <limits>
+#include <map>
+
 #include "tests/support/toy_model.h"
 
 namespace core {
@@ -62,7 +65,7 @@ TEST(Walk, CarriesEveryBatch) {
   toy::Toy toy, dense;
   dense.load_blocks();
   HiddenStore full = stored(*toy.model, 3);
-  const HiddenStore inputs = full;
+  const HiddenStore inputs = stored(*toy.model, 3);
   toy.walk({}, {&full, nullptr});
   for (int64_t i = 0; i < 3; ++i)
     EXPECT_TRUE(at::equal(full.get(i), hidden_states(*dense.model, inputs.get(i)).back()));
@@ -162,6 +165,115 @@ TEST(ResidentSource, LoadsABlockOnceAndKeepsIt) {
   toy.source->load(*toy.model, 1);
   EXPECT_EQ(toy.slot(2).pointer(), first);
   EXPECT_FALSE(toy.slot(0).filled());
+}
+
+// ---- streaming ----
+
+TEST(StreamedSource, DropsABlockWhenTheWalkLeavesItAndChangesNoBit) {
+  toy::Toy toy, resident;
+  StreamedSource source(*toy.weights);
+  HiddenStore hidden = stored(*toy.model, 2), expected = stored(*resident.model, 2);
+  walk(*toy.model, source, {}, {nullptr, &hidden});
+  resident.walk({}, {nullptr, &expected});
+  for (int64_t i = 0; i < 2; ++i) EXPECT_TRUE(at::equal(hidden.get(i), expected.get(i))) << "batch " << i;
+  for (Slot* slot : toy.model->slots()) EXPECT_FALSE(slot->filled()) << slot->path();
+  EXPECT_EQ(named_state(*toy.model).size(), 2) << "more than embedding and norm";
+  toy.model->plan = {{.block = 2}, {.block = 2}};
+  walk(*toy.model, source, {}, {nullptr, &hidden});
+  EXPECT_FALSE(toy.slot(4).filled());
+}
+
+TEST(StreamedSource, WithSpilledHiddenStatesChangesNoBit) {
+  const Scratch scratch;
+  toy::Toy toy, resident;
+  StreamedSource source(*toy.weights);
+  HiddenStore expected_full = stored(*resident.model, 3), expected = stored(*resident.model, 3);
+  Halve a, b;
+  resident.walk({&a}, {&expected_full, &expected});
+  limit_hidden_states(hidden_bytes_in_memory() + 2 * 2 * 5 * toy::kWidth * 4, scratch.path());  // two batches of six
+  {
+    HiddenStore full = stored(*toy.model, 3), quantized = stored(*toy.model, 3);
+    EXPECT_EQ(full.spilled() + quantized.spilled(), 4);
+    walk(*toy.model, source, {&b}, {&full, &quantized});
+    for (int64_t i = 0; i < 3; ++i) {
+      EXPECT_TRUE(at::equal(full.get(i), expected_full.get(i))) << "batch " << i;
+      EXPECT_TRUE(at::equal(quantized.get(i), expected.get(i))) << "batch " << i;
+    }
+  }
+  limit_hidden_states(std::numeric_limits<int64_t>::max(), "");
+}
+
+// Keeps what the stages made of each block in memory, as a checkpoint does on disk.
+class KeepingSource : public StreamedSource {
+ public:
+  using StreamedSource::StreamedSource;
+  void load(Model& model, int64_t block) override {
+    loads.push_back(block);
+    StreamedSource::load(model, block);
+  }
+  bool finished(int64_t block) const override { return kept.contains(block); }
+  void load_finished(Model& model, int64_t block) override {
+    StreamedSource::load(model, block);
+    model.block(block).slots().front()->put(kept.at(block));
+  }
+  std::map<int64_t, std::shared_ptr<Linear>> kept;
+  std::vector<int64_t> loads;
+};
+
+class Keep : public Stage {
+ public:
+  explicit Keep(KeepingSource& source) : source_(source) {}
+  std::string name() const override { return "keep"; }
+  int version() const override { return 1; }
+  void block(BlockContext& context) override { source_.kept[context.index] = context.block.slots().front()->pointer(); }
+
+ private:
+  KeepingSource& source_;
+};
+
+TEST(Walk, GoesOnBehindFinishedBlocksWithTheSameStreams) {
+  toy::Toy toy, again;
+  KeepingSource source(*toy.weights);
+  Halve first, second;
+  Keep keep(source);
+  HiddenStore full = stored(*toy.model, 1), quantized = stored(*toy.model, 1);
+  walk(*toy.model, source, {&first, &keep}, {&full, &quantized});
+  source.kept.erase(2);  // as if it had been stopped there
+  HiddenStore full_again = stored(*again.model, 1), quantized_again = stored(*again.model, 1);
+  walk(*again.model, source, {&second, &keep}, {&full_again, &quantized_again});
+  EXPECT_THAT(second.steps, ElementsAre(2));
+  EXPECT_TRUE(at::equal(second.full.at(0), first.full.at(2)));
+  EXPECT_TRUE(at::equal(second.quantized.at(0), first.quantized.at(2)));
+  EXPECT_TRUE(at::equal(full_again.get(0), full.get(0)));
+  EXPECT_TRUE(at::equal(quantized_again.get(0), quantized.get(0)));
+}
+
+TEST(Walk, WithoutAFullStreamDoesNotReadTheOriginalOfAFinishedBlock) {
+  toy::Toy toy;
+  KeepingSource source(*toy.weights);
+  Halve halve;
+  Keep keep(source);
+  walk(*toy.model, source, {&halve, &keep}, {});
+  source.kept.erase(1);
+  source.loads.clear();
+  HiddenStore quantized = stored(*toy.model, 1);
+  walk(*toy.model, source, {&halve, &keep}, {nullptr, &quantized});
+  EXPECT_THAT(source.loads, ElementsAre(1));
+}
+
+TEST(Walk, ARepeatedBlockIsTheOriginalInTheFullStream) {
+  toy::Toy toy, dense;
+  dense.load_blocks();
+  KeepingSource source(*toy.weights);
+  Halve halve;
+  Keep keep(source);
+  toy.model->plan = {{.block = 0}, {.block = 0}};
+  HiddenStore full = stored(*toy.model, 1), quantized = stored(*toy.model, 1);
+  at::Tensor expected = full.get(0);
+  walk(*toy.model, source, {&halve, &keep}, {&full, &quantized});
+  for (int i = 0; i < 2; ++i) expected = dense.model->block(0).forward(expected, {});
+  EXPECT_TRUE(at::equal(full.get(0), expected));
+  EXPECT_FALSE(at::equal(quantized.get(0), expected));
 }
 
 // ---- RecordingLinear: the only tap there is ----

@@ -73,6 +73,8 @@ class Key : public ::testing::Test {
       {"device", [this] { device(); }},
       {"model.path", [this] { model_path(); }},
       {"model.dtype", [this] { changes_the_result("model.dtype=bfloat16"); }},
+      {"model.residency", [this] { residency(); }},
+      {"model.spill_above", [this] { keeps_the_result("model.spill_above=0"); }},
       {"quant.method", [this] { changes_the_result("quant.method=none"); }},
       {"quant.weight.bits", [this] { changes_the_result("quant.weight.bits=3"); }},
       {"quant.weight.group_size", [this] { changes_the_result("quant.weight.group_size=32"); }},
@@ -94,6 +96,10 @@ class Key : public ::testing::Test {
   };
 
  private:
+  void residency() {
+    keeps_the_result("model.residency=stream");
+    keeps_the_result("model.residency=resident");
+  }
   void name() {
     EXPECT_EQ(lab_.row({"name=a/b"})["name"], "a/b");
     EXPECT_TRUE(fs::exists(lab_.out() + "/a/b/summary.md"));
@@ -175,7 +181,7 @@ TEST_F(Key, OnlyWhatCannotChangeAResultIsLeftOutOfTheId) {
   for (const Declared& key : declared_keys()) {
     if (!key.identity) outside.push_back(key.path);
   }
-  EXPECT_THAT(outside, ::testing::ElementsAre("out", "threads", "quiet"));
+  EXPECT_THAT(outside, ::testing::ElementsAre("model.residency", "model.spill_above", "out", "threads", "quiet"));
 }
 
 // ---- what is written about the keys ----
