@@ -36,11 +36,13 @@ void append_to_index(const Spec& spec, const Json& results) {
                     "time,name,id,model,method,bits_with_parameters,corpus,ppl");
 }
 
-Json failure(const Point& point, const std::string& reason) {
+Json swept(const Point& point) {
   Json swept = Json::object();
   for (const auto& [key, value] : point.swept) swept[key] = value;
-  return {{"swept", swept}, {"failed", reason}};
+  return swept;
 }
+
+Json failure(const Point& point, const std::string& reason) { return {{"swept", swept(point)}, {"failed", reason}}; }
 
 }  // namespace
 
@@ -54,6 +56,7 @@ Outcome run_points(const std::vector<Point>& points, Inputs& inputs, bool force)
     Json results = force ? Json(nullptr) : finished_results(run_directory(spec, id));
     if (!results.is_null()) {
       spdlog::info("finished before; --force runs it again");
+      results["swept"] = swept(point);  // another sweep may have run it
     } else {
       try {
         results = run_point(point, inputs);

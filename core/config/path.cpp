@@ -1,16 +1,15 @@
 // Dotted paths: `quant.weight.bits`, `transform[0].smoothquant`. The same syntax reaches into a document from --set,
 // from the sweep and from error messages.
+#include "core/config/path.h"
+
 #include <algorithm>
 #include <charconv>
-#include <variant>
 
 #include "core/config/node.h"
 #include "core/error.h"
 
 namespace core {
 namespace {
-
-using Step = std::variant<std::string, std::size_t>;  // a name in a map, an index in a list
 
 // "[12]" at the start of `text`: the index, `text` moves behind it. False if it is malformed.
 bool take_index(std::string_view& text, std::size_t& index) {
@@ -42,6 +41,8 @@ bool split(std::string_view path, std::vector<Step>& steps) {
   }
 }
 
+}  // namespace
+
 std::vector<Step> steps_of(std::string_view path, const std::string& origin) {
   std::vector<Step> steps;
   if (!split(path, steps)) {
@@ -64,6 +65,8 @@ std::string text_of(const std::vector<Step>& steps, std::size_t count) {
   }
   return text;
 }
+
+namespace {
 
 // The child that steps[i] names, made if it is a missing key of a map.
 Node& step_into(Node& node, const std::vector<Step>& steps, std::size_t i, const std::string& origin) {
