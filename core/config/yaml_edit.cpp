@@ -1,7 +1,8 @@
 #include "core/config/yaml_edit.h"
 
-#include <yaml-cpp/node/node.h>
-#include <yaml-cpp/node/parse.h>
+#include <yaml-cpp/yaml.h>
+
+#include <algorithm>
 
 #include "core/error.h"
 
