@@ -19,7 +19,7 @@ namespace {
 // The value at a path of results.json; nullptr if there is none.
 const Json* find(const Json& results, const std::string& path) {
   const Json* value = &results;
-  for (const core::Step& step : core::steps_of(path, "")) {
+  for (const core::PathStep& step : core::steps_of(path, "")) {
     if (const auto* name = std::get_if<std::string>(&step)) {
       if (!value->is_object() || !value->contains(*name)) return nullptr;
       value = &(*value)[*name];
@@ -162,7 +162,7 @@ std::vector<std::string> update_expectations(const std::string& file, const std:
                                    [&](const Json* value) { return bound.passes(e, *value); });
       if (all) continue;
       const core::Node value = fitting(e, bound, of_place.values);
-      std::vector<core::Step> steps = e.place;
+      std::vector<core::PathStep> steps = e.place;
       steps.emplace_back(std::string(bound.key));
       text = core::replace_scalar(text, file, steps, value);
       lines.push_back(fmt::format("{}: {} -> {}", e.where(bound.key), bound.limit, core::to_inline_yaml(value)));

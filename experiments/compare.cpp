@@ -56,7 +56,8 @@ std::vector<Measured> read_run(const std::string& directory) {
   size_t next = 1;
   while (next < rows.size() && rows[next].at(0) != "quantized") ++next;
   std::vector<Measured> all;
-  for (const Json& p : finished_results(directory)["quantized"]["perplexity"]) {
+  const Json results = finished_results(directory);
+  for (const Json& p : results["quantized"]["perplexity"]) {
     const size_t windows = p["windows"];
     core::require(next + windows <= rows.size(),
                   "{}: fewer windows than results.json tells of. Run it again with --force.", file);

@@ -13,7 +13,7 @@ bool same_value(const core::Node& a, const core::Node& b) {
   return a.scalar == b.scalar || (x && y && *x == *y);
 }
 
-Expectation read_one(const std::string& path, const core::Node& bounds, std::vector<core::Step> place) {
+Expectation read_one(const std::string& path, const core::Node& bounds, std::vector<core::PathStep> place) {
   Expectation expectation;
   expectation.path = path;
   std::string name = "expect." + path;

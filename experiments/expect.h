@@ -15,12 +15,13 @@ namespace experiments {
 
 // Bounds on one value of results.json.
 struct Expectation : core::Section {
-  std::string path;               // of the value: quantized.perplexity[0].ppl
-  std::vector<core::Step> place;  // of these bounds in the document: expect, path, and an index if there are several
-  double min = 0, max = 0;        // inclusive; if given
-  core::Node equal;               // a number or a text; null: not given
-  double tolerance = 0;           // |value − equal| that still passes
-  core::Node point;               // dotted keys -> values; null: every point
+  std::string path;  // of the value: quantized.perplexity[0].ppl
+  std::vector<core::PathStep>
+      place;                // of these bounds in the document: expect, path, and an index if there are several
+  double min = 0, max = 0;  // inclusive; if given
+  core::Node equal;         // a number or a text; null: not given
+  double tolerance = 0;     // |value − equal| that still passes
+  core::Node point;         // dotted keys -> values; null: every point
 
   void keys(core::Keys& k) override;
   void check() const override;

@@ -9,12 +9,12 @@
 
 namespace core {
 
-using Step = std::variant<std::string, std::size_t>;  // a name in a map, an index in a list
+using PathStep = std::variant<std::string, std::size_t>;  // a name in a map, an index in a list
 
 // Error at `origin` when the path is malformed, or longer than a document can be deep.
-std::vector<Step> steps_of(std::string_view path, const std::string& origin);
+std::vector<PathStep> steps_of(std::string_view path, const std::string& origin);
 
 // The first `count` steps as a path.
-std::string text_of(const std::vector<Step>& steps, std::size_t count);
+std::string text_of(const std::vector<PathStep>& steps, std::size_t count);
 
 }  // namespace core

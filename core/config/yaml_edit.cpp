@@ -9,16 +9,16 @@
 namespace core {
 namespace {
 
-Node* child(Node& node, const Step& step) {
+Node* child(Node& node, const PathStep& step) {
   if (const auto* name = std::get_if<std::string>(&step)) return node.find(*name);
   const std::size_t index = std::get<std::size_t>(step);
   return node.is_list() && index < node.items.size() ? &node.items[index] : nullptr;
 }
 
 // Where the value at `path` begins in the text; the path exists.
-std::size_t position(const std::string& text, const std::vector<Step>& path) {
+std::size_t position(const std::string& text, const std::vector<PathStep>& path) {
   YAML::Node node = YAML::Load(text);
-  for (const Step& step : path) {
+  for (const PathStep& step : path) {
     std::visit([&](const auto& key) { node.reset(node[key]); }, step);  // `=` would change the document
   }
   return static_cast<std::size_t>(node.Mark().pos);
@@ -26,12 +26,12 @@ std::size_t position(const std::string& text, const std::vector<Step>& path) {
 
 }  // namespace
 
-std::string replace_scalar(const std::string& text, const std::string& name, const std::vector<Step>& path,
+std::string replace_scalar(const std::string& text, const std::string& name, const std::vector<PathStep>& path,
                            const Node& value) {
   const auto where = [&] { return at(name, text_of(path, path.size())); };
   Node expected = parse_yaml(text, name);
   Node* target = &expected;
-  for (const Step& step : path) {
+  for (const PathStep& step : path) {
     target = child(*target, step);
     require(target != nullptr, "{} is not in this file. Write it there first.", where());
   }

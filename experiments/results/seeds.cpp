@@ -52,20 +52,19 @@ double deviation(const std::vector<Json>& runs, size_t m, double mean) {
   return std::sqrt(squares / static_cast<double>(runs.size() - 1));
 }
 
-}  // namespace
-
-std::vector<Json> seeds_of_point(const std::vector<Json>& results, size_t i) {
-  std::vector<Json> runs;
-  if (!results[i]["swept"].contains("seed")) return runs;
-  for (size_t j = 0; j < results.size(); ++j) {
-    if (!same_point(results[i], results[j])) continue;
+// When runs[i] is the last run of its point: the finished runs of that point, in order. Otherwise none.
+std::vector<Json> seeds_of_point(const std::vector<Json>& runs, size_t i) {
+  std::vector<Json> seeds;
+  if (!runs[i]["swept"].contains("seed")) return seeds;
+  for (size_t j = 0; j < runs.size(); ++j) {
+    if (!same_point(runs[i], runs[j])) continue;
     if (j > i) return {};
-    if (!results[j].contains("failed")) runs.push_back(results[j]);
+    if (!runs[j].contains("failed")) seeds.push_back(runs[j]);
   }
-  return runs;
+  return seeds;
 }
 
-Json mean_over_seeds(const std::vector<Json>& runs) {
+Json mean_of(const std::vector<Json>& runs) {
   Json mean = runs.front();
   for (const char* part : {"quantized", "bits"}) {
     std::vector<const Json*> parts;
@@ -81,6 +80,17 @@ Json mean_over_seeds(const std::vector<Json>& runs) {
   mean["stages"] = Json::array({{{"seconds", sum / static_cast<double>(runs.size())}}});
   mean["swept"]["seed"] = fmt::format("mean ± sd of {}", runs.size());
   return mean;
+}
+
+}  // namespace
+
+std::vector<Json> with_means(const std::vector<Json>& runs) {
+  std::vector<Json> rows;
+  for (size_t i = 0; i < runs.size(); ++i) {
+    rows.push_back(runs[i]);
+    if (const std::vector<Json> seeds = seeds_of_point(runs, i); seeds.size() > 1) rows.push_back(mean_of(seeds));
+  }
+  return rows;
 }
 
 }  // namespace experiments

@@ -6,11 +6,9 @@
 
 namespace experiments {
 
-// When results[i] is the last run of its point: the finished runs of that point, in order. Otherwise none.
-std::vector<nlohmann::ordered_json> seeds_of_point(const std::vector<nlohmann::ordered_json>& results, size_t i);
-
-// The mean over at least two runs of a point: every real number of `quantized` and `bits`, and the seconds.
-// `ppl_stderr` becomes the standard deviation of ppl over the seeds (n − 1).
-nlohmann::ordered_json mean_over_seeds(const std::vector<nlohmann::ordered_json>& runs);
+// The runs, and behind the last one of each point that several seeds finished a row of their means: every real number
+// of `quantized` and `bits`, and the seconds. Its `ppl_stderr` is the standard deviation of ppl over the seeds (n − 1),
+// its swept seed reads "mean ± sd of 3".
+std::vector<nlohmann::ordered_json> with_means(const std::vector<nlohmann::ordered_json>& runs);
 
 }  // namespace experiments

@@ -95,14 +95,6 @@ double total_seconds(const Json& run) {
   return seconds;
 }
 
-// `row` holds what was swept.
-Cells run_row(const Json& run, Cells row, const Cells& titles) {
-  row.push_back(number(run["bits"]["with_parameters"], 4));
-  add_perplexities(row, run, run["quantized"], titles);
-  row.push_back(fmt::format("{:.1f}", total_seconds(run)));
-  return row;
-}
-
 Cells failed_row(const Json& run, Cells row, size_t columns) {
   row.push_back("failed: " + run["failed"].get<std::string>());
   row.resize(columns, kMissing);
@@ -133,7 +125,8 @@ size_t width(const std::string& text) {  // characters, not bytes
 
 }  // namespace
 
-Table make_table(const std::vector<Json>& results) {
+Table make_table(const std::vector<Json>& runs) {
+  const std::vector<Json> results = with_means(runs);
   const Cells keys = swept_keys(results), titles = all_titles(results);
   Table table{.columns = short_names(keys), .rows = {}};
   if (table.columns.empty()) table.columns = {"model"};
@@ -141,10 +134,13 @@ Table make_table(const std::vector<Json>& results) {
   for (const std::string& title : titles) table.columns.insert(table.columns.end(), {title, "±", "change"});
   table.columns.push_back("seconds");
   std::vector<Json> baselines;  // that have their row
-  for (size_t i = 0; i < results.size(); ++i) {
-    const Json& run = results[i];
+  for (const Json& run : results) {
     Cells row = keys.empty() ? Cells{"quantized"} : swept_cells(run, keys);
-    if (const Json full = finished(run) ? run["baseline"] : Json(nullptr);
+    if (!finished(run)) {
+      table.rows.push_back(failed_row(run, std::move(row), table.columns.size()));
+      continue;
+    }
+    if (const Json& full = run["baseline"];
         !full.is_null() && std::find(baselines.begin(), baselines.end(), full) == baselines.end()) {
       Cells& first = table.rows.emplace_back(full_precision_cells(run, keys));
       first.push_back(kMissing);
@@ -152,12 +148,10 @@ Table make_table(const std::vector<Json>& results) {
       first.push_back(kMissing);
       baselines.push_back(full);
     }
-    table.rows.push_back(finished(run) ? run_row(run, std::move(row), titles)
-                                       : failed_row(run, std::move(row), table.columns.size()));
-    if (const std::vector<Json> seeds = seeds_of_point(results, i); seeds.size() > 1) {
-      const Json mean = mean_over_seeds(seeds);
-      table.rows.push_back(run_row(mean, swept_cells(mean, keys), titles));
-    }
+    row.push_back(number(run["bits"]["with_parameters"], 4));
+    add_perplexities(row, run, run["quantized"], titles);
+    row.push_back(fmt::format("{:.1f}", total_seconds(run)));
+    table.rows.push_back(std::move(row));
   }
   return table;
 }

@@ -8,7 +8,7 @@
 namespace core {
 namespace {
 
-std::string edited(const std::string& text, const std::vector<Step>& path, const std::string& value = "7") {
+std::string edited(const std::string& text, const std::vector<PathStep>& path, const std::string& value = "7") {
   return replace_scalar(text, "a.yaml", path, parse_yaml(value, "value"));
 }
 
@@ -32,7 +32,7 @@ TEST(ReplaceScalar, ReplacesQuotesWithTheValue) {
 }
 
 TEST(ReplaceScalar, RefusesWhatItCannotChangeAlone) {
-  const auto message = [](const std::string& text, const std::vector<Step>& path) {
+  const auto message = [](const std::string& text, const std::vector<PathStep>& path) {
     return message_of([&] { edited(text, path); });
   };
   EXPECT_EQ(message("a: 1\n", {"b"}), "a.yaml: b is not in this file. Write it there first.");
