@@ -1,20 +1,27 @@
-// Whether run B differs from run A: the same windows of the same text, compared in pairs.
+// Whether run B differs from run A: the same windows of the same text, compared in pairs. A run that was repeated with
+// other seeds stands for all of them.
 #pragma once
 
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace experiments {
 
-// One measurement that both runs have.
+// One quantity of one measurement that both runs have.
 struct Comparison {
   std::string corpus, protocol;
+  std::string quantity;  // "NLL" or "KL", nats per scored token, or "top-1", share of the scored tokens
   int64_t windows = 0;
-  double nll_a = 0, nll_b = 0;  // mean per token, nats
-  double low = 0, high = 0;     // 95 % interval of nll_b − nll_a
+  double a = 0, b = 0;          // means over scored tokens, and over the seeds
+  double low = 0, high = 0;     // 95 % interval of b − a over windows, of the mean over the seeds
+  std::vector<double> by_seed;  // b − a of every pair of runs; one if there is one seed
 
-  double difference() const { return nll_b - nll_a; }
-  bool clear() const { return low > 0 || high < 0; }  // the interval excludes 0
+  double difference() const { return b - a; }
+  bool excludes_zero() const { return low > 0 || high < 0; }
+  bool seeds_agree() const;                                              // all differences have one sign
+  bool decided() const { return excludes_zero() && seeds_agree(); }      // what a verdict needs
+  bool b_is_better() const { return (quantity == "top-1") == (b > a); }  // less loss, less divergence, more agreement
 };
 
 // The 95 % interval of the mean of `differences` by the moving-block bootstrap (Künsch 1989): blocks of consecutive
@@ -22,10 +29,12 @@ struct Comparison {
 // generator.
 std::pair<double, double> bootstrap_interval(const std::vector<double>& differences);
 
-// a, b: run directories. Errors: a directory without results, no measurement in common, other tokens under the same
-// name.
+// a, b: run directories. Finished runs beside one that differ from it by nothing but the seed belong to it; runs of
+// equal seeds are paired, and a side with one run is paired with every run of the other. Two runs of one such set are
+// compared alone. Errors: a directory without results, no measurement in common, other tokens under the same name, two
+// sets without a common seed.
 std::vector<Comparison> compare(const std::string& a, const std::string& b);
 
-std::string comparison_text(const std::vector<Comparison>& comparisons);  // a table and one sentence each
+std::string comparison_text(const std::vector<Comparison>& comparisons);  // a table with a verdict per row
 
 }  // namespace experiments

@@ -118,6 +118,7 @@ exports::Residency residency_of(const Spec& spec, const core::Weights& weights) 
 }
 
 void check_point(const Spec& spec, Inputs& inputs) {
+  device_of(spec);  // refuses one that is not there
   const ModelFiles& files = inputs.model(spec.model.path);
   const auto model = models::build(files.config);
   const bool quantizes = spec.quant.method != quant::QuantConfig::kNone;

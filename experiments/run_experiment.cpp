@@ -1,5 +1,5 @@
 // run_experiment: reads the command line and hands over. Exit codes: 0 done, 1 a failed point or our bug, 2 the user's
-// mistake, 130 and 143 interrupted.
+// mistake, 3 an expectation missed, 130 and 143 interrupted.
 #include <ATen/Parallel.h>
 #include <fmt/core.h>
 #include <spdlog/spdlog.h>
@@ -14,6 +14,7 @@
 #include "core/io/size.h"
 #include "core/machine.h"
 #include "core/text/corpus.h"
+#include "experiments/check_expect.h"
 #include "experiments/compare.h"
 #include "experiments/results/table.h"
 #include "experiments/runner.h"
@@ -26,13 +27,13 @@ namespace {
 using experiments::Point;
 using experiments::Spec;
 
-constexpr int kFailed = 1, kUserError = 2;
+constexpr int kFailed = 1, kUserError = 2, kMissed = 3;
 
 struct Options {
   std::vector<std::string> files, overrides, compared;
   std::string help_key, list;
   int64_t cache_limit = core::Cache::kDefaultLimit;
-  bool dry_run = false, force = false;
+  bool dry_run = false, force = false, update_expect = false;
 };
 
 int print_help(const CLI::App& app, const std::string& key) {
@@ -114,6 +115,24 @@ void print_plan(const std::vector<Point>& points, experiments::Inputs& inputs) {
   }
 }
 
+// Whether all results are as the file expects; with `update` the file is made to expect them.
+bool as_expected(const std::string& file, const std::vector<Point>& points, const experiments::Outcome& outcome,
+                 bool update) {
+  if (update) {
+    for (const auto& line : experiments::update_expectations(file, points, outcome.rows)) fmt::print("{}\n", line);
+    return true;
+  }
+  bool all = true;
+  for (size_t i = 0; i < outcome.rows.size(); ++i) {
+    if (outcome.rows[i].contains("failed")) continue;
+    for (const auto& line : experiments::misses(points[i], outcome.rows[i])) {
+      fmt::print(stderr, "{}\n", line);
+      all = false;
+    }
+  }
+  return all;
+}
+
 int run(const Options& options) {
   core::require(!options.files.empty(),
                 "no configuration given. Try ./run_experiment configs/quickstart.yaml, or --help.");
@@ -127,7 +146,8 @@ int run(const Options& options) {
     inputs.remember_tokens();
   }
   int code = 0;
-  for (const auto& points : files) {
+  for (size_t i = 0; i < files.size(); ++i) {
+    const std::vector<Point>& points = files[i];
     if (options.dry_run) {
       print_plan(points, inputs);
       continue;
@@ -139,7 +159,9 @@ int run(const Options& options) {
     for (const auto& row : outcome.rows) {
       if (row.contains("id")) fmt::print("{}/{}/{}\n", first.out, first.name, row["id"].get<std::string>());
     }
+    const bool expected = as_expected(options.files[i], points, outcome, options.update_expect);
     if (outcome.failed) code = kFailed;
+    if (!expected && code == 0) code = kMissed;
   }
   return code;
 }
@@ -167,6 +189,7 @@ int parse_and_run(int argc, char** argv) {
   app.add_flag("--quiet", quiet, "print the table and errors only (key quiet)");
   app.add_flag("--dry-run", options.dry_run, "check everything, print what would run");
   app.add_flag("--force", options.force, "run finished points again");
+  app.add_flag("--update-expect", options.update_expect, "make the file's `expect` fit the results, bound by bound");
   const CLI::Option* help =
       app.add_option("--help,-h", options.help_key, "this text, or the meaning of a key: --help quant.weight")
           ->expected(0, 1);
@@ -189,6 +212,8 @@ int parse_and_run(int argc, char** argv) {
     return 0;
   }
   if (!cache_limit.empty()) options.cache_limit = core::parse_size(cache_limit, "--cache-limit");
+  core::require(!options.update_expect || options.overrides.empty(),
+                "--update-expect: with --set the results are not those of the file. Change the file instead.");
   if (!out.empty()) add_override(options, "out", out);
   if (!threads.empty()) options.overrides.push_back("threads=" + threads);
   if (quiet) options.overrides.push_back("quiet=true");

@@ -30,13 +30,22 @@ void SweepConfig::keys(core::Keys& k) {
 }
 
 void Spec::keys(core::Keys& k) {
+  const core::Range any_seed{0, 4294967295};
   k.key("name", name, "folder of the results under `out`, e.g. qwen/group_size");
+  k.key("seed", seed, "of every random number: calibration, rounding, noise", any_seed);
+  k.key("seeds", seeds, "in place of seed: every point runs once per seed, and the table gets their mean ± sd",
+        any_seed)
+      .only_if_given();
   k.key("device", device, "where to compute; auto: cuda, else mps, else cpu", {"auto", "cpu", "mps", "cuda"});
   k.section("model", model, "the model under test");
   k.section("quant", quant, "how its weights are quantized");
   k.section("measure", measure, "what is measured, beside the full-precision model");
   k.key("checkpoint", checkpoint, "whether the quantized model is kept in the run directory", {"keep", "discard"});
   k.section("sweep", sweep, "many runs from one file").only_if_given();
+  k.node("expect", expect,
+         "map of paths in results.json to bounds (min, max, equal, tolerance, point): a regression test")
+      .only_if_given()
+      .not_identity();
   k.key("out", out, "directory of all results").not_identity();
   k.key("threads", threads, "threads of the computation; 0: physical cores that this process may use", {0, 4096})
       .not_identity();
@@ -49,9 +58,20 @@ void Spec::check() const {
   const bool leaves = name.starts_with("/") || name.find("..") != std::string::npos;
   core::require(!leaves && !name.starts_with("."), "{}: `{}` is not a folder below {}. Use letters, digits, - and /.",
                 where("name"), name, out);
+  check_seeds();
   core::require(!out.empty(), "{}: out is empty. Name a directory, e.g. runs.", where("out"));
   core::require(!model.path.empty(), "{}: model.path is missing. Name a model directory, e.g. tiny-qwen3.",
                 where("model"));
+}
+
+void Spec::check_seeds() const {
+  if (!given("seeds")) return;
+  core::require(!given("seed"), "{}: seed is given too ({}). Keep one of them.", where("seeds"), where("seed"));
+  core::require(!seeds.empty(), "{}: the list is empty. Name one seed per run, e.g. [1, 2, 3].", where("seeds"));
+  for (size_t i = 0; i < seeds.size(); ++i) {
+    const bool again = std::count(seeds.begin(), seeds.begin() + static_cast<int64_t>(i), seeds[i]) > 0;
+    core::require(!again, "{}: seed {} is there twice. Name each once.", where("seeds"), seeds[i]);
+  }
 }
 
 namespace {
@@ -76,7 +96,8 @@ std::vector<Swept> cases_of(const SweepConfig& sweep) {
 // What one call has once: its place, its voice, its threads. `sweep` is not a value at all.
 void require_sweepable(const std::string& key, const core::Node& value) {
   const std::string root = key.substr(0, key.find_first_of(".["));
-  const bool whole = root == "name" || root == "out" || root == "quiet" || root == "threads" || root == "sweep";
+  const bool whole = root == "name" || root == "out" || root == "quiet" || root == "threads" || root == "seeds" ||
+                     root == "sweep" || root == "expect";
   core::require(!whole, "{} holds for the whole file. Take it out of the sweep.", core::at(value.origin, key));
 }
 
@@ -106,14 +127,51 @@ std::vector<Swept> times_grid(std::vector<Swept> points, const SweepConfig& swee
   return points;
 }
 
-// The sweep of a document, and the document without it.
+// Takes a top-level key out of the document; null if it is not there.
+core::Node take(core::Node& root, const std::string& key) {
+  core::Node* node = root.find(key);
+  if (node == nullptr) return {};
+  core::Node taken = std::move(*node);
+  std::erase_if(root.entries, [&](const auto& entry) { return entry.first == key; });
+  return taken;
+}
+
 SweepConfig take_sweep(core::Node& root) {
   SweepConfig sweep;
-  if (const core::Node* node = root.find("sweep")) {
-    core::bind(*node, sweep, "sweep");
-    std::erase_if(root.entries, [](const auto& entry) { return entry.first == "sweep"; });
-  }
+  const bool given = root.find("sweep") != nullptr;
+  if (const core::Node node = take(root, "sweep"); given) core::bind(node, sweep, "sweep");
   return sweep;
+}
+
+// Gives every point its expectations; each must be meant for some point.
+void add_expectations(const core::Node& expect, std::vector<Point>& points) {
+  std::vector<core::Node> resolved;
+  for (Point& point : points) resolved.push_back(core::to_node(point.spec));
+  for (const Expectation& expectation : read_expectations(expect)) {
+    bool used = false;
+    for (size_t i = 0; i < points.size(); ++i) {
+      if (!applies(expectation, resolved[i])) continue;
+      points[i].expect.push_back(expectation);
+      used = true;
+    }
+    core::require(used, "{} is none of the runs. Give keys and values of a run, e.g. {{quant.weight.bits: 4}}.",
+                  expectation.where("point"));
+  }
+}
+
+// The points of a bound document: itself, or once per seed.
+std::vector<Point> per_seed(core::Node document, Point point) {
+  if (point.spec.seeds.empty()) return {std::move(point)};
+  const core::Node seeds = take(document, "seeds");
+  std::vector<Point> points;
+  for (const core::Node& seed : seeds.items) {
+    Point& one = points.emplace_back();
+    one.swept = point.swept;
+    one.swept.emplace_back("seed", seed.scalar);
+    core::assign(document, "seed", seed);
+    core::bind(document, one.spec);
+  }
+  return points;
 }
 
 }  // namespace
@@ -125,17 +183,21 @@ std::vector<Point> read_points(const std::string& file, const std::vector<std::s
     core::assign(root, path, std::move(value));
   }
   const SweepConfig sweep = take_sweep(root);
+  const bool expects = root.find("expect") != nullptr;
+  const core::Node expect = take(root, "expect");
   std::vector<Point> points;
   for (const Swept& swept : times_grid(cases_of(sweep), sweep)) {
     core::Node document = root;
-    Point& point = points.emplace_back();
+    Point point;
     for (const auto& [key, value] : swept) {
       require_sweepable(key, value);
       core::assign(document, key, value);
       point.swept.emplace_back(key, value.is_scalar() ? value.scalar : core::to_inline_yaml(value));
     }
     core::bind(document, point.spec);
+    for (Point& one : per_seed(std::move(document), std::move(point))) points.push_back(std::move(one));
   }
+  if (expects) add_expectations(expect, points);
   return points;
 }
 

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "core/config/keys.h"
+#include "experiments/expect.h"
 #include "experiments/measure/perplexity.h"
 #include "quant/config.h"
 
@@ -36,28 +37,36 @@ struct SweepConfig : core::Section {
 
 struct Spec : core::Section {
   std::string name;
+  int64_t seed = 42;
+  std::vector<int64_t> seeds;  // empty in every point: read_points makes one point per seed
   std::string device = "auto";
   ModelConfig model;
   quant::QuantConfig quant;
   MeasureConfig measure;
   std::string checkpoint = "keep";
   SweepConfig sweep;
+  core::Node expect;  // null in every point
   std::string out = "runs";
   int64_t threads = 0;
   bool quiet = false;
 
   void keys(core::Keys& k) override;
   void check() const override;
+
+ private:
+  void check_seeds() const;
 };
 
 // One run of a sweep; a file without a sweep has one.
 struct Point {
   Spec spec;                                               // without its sweep
   std::vector<std::pair<std::string, std::string>> swept;  // dotted key, value as text; the columns of the table
+  std::vector<Expectation> expect;                         // of this point
 };
 
 // All points that a document asks for, each bound and checked. grid: product of its lists; cases: one point each; both:
-// every case × the grid. `overrides` are assignments "key=value" of the command line, stronger than the file.
+// every case × the grid. Each of them once per seed, if there are `seeds`: `swept` then ends with the seed. `overrides`
+// are assignments "key=value" of the command line, stronger than the file.
 std::vector<Point> read_points(const std::string& file, const std::vector<std::string>& overrides);
 
 }  // namespace experiments

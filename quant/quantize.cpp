@@ -6,6 +6,7 @@
 #include <chrono>
 #include <nlohmann/json.hpp>
 
+#include "core/linalg.h"
 #include "quant/quantized_linear.h"
 
 namespace quant {
@@ -16,8 +17,6 @@ NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(ModuleReport, path, method, out_features, in_
                                    weight, seconds, fallback)
 
 namespace {
-
-double sum_of_squares(const at::Tensor& x) { return at::sum(at::square(x), at::kDouble).item<double>(); }
 
 // Stored bits per element of the bias. A linear that is quantized already (from a restored checkpoint) knows its own.
 int64_t bias_bits(const core::Linear& linear) {
@@ -35,8 +34,8 @@ std::shared_ptr<QuantizedLinear> quantized(const core::Linear& linear, const Tar
 // Σ (w − ŵ)² / Σ w²; the difference is taken in float32 whatever the compute dtype.
 double relative_error(const at::Tensor& w, const at::Tensor& approximation) {
   const at::Tensor wide = w.cpu().to(at::kFloat);
-  const double norm = sum_of_squares(wide);
-  return norm > 0 ? sum_of_squares(wide - approximation.cpu().to(at::kFloat)) / norm : 0.0;
+  const double norm = core::sum_of_squares(wide);
+  return norm > 0 ? core::sum_of_squares(wide - approximation.cpu().to(at::kFloat)) / norm : 0.0;
 }
 
 }  // namespace

@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
-"""Checks what the compiler does not: who includes whom, the registries, and that no file names a machine.
+"""Checks what the compiler does not: who includes whom, where float64 is, the registries, that no file names a machine.
 
   core <- quant <- replication <- export          core/config, core/io, core/text: no ATen, not even through others
   core <- models <--------------- export          experiments, tests, bench: all; nobody else includes experiments
+
+Float64 tensors are made in core/linalg alone, on the CPU: not every device has them. (C++ doubles are free.)
 
 Run without arguments in a checkout; prints one line per violation, exit code 1 if there are any.
 """
@@ -23,6 +25,11 @@ MAY_INCLUDE |= {"experiments": ALL, "tests": ALL | {"tests"}, "bench": ALL | {"b
 
 WITHOUT_ATEN = ("core/config/", "core/io/", "core/text/", "quant/kernels/")
 ATEN = re.compile(r"(ATen|torch|c10)/")
+
+# core/nn/weights.cpp converts what a file stores, on the CPU.
+FLOAT64_FILES = {"core/linalg.h", "core/linalg.cpp", "core/nn/weights.cpp"}
+FLOAT64 = re.compile(r"\bk(?:Double|Float64)\b|ScalarType::Double|\b(?:dtype|\w*data_ptr)<double>")
+FOLLOWS_ITS_INPUT = "scalar_type() == at::kDouble"  # a line that keeps float64 where a caller brings it makes none
 
 # folder of the files, the table that lists them, and the name of its macro
 REGISTRIES = [
@@ -81,6 +88,16 @@ def check_without_aten(root: Path, names: list[str]):
                 yield f"{name}: includes ATen ({' -> '.join(chain)}). {Path(name).parent} does without it."
 
 
+def check_float64(root: Path, names: list[str]):
+    for name in names:
+        folder = name.split("/")[0]
+        if folder not in ALL or Path(name).suffix not in CPP or name in FLOAT64_FILES:
+            continue
+        for number, line in enumerate((root / name).read_text(errors="replace").splitlines(), 1):
+            if FOLLOWS_ITS_INPUT not in line and (match := FLOAT64.search(line.split("//")[0])):
+                yield f"{name}:{number}: {match[0]} makes a float64 tensor. Compute it in core/linalg, on the CPU."
+
+
 def path_to_aten(root: Path, name: str, seen: set[str]) -> list[str]:
     """The includes that lead from `name` to a header of ATen, empty if there are none."""
     seen.add(name)
@@ -126,7 +143,7 @@ def check_words(root: Path, names: list[str]):
 def check(root: Path) -> list[str]:
     """Every violation in the checkout at `root`, one line each."""
     names = files(root)
-    return [line for part in (check_includes, check_without_aten, check_registries, check_words)
+    return [line for part in (check_includes, check_without_aten, check_float64, check_registries, check_words)
             for line in part(root, names)]
 
 

@@ -1,16 +1,15 @@
 // Dotted paths: `quant.weight.bits`, `transform[0].smoothquant`. The same syntax reaches into a document from --set,
 // from the sweep and from error messages.
+#include "core/config/path.h"
+
 #include <algorithm>
 #include <charconv>
-#include <variant>
 
 #include "core/config/node.h"
 #include "core/error.h"
 
 namespace core {
 namespace {
-
-using Step = std::variant<std::string, std::size_t>;  // a name in a map, an index in a list
 
 // "[12]" at the start of `text`: the index, `text` moves behind it. False if it is malformed.
 bool take_index(std::string_view& text, std::size_t& index) {
@@ -24,7 +23,7 @@ bool take_index(std::string_view& text, std::size_t& index) {
 }
 
 // A name, then any number of indices, then a dot or the end. False if `path` is malformed.
-bool split(std::string_view path, std::vector<Step>& steps) {
+bool split(std::string_view path, std::vector<PathStep>& steps) {
   while (true) {
     const std::size_t length = std::min(path.find_first_of(".[]"), path.size());
     const std::string_view name = path.substr(0, length);
@@ -42,8 +41,10 @@ bool split(std::string_view path, std::vector<Step>& steps) {
   }
 }
 
-std::vector<Step> steps_of(std::string_view path, const std::string& origin) {
-  std::vector<Step> steps;
+}  // namespace
+
+std::vector<PathStep> steps_of(std::string_view path, const std::string& origin) {
+  std::vector<PathStep> steps;
   if (!split(path, steps)) {
     fail("{}. Write names joined by dots, and list items as a[0].b.",
          at(origin, fmt::format("`{}` is not the path of a key", shown(path))));
@@ -53,7 +54,7 @@ std::vector<Step> steps_of(std::string_view path, const std::string& origin) {
   return steps;
 }
 
-std::string text_of(const std::vector<Step>& steps, std::size_t count) {
+std::string text_of(const std::vector<PathStep>& steps, std::size_t count) {
   std::string text;
   for (std::size_t i = 0; i < count; ++i) {
     if (const auto* name = std::get_if<std::string>(&steps[i])) {
@@ -65,8 +66,10 @@ std::string text_of(const std::vector<Step>& steps, std::size_t count) {
   return text;
 }
 
+namespace {
+
 // The child that steps[i] names, made if it is a missing key of a map.
-Node& step_into(Node& node, const std::vector<Step>& steps, std::size_t i, const std::string& origin) {
+Node& step_into(Node& node, const std::vector<PathStep>& steps, std::size_t i, const std::string& origin) {
   const auto here = [&] { return text_of(steps, i); };
   if (const auto* name = std::get_if<std::string>(&steps[i])) {
     if (node.is_null()) node = make_map();
@@ -93,7 +96,7 @@ Node& step_into(Node& node, const std::vector<Step>& steps, std::size_t i, const
 
 void assign(Node& root, std::string_view dotted_path, Node value) {
   const std::string origin = value.origin;
-  const std::vector<Step> steps = steps_of(dotted_path, origin);
+  const std::vector<PathStep> steps = steps_of(dotted_path, origin);
   Node* node = &root;
   for (std::size_t i = 0; i < steps.size(); ++i) node = &step_into(*node, steps, i, origin);
   *node = std::move(value);
@@ -101,7 +104,7 @@ void assign(Node& root, std::string_view dotted_path, Node value) {
 
 const Node* lookup(const Node& root, std::string_view dotted_path) {
   const Node* node = &root;
-  for (const Step& step : steps_of(dotted_path, "")) {
+  for (const PathStep& step : steps_of(dotted_path, "")) {
     if (const auto* name = std::get_if<std::string>(&step)) {
       node = node->find(*name);
     } else {

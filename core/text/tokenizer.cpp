@@ -13,10 +13,21 @@
 namespace core {
 namespace {
 
+// Llama 2's tokenizer.json states tokenizer.model again in the terms of `tokenizers`: BPE over characters, with bytes
+// only as a fallback. What is not JSON is left to its reader to refuse.
+bool mirrors_sentencepiece(const std::string& tokenizer_json) {
+  const nlohmann::json json = nlohmann::json::parse(tokenizer_json, nullptr, /*allow_exceptions=*/false);
+  const auto model = json.is_object() ? json.find("model") : json.end();
+  return model != json.end() && model->is_object() && model->value("byte_fallback", nlohmann::json()) == true;
+}
+
 std::unique_ptr<Tokenizer> read_tokenizer(const std::string& directory) {
   const std::string json = directory + "/tokenizer.json", model = directory + "/tokenizer.model";
-  if (std::filesystem::exists(json)) return std::make_unique<ByteLevelBpe>(read_file(json), json);
-  if (std::filesystem::exists(model)) return std::make_unique<SentencePieceTokenizer>(read_file(model), model);
+  const bool has_model = std::filesystem::exists(model);
+  if (std::filesystem::exists(json) && !(has_model && mirrors_sentencepiece(read_file(json)))) {
+    return std::make_unique<ByteLevelBpe>(read_file(json), json);
+  }
+  if (has_model) return std::make_unique<SentencePieceTokenizer>(read_file(model), model);
   fail("{}: there is no tokenizer.json and no tokenizer.model. Copy the model's tokenizer there.", directory);
 }
 

@@ -57,7 +57,8 @@ class Tokenizer {
   friend std::unique_ptr<Tokenizer> load_tokenizer(const std::string& model_directory);
 };
 
-// The tokenizer of a model directory: tokenizer.json, else tokenizer.model. BOS and EOS come from tokenizer_config.json
+// The tokenizer of a model directory: tokenizer.json, else tokenizer.model; the latter first when the former is no more
+// than its mirror (model.byte_fallback, as Llama 2 has it). BOS and EOS come from tokenizer_config.json
 // (strings or AddedToken objects), else from the sentencepiece model, else from config.json.
 // Throws UserError naming the file when there is none, when it is corrupt, or when it needs a feature we lack.
 std::unique_ptr<Tokenizer> load_tokenizer(const std::string& model_directory);

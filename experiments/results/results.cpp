@@ -66,6 +66,7 @@ Json results_json(const Findings& f, int64_t bytes_on_disk) {
   return {{"schema", 1},
           {"name", f.spec->name},
           {"id", f.id},
+          {"seed", f.spec->seed},
           {"swept", swept},
           {"commit", commit()},
           {"versions", {{"libtorch", TORCH_VERSION}}},

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "core/io/csv.h"
+#include "experiments/results/seeds.h"
 
 namespace experiments {
 
@@ -125,7 +126,8 @@ size_t width(const std::string& text) {  // characters, not bytes
 
 }  // namespace
 
-Table make_table(const std::vector<Json>& results) {
+Table make_table(const std::vector<Json>& runs) {
+  const std::vector<Json> results = with_means(runs);
   const Cells keys = swept_keys(results), titles = all_titles(results);
   Table table{.columns = short_names(keys), .rows = {}};
   if (table.columns.empty()) table.columns = {"model"};

@@ -18,7 +18,8 @@ struct Table {
 
 // One row per run: what was swept, bits per weight, perplexity with its standard error and change against full
 // precision per measurement, seconds. Each full-precision model stands before its first run. A failed run shows its
-// reason.
+// reason. A point that ran with several seeds ends with a row of their means, whose ± is the standard deviation over
+// the seeds.
 Table make_table(const std::vector<nlohmann::ordered_json>& results);
 
 // "quant.weight.bits=2 quant.weight.group_size=64"; "" for a file without a sweep.

@@ -54,6 +54,19 @@ class CheckLayersTest(unittest.TestCase):
                          ["core/io/files.h: includes ATen (core/model.h -> ATen/core/Tensor.h). "
                           "core/io does without it."])
 
+    def test_float64_outside_linalg_is_found(self):
+        advice = "makes a float64 tensor. Compute it in core/linalg, on the CPU."
+        self.assertEqual(self.violations(**{"quant/a.cpp": "int x;\nat::zeros({2}, at::kDouble);\n"}),
+                         [f"quant/a.cpp:2: kDouble {advice}"])
+        for text in ["torch::kFloat64", "c10::ScalarType::Double", "x.data_ptr<double>()", "at::dtype<double>()",
+                     "x.const_data_ptr<double>()"]:
+            self.assertEqual(len(self.violations(**{"models/a.cpp": f"f({text});\n"})), 1, text)
+        for text in ["double x = 0;", "x.item<double>()", "std::vector<double> v;", "// at::kDouble",
+                     "auto wide = x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;"]:
+            self.assertEqual(self.violations(**{"models/a.cpp": f"{text}\n"}), [], text)
+        for name in ["core/linalg.cpp", "tests/a_test.cpp", "bench/a.cpp"]:
+            self.assertEqual(self.violations(**{name: "at::zeros({2}, at::kDouble);\n"}), [], name)
+
     def test_an_include_not_written_from_the_root_is_found(self):
         self.assertEqual(self.violations(**{"core/io/a.h": '#include "files.h"\n'}),
                          ['core/io/a.h:1: "files.h" is not in this checkout. Write it from the root, others in <>.'])

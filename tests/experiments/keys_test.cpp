@@ -70,6 +70,8 @@ class Key : public ::testing::Test {
   Lab lab_;
   const std::map<std::string, std::function<void()>> proofs_{
       {"name", [this] { name(); }},
+      {"seed", [this] { seed(); }},
+      {"seeds", [this] { seeds(); }},
       {"device", [this] { device(); }},
       {"model.path", [this] { model_path(); }},
       {"model.dtype", [this] { changes_the_result("model.dtype=bfloat16"); }},
@@ -90,6 +92,7 @@ class Key : public ::testing::Test {
       {"sweep.grid", [this] { EXPECT_EQ(lab_.run({"sweep.grid={quant.weight.bits: [2, 3]}"}).rows.size(), 2u); }},
       {"sweep.cases",
        [this] { EXPECT_EQ(lab_.run({"sweep.cases=[{quant.weight.bits: 2}, {}, {}]"}).rows.size(), 3u); }},
+      {"expect", [this] { keeps_the_result("expect={bits.codes: {equal: 2}}"); }},  // expect_test.cpp says what it does
       {"out", [this] { out(); }},
       {"threads", [this] { threads(); }},
       {"quiet", [this] { keeps_the_result("quiet=false"); }},
@@ -107,6 +110,21 @@ class Key : public ::testing::Test {
   void out() {
     keeps_the_result("out=" + lab_.file("elsewhere"));
     EXPECT_TRUE(fs::exists(lab_.file("elsewhere/index.csv")));
+  }
+  void seed() {  // rounding to nearest draws no numbers: another run, with the same result
+    EXPECT_NE(lab_.id({"seed=1"}), lab_.id());
+    const Json row = lab_.row({"seed=1"});
+    EXPECT_EQ(row["seed"], 1);
+    EXPECT_EQ(lab_.row()["seed"], 42);
+    EXPECT_EQ(Lab::nll_of(row), lab_.nll());
+  }
+  void seeds() {
+    const Json alone = lab_.row({"seed=2"});
+    const Outcome set = lab_.run({"seeds=[1, 2]"});
+    ASSERT_EQ(set.rows.size(), 2u);
+    EXPECT_EQ(set.rows[1]["id"], alone["id"]);
+    EXPECT_EQ(set.rows[1]["swept"]["seed"], "2") << "the table of this call, whoever ran the point first";
+    EXPECT_THAT(core::slurp(lab_.out() + "/lab/summary.md"), ::testing::HasSubstr("mean ± sd of 2"));
   }
   void device() {
     EXPECT_NE(lab_.id({"device=cpu"}), lab_.id());
@@ -181,7 +199,7 @@ TEST_F(Key, OnlyWhatCannotChangeAResultIsLeftOutOfTheId) {
   for (const Declared& key : declared_keys()) {
     if (!key.identity) outside.push_back(key.path);
   }
-  EXPECT_THAT(outside, ::testing::ElementsAre("model.residency", "model.spill_above", "out", "threads", "quiet"));
+  EXPECT_THAT(outside, ::testing::ElementsAre("model.residency", "model.spill_above", "expect", "out", "threads", "quiet"));
 }
 
 // ---- what is written about the keys ----

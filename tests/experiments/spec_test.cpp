@@ -23,7 +23,8 @@ class Points : public ::testing::Test {
   std::string error(const std::string& yaml, const std::vector<std::string>& overrides = {}) {
     std::string message = message_of([&] { read(yaml, overrides); });
     const std::string prefix = scratch_.path() + "/";
-    return message.starts_with(prefix) ? message.substr(prefix.size()) : message;
+    for (size_t at; (at = message.find(prefix)) != std::string::npos;) message.erase(at, prefix.size());
+    return message;
   }
   // "2/64 3/64": bits and group size of all points.
   std::string shapes(const std::string& yaml, const std::vector<std::string>& overrides = {}) {
@@ -112,6 +113,34 @@ TEST_F(Points, ASweepOfTheWrongFormIsRefused) {
   EXPECT_EQ(error("sweep: {cases: [4]}"), "a.yaml:4: sweep.cases must be a map of dotted keys, not `4`.");
   EXPECT_EQ(error("sweep: {gird: {}}"),
             "a.yaml:4: sweep.gird is not a known key. Did you mean `grid`? Known keys: grid, cases.");
+}
+
+TEST_F(Points, SeedsMakeOnePointEachTheLastOfTheSweep) {
+  const std::vector<Point> points = read("sweep: {grid: {quant.weight.bits: [2, 3]}}\nseeds: [7, 1]");
+  ASSERT_EQ(points.size(), 4u);
+  using Pair = std::pair<std::string, std::string>;
+  EXPECT_THAT(points[1].swept, ElementsAre(Pair("quant.weight.bits", "2"), Pair("seed", "1")));
+  EXPECT_EQ(points[1].spec.seed, 1);
+  EXPECT_EQ(points[2].spec.seed, 7);
+  EXPECT_EQ(points[2].spec.quant.weight.bits, 3);
+}
+
+TEST_F(Points, ARunOfASetOfSeedsIsTheRunWithThatSeed) {
+  Spec of_set = read("seeds: [7, 1]").at(1).spec, alone = read("seed: 1").at(0).spec;
+  EXPECT_EQ(core::to_yaml(core::to_node(of_set)), core::to_yaml(core::to_node(alone)));
+  EXPECT_EQ(read("").at(0).spec.seed, 42);
+}
+
+TEST_F(Points, BadSeedsAreRefused) {
+  EXPECT_EQ(error("seed: 1\nseeds: [1, 2]"), "a.yaml:5: seeds: seed is given too (a.yaml:4: seed). Keep one of them.");
+  EXPECT_EQ(error("seeds: [1, 2]\nsweep: {grid: {seed: [1, 2]}}"),
+            "a.yaml:4: seeds: seed is given too (a.yaml:5 (sweep.grid): seed). Keep one of them.");
+  EXPECT_EQ(error("seeds: []"), "a.yaml:4: seeds: the list is empty. Name one seed per run, e.g. [1, 2, 3].");
+  EXPECT_EQ(error("seeds: [1, 2, 1]"), "a.yaml:4: seeds: seed 1 is there twice. Name each once.");
+  EXPECT_EQ(error("seeds: [-1]"), "a.yaml:4: seeds[0] is out of range: -1. Write a number in [0, 4294967295].");
+  EXPECT_EQ(error("seed: 0.5"), "a.yaml:4: seed must be an integer, not `0.5`. Write a number in [0, 4294967295].");
+  EXPECT_EQ(error("sweep: {cases: [{seeds: [1]}]}"),
+            "a.yaml:4 (sweep.cases[0]): seeds holds for the whole file. Take it out of the sweep.");
 }
 
 TEST_F(Points, WhatHoldsForTheWholeFileIsNotSwept) {

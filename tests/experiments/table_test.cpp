@@ -65,6 +65,25 @@ TEST(Table, EveryFullPrecisionModelOfASweepHasItsRow) {
   EXPECT_THAT(table.rows[2], ElementsAre("n full precision", "–", "4.0000", "0.2500", "+0.00 %", "–"));
 }
 
+TEST(Table, APointWithSeveralSeedsEndsWithTheirMean) {
+  const auto run = [](const char* bits, const char* seed, double ppl) {
+    return finished({{"quant.weight.bits", bits}, {"seed", seed}}, {measurement("a", 8)}, {measurement("a", ppl)});
+  };
+  const Json failed{{"swept", {{"quant.weight.bits", "2"}, {"seed", "3"}}}, {"failed", "no"}};
+  const Table table =
+      make_table({run("2", "1", 10), run("2", "2", 12), failed, run("3", "1", 9), run("3", "2", 9), run("4", "1", 8)});
+  ASSERT_EQ(table.rows.size(), 9u);  // 1 full precision, 3 + mean, 2 + mean, 1
+  EXPECT_THAT(table.rows[4],         // sd of 10 and 12: sqrt((1 + 1) / 1)
+              ElementsAre("2", "mean ± sd of 2", "2.2812", "11.0000", "1.4142", "+37.50 %", "2.2"));
+  EXPECT_THAT(table.rows[7], ElementsAre("3", "mean ± sd of 2", "2.2812", "9.0000", "0.0000", "+12.50 %", "2.2"));
+  EXPECT_THAT(table.rows[8], ElementsAre("4", "1", "2.2812", "8.0000", "0.2500", "+0.00 %", "2.2"));
+}
+
+TEST(Table, EqualPointsWithoutSeedsHaveNoMean) {
+  const Json run = finished({{"quant.weight.bits", "2"}}, {}, {measurement("a", 10)});
+  EXPECT_EQ(make_table({run, run}).rows.size(), 2u);
+}
+
 TEST(Table, InTextColumnsAreAligned) {
   const Table table{.columns = {"a", "±"}, .rows = {{"long name", "1.5"}, {"–", "10.25"}}};
   EXPECT_EQ(table.text(),

@@ -72,6 +72,20 @@ TEST_F(ModelDirectory, TokenizerJsonIsPreferred) {
   EXPECT_EQ(load()->vocabulary_size(), 260);
 }
 
+TEST_F(ModelDirectory, ATokenizerJsonThatMirrorsTheSentencepieceModelGivesWayToIt) {
+  nlohmann::json mirror = small_tokenizer();
+  mirror["model"]["byte_fallback"] = true;
+  mirror["pre_tokenizer"] = nullptr;
+  scratch_.put("tokenizer.json", mirror.dump());
+  const std::string at = scratch_.path();
+  EXPECT_EQ(refused(),
+            at + "/tokenizer.json: model.byte_fallback true is not implemented. Use a tokenizer without it.");
+  put_sentencepiece();
+  EXPECT_EQ(load()->token_id("</s>"), 2);
+  scratch_.put("tokenizer.json", "{");
+  EXPECT_THAT(refused(), testing::StartsWith(at + "/tokenizer.json: ")) << "a broken file is not passed over";
+}
+
 TEST_F(ModelDirectory, TheHashFollowsTheFile) {
   put_bpe();
   const std::string before = load()->hash();

@@ -93,9 +93,7 @@ TEST(LlamaCppSentencePiece, VectorsAreExact) {
   const auto texts = split_at(read_file(base + ".inp"), "\n__ggml_vocab_test__\n");
   const auto lines = split_at(read_file(base + ".out"), "\n");
   ASSERT_EQ(lines.size(), texts.size());
-  Scratch scratch;  // the folder holds a tokenizer.json too, which would be preferred
-  scratch.put("tokenizer.model", read_file(test_data() + "/tokenizers/llama2/tokenizer.model"));
-  const auto tokenizer = load_tokenizer(scratch.path());
+  const auto tokenizer = load_tokenizer(test_data() + "/tokenizers/llama2");  // which holds a tokenizer.json too
   EXPECT_EQ(tokenizer->vocabulary_size(), 32000);
   for (size_t i = 0; i < texts.size(); ++i) EXPECT_EQ(tokenizer->encode(texts[i]), ids_of_line(lines[i])) << texts[i];
 }

@@ -17,6 +17,10 @@ endfunction()
 # Adds the program test_<folder> and its entries.
 function(refrain_test_folder folder)
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/${folder}/*.cpp)
+  if(folder IN_LIST program_folders)
+    list(APPEND sources ${CMAKE_SOURCE_DIR}/tests/cli/program.cpp)
+    list(REMOVE_DUPLICATES sources)
+  endif()
   set(name test_${folder})
   add_executable(${name} ${sources})
   target_link_libraries(${name} PRIVATE GTest::gmock_main)
@@ -29,12 +33,8 @@ function(refrain_test_folder folder)
     set(torch TRUE)
     target_link_libraries(${name} PRIVATE refrain_experiments CLI11::CLI11)
     use_precompiled_header(${name})
-    if(folder STREQUAL cli)  # tests of the command line start the program
-      target_compile_definitions(${name} PRIVATE REFRAIN_PROGRAM="$<TARGET_FILE:run_experiment>")
-      add_dependencies(${name} run_experiment)
-    endif()
   endif()
-  if(folder STREQUAL cli)  # runs the program itself
+  if(folder IN_LIST program_folders)
     target_compile_definitions(${name} PRIVATE REFRAIN_PROGRAM="$<TARGET_FILE:run_experiment>")
     add_dependencies(${name} run_experiment)
   endif()
@@ -50,6 +50,7 @@ function(refrain_test_folder folder)
 endfunction()
 
 set(base_folders config io text)
+set(program_folders cli device)  # their tests start the program
 file(GLOB_RECURSE test_sources CONFIGURE_DEPENDS RELATIVE ${CMAKE_SOURCE_DIR}/tests tests/*_test.cpp)
 list(TRANSFORM test_sources REPLACE "/.*" "" OUTPUT_VARIABLE test_folders)
 list(REMOVE_DUPLICATES test_folders)
@@ -59,7 +60,15 @@ foreach(folder IN LISTS test_folders)
   endif()
 endforeach()
 
+# Every configuration of configs/regression is run anew and must find what it expects.
 if(NOT REFRAIN_SANITIZE)
+  file(GLOB regressions CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/configs/regression/*.yaml)
+  set(out ${CMAKE_BINARY_DIR}/regression)
+  refrain_test(regression_clean quick FALSE ${CMAKE_COMMAND} -E rm -rf ${out})
+  refrain_test(regression quick TRUE run_experiment ${regressions} --out ${out} --quiet --threads 2)
+  set_tests_properties(regression_clean PROPERTIES FIXTURES_SETUP regression_out)
+  set_tests_properties(regression PROPERTIES FIXTURES_REQUIRED regression_out)
+
   find_package(Python3 REQUIRED COMPONENTS Interpreter)
   refrain_test(test_bootstrap quick FALSE ${Python3_EXECUTABLE} -B -m unittest discover
                -s ${CMAKE_SOURCE_DIR}/tests/bootstrap -p *_test.py)
