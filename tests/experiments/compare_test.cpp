@@ -169,7 +169,7 @@ TEST(Compare, LossDivergenceAndAgreementEachHaveTheirDirection) {
   ASSERT_EQ(comparisons.size(), 3U);
   EXPECT_EQ(comparisons[0].quantity, "NLL");
   EXPECT_DOUBLE_EQ(comparisons[0].a, 44.0 / 20);
-  EXPECT_DOUBLE_EQ(comparisons[0].difference(), -3.0 / 20);
+  EXPECT_NEAR(comparisons[0].difference(), -3.0 / 20, 1e-12);
   EXPECT_EQ(comparisons[1].quantity, "KL");
   EXPECT_DOUBLE_EQ(comparisons[1].b, 0.75 / 20);
   EXPECT_EQ(comparisons[2].quantity, "top-1");
@@ -202,7 +202,7 @@ TEST(Compare, ARunStandsForAllItsSeedsAndEqualSeedsArePaired) {
   const Comparison nll = compare(a, b).at(0);
   EXPECT_THAT(nll.by_seed, testing::ElementsAre(testing::DoubleEq(-3.0 / 20), testing::DoubleEq(-5.0 / 20)));
   EXPECT_DOUBLE_EQ(nll.a, (44.0 + 64.0) / 40);
-  EXPECT_DOUBLE_EQ(nll.difference(), -4.0 / 20);
+  EXPECT_NEAR(nll.difference(), -4.0 / 20, 1e-12);
   EXPECT_TRUE(nll.decided());
   EXPECT_THAT(comparison_text(compare(a, b)), HasSubstr("-0.15000 -0.25000"));
 }
