@@ -84,7 +84,7 @@ TEST(CacheKey, ChangesWithEverythingThatTheStageDependsOnAndNothingElse) {
   EXPECT_EQ(id(lab), key);
   EXPECT_EQ(id(lab, {"out=" + lab.file("elsewhere"), "quiet=false", "checkpoint=discard"}), key) << "not handed to it";
   std::set<std::string> all{key};
-  for (const std::string other :
+  for (const std::string& other :
        {id(lab, {"quant.weight.bits=3"}), id(lab, {"measure.batch_tokens=64"}), id(lab, {"model.dtype=bfloat16"}),
         id(lab, {}, 2), id(lab, {}, 1, "n"), id(lab, {}, 1, "m", "baseline-0")}) {
     EXPECT_TRUE(all.insert(other).second);
