@@ -75,7 +75,6 @@ TEST_F(ModelDirectory, TokenizerJsonIsPreferred) {
 TEST_F(ModelDirectory, ATokenizerJsonThatMirrorsTheSentencepieceModelGivesWayToIt) {
   nlohmann::json mirror = small_tokenizer();
   mirror["model"]["byte_fallback"] = true;
-  mirror["pre_tokenizer"] = nullptr;
   scratch_.put("tokenizer.json", mirror.dump());
   const std::string at = scratch_.path();
   EXPECT_EQ(refused(),
