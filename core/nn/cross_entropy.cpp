@@ -15,8 +15,15 @@ namespace {
 
 constexpr int64_t kPiece = 4096;  // terms summed in float32 before they join a double
 
-// log Σ exp(x), read twice and never written. NaN stays NaN.
-REFRAIN_SIMD double log_sum_exp(const float* x, int64_t count) {
+// log Σ exp(x) = top + log_sum.
+struct LogSumExp {
+  float top;
+  double log_sum;
+  double value() const { return top + log_sum; }
+};
+
+// x is read twice and never written. NaN stays NaN.
+REFRAIN_SIMD LogSumExp log_sum_exp(const float* x, int64_t count) {
   float top = x[0];
 #pragma omp simd reduction(max : top)
   for (int64_t i = 0; i < count; ++i) top = x[i] > top ? x[i] : top;
@@ -28,8 +35,29 @@ REFRAIN_SIMD double log_sum_exp(const float* x, int64_t count) {
     for (int64_t i = first; i < last; ++i) piece += exp_for_loops(x[i] - top);
     sum += piece;
   }
-  return top + std::log(sum);
+  return {top, std::log(sum)};
 }
+
+// Σ softmax(p) (p − q), where both rows are taken relative to their own largest value, so that a common shift of all
+// logits costs no digits.
+REFRAIN_SIMD double mean_difference(const float* p, const LogSumExp& of_p, const float* q, const LogSumExp& of_q,
+                                    int64_t count) {
+  const float top_p = of_p.top, top_q = of_q.top;
+  double sum = 0;
+  for (int64_t first = 0; first < count; first += kPiece) {
+    const int64_t last = std::min(first + kPiece, count);
+    float piece = 0;
+#pragma omp simd reduction(+ : piece)
+    for (int64_t i = first; i < last; ++i) {
+      const float x = p[i] - top_p;
+      piece += exp_for_loops(x) * (x - (q[i] - top_q));
+    }
+    sum += piece;
+  }
+  return sum * std::exp(-of_p.log_sum);
+}
+
+int64_t first_of(const float* x, int64_t count, float value) { return std::find(x, x + count, value) - x; }
 
 at::Tensor cross_entropy_fused(const at::Tensor& logits, const at::Tensor& target) {
   const int64_t rows = logits.size(0), width = logits.size(1);
@@ -40,10 +68,39 @@ at::Tensor cross_entropy_fused(const at::Tensor& logits, const at::Tensor& targe
   at::parallel_for(0, rows, 1 + kGrain / width, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       TORCH_CHECK(wanted[row] >= 0 && wanted[row] < width, "cross_entropy: token ", wanted[row], " of ", width);
-      to[row] = static_cast<float>(log_sum_exp(x + row * width, width) - x[row * width + wanted[row]]);
+      to[row] = static_cast<float>(log_sum_exp(x + row * width, width).value() - x[row * width + wanted[row]]);
     }
   });
   return loss;
+}
+
+// One pass over the rows of both: a row is in the cache from its first reading to its last.
+Divergence divergence_fused(const at::Tensor& full, const at::Tensor& logits, const at::Tensor& target) {
+  const int64_t rows = logits.size(0), width = logits.size(1);
+  Divergence result{at::empty({rows}, logits.options()), at::empty({rows}, logits.options()),
+                    at::empty({rows}, logits.options().dtype(at::kBool))};
+  const auto *of_full = full.const_data_ptr<float>(), *of_logits = logits.const_data_ptr<float>();
+  const auto* wanted = target.const_data_ptr<int64_t>();
+  auto *nll = result.nll.mutable_data_ptr<float>(), *kl = result.kl.mutable_data_ptr<float>();
+  auto* same = result.same_top.mutable_data_ptr<bool>();
+  at::parallel_for(0, rows, 1 + kGrain / width, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      TORCH_CHECK(wanted[row] >= 0 && wanted[row] < width, "divergence: token ", wanted[row], " of ", width);
+      const float *p = of_full + row * width, *q = of_logits + row * width;
+      const LogSumExp of_p = log_sum_exp(p, width), of_q = log_sum_exp(q, width);
+      nll[row] = static_cast<float>(of_q.value() - q[wanted[row]]);
+      kl[row] = static_cast<float>(mean_difference(p, of_p, q, of_q, width) - (of_p.log_sum - of_q.log_sum));
+      same[row] = first_of(p, width, of_p.top) == first_of(q, width, of_q.top);
+    }
+  });
+  return result;
+}
+
+// Whether the loops can read it: [T, V] with T targets, float32 on the CPU.
+bool plain(const at::Tensor& logits, const at::Tensor& target) {
+  TORCH_CHECK(logits.dim() == 2 && target.dim() == 1 && logits.size(0) == target.size(0), "logits ", logits.sizes(),
+              " by targets ", target.sizes());
+  return can_fuse({logits}) && target.is_cpu() && target.is_contiguous() && logits.size(1) > 0;
 }
 
 }  // namespace
@@ -54,10 +111,20 @@ at::Tensor cross_entropy_reference(const at::Tensor& logits, const at::Tensor& t
 }
 
 at::Tensor cross_entropy(const at::Tensor& logits, const at::Tensor& target) {
-  TORCH_CHECK(logits.dim() == 2 && target.dim() == 1 && logits.size(0) == target.size(0),
-              "cross_entropy: ", logits.sizes(), " by ", target.sizes());
-  const bool plain = can_fuse({logits}) && target.is_cpu() && target.is_contiguous() && logits.size(1) > 0;
-  return plain ? cross_entropy_fused(logits, target) : cross_entropy_reference(logits, target);
+  return plain(logits, target) ? cross_entropy_fused(logits, target) : cross_entropy_reference(logits, target);
+}
+
+Divergence divergence_reference(const at::Tensor& full, const at::Tensor& logits, const at::Tensor& target) {
+  const auto wide = logits.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+  const at::Tensor p = full.to(wide).log_softmax(-1), q = logits.to(wide).log_softmax(-1);  // [T, V]
+  return {cross_entropy_reference(logits, target), at::kl_div(q, p, at::Reduction::None, /*log_target=*/true).sum(-1),
+          full.argmax(-1) == logits.argmax(-1)};
+}
+
+Divergence divergence(const at::Tensor& full, const at::Tensor& logits, const at::Tensor& target) {
+  TORCH_CHECK(full.sizes() == logits.sizes(), "divergence: ", full.sizes(), " by ", logits.sizes());
+  return plain(logits, target) && can_fuse({full}) ? divergence_fused(full, logits, target)
+                                                   : divergence_reference(full, logits, target);
 }
 
 }  // namespace core
