@@ -38,23 +38,63 @@ REFRAIN_SIMD LogSumExp log_sum_exp(const float* x, int64_t count) {
   return {top, std::log(sum)};
 }
 
-// Σ softmax(p) (p − q), where both rows are taken relative to their own largest value, so that a common shift of all
-// logits costs no digits.
-REFRAIN_SIMD double mean_difference(const float* p, const LogSumExp& of_p, const float* q, const LogSumExp& of_q,
-                                    int64_t count) {
-  const float top_p = of_p.top, top_q = of_q.top;
-  double sum = 0;
+// The weighted sums of one row of two models, weights w = exp(p − top of p).
+struct Weighted {
+  double sum = 0, weights = 0;
+  double mean() const { return sum / weights; }
+};
+
+// Of δ = p − q, less the difference of the two largest values, so that a common shift of all logits costs no digits.
+REFRAIN_SIMD Weighted differences(const float* p, float top_p, const float* q, float top_q, int64_t count) {
+  const float shift = top_p - top_q;
+  Weighted all;
+  for (int64_t first = 0; first < count; first += kPiece) {
+    const int64_t last = std::min(first + kPiece, count);
+    float sum = 0, weights = 0;
+#pragma omp simd reduction(+ : sum, weights)
+    for (int64_t i = first; i < last; ++i) {
+      const float w = exp_for_loops(p[i] - top_p);
+      sum += w * ((p[i] - q[i]) - shift);
+      weights += w;
+    }
+    all.sum += sum;
+    all.weights += weights;
+  }
+  return all;
+}
+
+// Of exp(−d) − 1 + d, which is never negative, d = δ − middle. Near 0 by its series (the next term is below 4e-8 of it).
+REFRAIN_SIMD double excess(const float* p, float top_p, const float* q, float top_q, float middle, int64_t count) {
+  const float shift = top_p - top_q;
+  double all = 0;
   for (int64_t first = 0; first < count; first += kPiece) {
     const int64_t last = std::min(first + kPiece, count);
     float piece = 0;
 #pragma omp simd reduction(+ : piece)
     for (int64_t i = first; i < last; ++i) {
-      const float x = p[i] - top_p;
-      piece += exp_for_loops(x) * (x - (q[i] - top_q));
+      const float w = exp_for_loops(p[i] - top_p), d = ((p[i] - q[i]) - shift) - middle;
+      float series = 1.0f / 40320;
+      series = series * d - 1.0f / 5040;
+      series = series * d + 1.0f / 720;
+      series = series * d - 1.0f / 120;
+      series = series * d + 1.0f / 24;
+      series = series * d - 1.0f / 6;
+      series = series * d + 0.5f;
+      const float near = w * d * d * series;
+      const float far = exp_for_loops((q[i] - top_q) + middle) - w + w * d;
+      piece += d > -0.5f && d < 0.5f ? near : far;
     }
-    sum += piece;
+    all += piece;
   }
-  return sum * std::exp(-of_p.log_sum);
+  return all;
+}
+
+// KL(softmax p ‖ softmax q) = E[δ] + ln E[exp(−δ)] = ln(1 + E[exp(−d) − 1 + d]) with d = δ − E[δ], expectations under
+// softmax p. Only positive terms are summed, so that small divergences keep their digits; 0 for equal rows.
+double kl_of(const float* p, float top_p, const float* q, float top_q, int64_t count) {
+  const Weighted first = differences(p, top_p, q, top_q, count);
+  const auto middle = static_cast<float>(first.mean());
+  return std::log1p(excess(p, top_p, q, top_q, middle, count) / first.weights);
 }
 
 int64_t first_of(const float* x, int64_t count, float value) { return std::find(x, x + count, value) - x; }
@@ -87,10 +127,11 @@ Divergence divergence_fused(const at::Tensor& full, const at::Tensor& logits, co
     for (int64_t row = begin; row < end; ++row) {
       TORCH_CHECK(wanted[row] >= 0 && wanted[row] < width, "divergence: token ", wanted[row], " of ", width);
       const float *p = of_full + row * width, *q = of_logits + row * width;
-      const LogSumExp of_p = log_sum_exp(p, width), of_q = log_sum_exp(q, width);
+      const LogSumExp of_q = log_sum_exp(q, width);
+      const float top_p = *std::max_element(p, p + width);
       nll[row] = static_cast<float>(of_q.value() - q[wanted[row]]);
-      kl[row] = static_cast<float>(mean_difference(p, of_p, q, of_q, width) - (of_p.log_sum - of_q.log_sum));
-      same[row] = first_of(p, width, of_p.top) == first_of(q, width, of_q.top);
+      kl[row] = static_cast<float>(kl_of(p, top_p, q, of_q.top, width));
+      same[row] = first_of(p, width, top_p) == first_of(q, width, of_q.top);
     }
   });
   return result;

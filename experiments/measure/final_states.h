@@ -8,6 +8,7 @@
 #include <memory>
 #include <string>
 
+#include "core/io/files.h"
 #include "core/model.h"
 
 namespace experiments {
@@ -16,36 +17,30 @@ namespace experiments {
 // Different windows may be written and read at the same time.
 class FinalStates {
  public:
-  // A new file, or (open) one that is complete; errors are one line, naming the file.
-  static FinalStates create(const std::string& file, int64_t windows, int64_t scored, int64_t width,
-                            at::ScalarType dtype);
-  static FinalStates open(const std::string& file, int64_t windows, int64_t scored, int64_t width,
-                          at::ScalarType dtype);
-  ~FinalStates();
-  FinalStates(FinalStates&& other) noexcept;
-  FinalStates& operator=(FinalStates&&) = delete;
-  FinalStates(const FinalStates&) = delete;
+  struct Shape {
+    int64_t windows = 0, scored = 0, width = 0;  // N, S, D
+    at::ScalarType dtype = at::kFloat;
+  };
+  enum class Open { create, read };
 
-  int64_t bytes() const { return windows_ * scored_ * row_bytes(); }
-  void write(int64_t window, const at::Tensor& states);                        // [S, D]
-  at::Tensor read(int64_t window, int64_t first, int64_t last) const;          // rows [first, last) of S: [·, D], CPU
+  FinalStates(const std::string& file, const Shape& shape, Open how);
+
+  void write(int64_t window, const at::Tensor& states);                // [S, D]; error when the disk is full
+  at::Tensor read(int64_t window, int64_t first, int64_t last) const;  // rows [first, last) of S: [·, D], on the CPU
 
  private:
-  FinalStates(int descriptor, std::string file, int64_t windows, int64_t scored, int64_t width, at::ScalarType dtype);
   int64_t row_bytes() const;
 
-  int descriptor_;
   std::string file_;
-  int64_t windows_, scored_, width_;
-  at::ScalarType dtype_;
+  Shape shape_;
+  core::Descriptor descriptor_;
 };
 
-// Last norm and head as they were loaded; what a stage puts into the model later is not seen here. The head's tensor is
-// shared with the model, the norm's is a copy.
+// Last norm and head of the full-precision model. The head's tensor is shared with the model under measurement when
+// that has the very same one, else it is read.
 class FinalLayers {
  public:
-  FinalLayers() = default;
-  FinalLayers(core::Model& loaded, const core::Weights& weights);
+  FinalLayers(core::Model& measured, const core::Weights& full);
 
   at::Tensor logits(const at::Tensor& hidden) const { return head_->forward(norm_->forward(hidden)); }  // -> [..., V]
 
