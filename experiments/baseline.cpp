@@ -63,14 +63,13 @@ Baseline baseline(const Spec& spec, Inputs& inputs) {
   const ModelFiles& files = inputs.model(spec.model.path);
   const core::Shape model = models::build(files.config)->shape();
   const std::string model_hash = inputs.model_hash(files);
-  const core::Cache cache(spec.out + "/.cache");
   std::optional<FullPrecision> full;
   Baseline result;
   for (const PerplexityConfig& config : spec.measure.perplexity) {
     const core::Windows& windows = inputs.windows(files, config, model);
     const FinalStates::Shape shape{windows.count, windows.scored_per_window(), model.width, dtype_of(spec)};
     Perplexity& measured = result.perplexity.emplace_back(unmeasured(config, windows));
-    core::CacheEntry entry = cache.open(key_of(spec, model_hash, measured));
+    core::CacheEntry entry = inputs.cache().open(key_of(spec, model_hash, measured));
     if (entry.complete()) {
       measured.scores = read_scores(entry);
     } else {

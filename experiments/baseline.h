@@ -1,6 +1,6 @@
 // The full-precision model, measured once: every result stands beside it. Kept in <out>/.cache under a key that names
-// all that the numbers depend on, so that no sweep point and no later run measures it again, and no stale number is ever
-// read.
+// all that the numbers depend on, so that no sweep point and no later run measures it again, and no stale number is
+// ever read.
 #pragma once
 
 #include <memory>

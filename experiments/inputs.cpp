@@ -40,9 +40,8 @@ const core::Windows& Inputs::windows(const ModelFiles& files, const PerplexityCo
                                      const core::Shape& shape) {
   core::require(config.length() <= shape.context, "{} is {}, longer than the context of {} ({} tokens). Lower it.",
                 config.where("seq_len"), config.length(), files.directory, shape.context);
-  const std::string key =
-      fmt::format("{} {} {} {} {} {}", files.directory, config.corpus, config.protocol, config.length(), config.bos,
-                  config.windows);
+  const std::string key = fmt::format("{} {} {} {} {} {}", files.directory, config.corpus, config.protocol,
+                                      config.length(), config.bos, config.windows);
   if (const auto found = windows_.find(key); found != windows_.end()) return found->second;
   const core::Corpus corpus = core::find_corpus(config.corpus);
   const core::WindowOptions options{.protocol = config.protocol,
@@ -71,9 +70,9 @@ std::vector<int32_t> ids_of(const std::string& bytes) {
 }  // namespace
 
 const std::vector<int32_t>& Inputs::tokens(const core::Corpus& corpus, const core::Tokenizer& tokenizer) {
-  const core::CacheKey key{
-      "tokens", core::kTokensVersion,
-      fmt::format("tokenizer: {}\ntext: {}\njoin: {}\n", tokenizer.hash(), hashes_.of(corpus.path), corpus.join.text())};
+  const core::CacheKey key{"tokens", core::kTokensVersion,
+                           fmt::format("tokenizer: {}\ntext: {}\njoin: {}\n", tokenizer.hash(), hashes_.of(corpus.path),
+                                       corpus.join.text())};
   if (const auto known = tokens_.find(key.id()); known != tokens_.end()) return known->second;
   if (const auto entry = cache_.find(key)) return tokens_[key.id()] = ids_of(entry->read(kIds));
   ++texts_tokenized_;

@@ -63,7 +63,8 @@ REFRAIN_SIMD Weighted differences(const float* p, float top_p, const float* q, f
   return all;
 }
 
-// Of exp(−d) − 1 + d, which is never negative, d = δ − middle. Near 0 by its series (the next term is below 4e-8 of it).
+// Of exp(−d) − 1 + d, which is never negative, d = δ − middle. Near 0 by its series (the next term is below 4e-8 of
+// it).
 REFRAIN_SIMD double excess(const float* p, float top_p, const float* q, float top_q, float middle, int64_t count) {
   const float shift = top_p - top_q;
   double all = 0;

@@ -1,7 +1,7 @@
 // Where texts and models are found by name. Two data roots are searched in this order: `$REFRAIN_HOME/data`
 // (REFRAIN_HOME defaults to the working directory) and `$REFRAIN_DATA`. `$REFRAIN_HOME/data/corpora.json` registers
-// the names of corpora, each with its file and how its rows become one text; a model's name is its directory under a root
-// or under `<root>/models`. A path works for both.
+// the names of corpora, each with its file and how its rows become one text; a model's name is its directory under a
+// root or under `<root>/models`. A path works for both.
 #pragma once
 
 #include <cstdint>

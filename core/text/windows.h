@@ -38,7 +38,7 @@ struct Windows {
   std::vector<int32_t> ids;  // [N, T], row-major, as the model sees them
   std::string token_hash;    // of ids as little-endian int32: equal hashes, equal input
 
-  std::span<const int32_t> window(int64_t n) const;                      // [T]
+  std::span<const int32_t> window(int64_t n) const;  // [T]
   int64_t scored_per_window() const { return seq_len - 1 - first; }
   int64_t scored() const { return count * scored_per_window(); }  // positions scored in all windows together
 };

@@ -26,9 +26,7 @@ int move_all(int64_t bytes, Step step) {
 }  // namespace
 
 FinalStates::FinalStates(const std::string& file, const Shape& shape, Open how)
-    : file_(file),
-      shape_(shape),
-      descriptor_(file, how == Open::create ? O_RDWR | O_CREAT | O_TRUNC : O_RDONLY) {
+    : file_(file), shape_(shape), descriptor_(file, how == Open::create ? O_RDWR | O_CREAT | O_TRUNC : O_RDONLY) {
   if (descriptor_.number >= 0) return;
   if (how == Open::create) core::cannot_write(file_, errno);
   core::fail("{}: cannot be read: {}. Remove its directory.", file_, core::system_reason(errno));
@@ -63,7 +61,8 @@ at::Tensor FinalStates::read(int64_t window, int64_t first, int64_t last) const 
 }
 
 FinalLayers::FinalLayers(core::Model& measured, const core::Weights& full)
-    : norm_(std::make_shared<core::RmsNorm>(measured.norm().path(), measured.shape().width, measured.shape().norm_eps)) {
+    : norm_(
+          std::make_shared<core::RmsNorm>(measured.norm().path(), measured.shape().width, measured.shape().norm_eps)) {
   norm_->load(full);
   core::Slot& head = measured.head();
   const std::string name = measured.shape().tied ? measured.embedding().state().front().name : head.path() + ".weight";

@@ -16,10 +16,11 @@ void PerplexityConfig::keys(core::Keys& k) {
         {core::kGptq, core::kLlamaCpp});
   k.key("seq_len", seq_len, "tokens of a window; 0: the protocol's own, 2048 for gptq and 512 for llama.cpp",
         {0, 1 << 20});
-  k.key("bos", bos,
-        "auto: what the protocol does if the tokenizer adds BOS (gptq: once, llama.cpp: window), else none; once: before "
-        "the text; window: over each window's first token",
-        {"auto", "none", "once", "window"});
+  k.key(
+      "bos", bos,
+      "auto: what the protocol does if the tokenizer adds BOS (gptq: once, llama.cpp: window), else none; once: before "
+      "the text; window: over each window's first token",
+      {"auto", "none", "once", "window"});
   k.key("windows", windows, "at most this many windows, from the start of the text; 0: all", {0, 1 << 30});
 }
 

@@ -31,9 +31,9 @@ struct Reference {
 };
 
 struct ScoreOptions {
-  int64_t batch_tokens = 1024;              // tokens that run through a block at once; at least one window
-  const Reference* reference = nullptr;     // none: no distance
-  FinalStates* keep = nullptr;              // where the model's own final states go, if anywhere
+  int64_t batch_tokens = 1024;                         // tokens that run through a block at once; at least one window
+  const Reference* reference = nullptr;                // none: no distance
+  FinalStates* keep = nullptr;                         // where the model's own final states go, if anywhere
   std::function<void(int64_t, int64_t)> on_step = {};  // is told (done, total) of the walk
 };
 

@@ -129,7 +129,8 @@ TEST(LlamaCpp, MistakesAreRefusedInOneLine) {
             "Choose at least 3, or 0.");
   lab.put("text.txt", "Too short.\n");
   EXPECT_THAT(refused({protocol}),
-              ::testing::MatchesRegex(lab.file("text.txt") + ": [0-9]+ tokens are too few: llama.cpp's protocol needs "
+              ::testing::MatchesRegex(lab.file("text.txt") +
+                                      ": [0-9]+ tokens are too few: llama.cpp's protocol needs "
                                       "two windows of 64. Choose a smaller seq_len or a longer corpus."));
 }
 

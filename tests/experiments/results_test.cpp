@@ -87,11 +87,9 @@ TEST(Results, NameEveryMeasurementCompletely) {
   const Json row = lab.row();
   for (const char* which : {"baseline", "quantized"}) {
     const Json& p = row[which]["perplexity"].at(0);
-    Strings names{"corpus", "protocol",   "bos", "seq_len", "windows",
-                  "tokens", "token_hash", "nll", "ppl",     "ppl_stderr",
-                  "ppl_stderr_tokens"};
-    if (std::string(which) == "quantized")
-      names.insert(names.end(), {"kl_mean", "kl_p99", "kl_max", "top1_agreement"});
+    Strings names{"corpus",     "protocol", "bos", "seq_len",    "windows",          "tokens",
+                  "token_hash", "nll",      "ppl", "ppl_stderr", "ppl_stderr_tokens"};
+    if (std::string(which) == "quantized") names.insert(names.end(), {"kl_mean", "kl_p99", "kl_max", "top1_agreement"});
     EXPECT_EQ(names_of(p), names);
     EXPECT_EQ(p["corpus"], lab.file("text.txt"));
     EXPECT_EQ(p["protocol"], "gptq");
@@ -232,7 +230,7 @@ TEST(RunDirectory, ItsResolvedFileGivesTheSameIdAndTheSameNumbers) {
   const std::string resolved = lab.directory(first) + "/resolved.yaml";
   const std::vector<Point> again = read_points(resolved, {"out=" + lab.file("again")});
   ASSERT_EQ(again.size(), 1u);
-  Inputs inputs("");
+  Inputs inputs(lab.file("again") + "/.cache");
   Json second = run_points(again, inputs, /*force=*/false).rows.at(0);
   EXPECT_EQ(first["swept"]["quant.weight.group_size"], "32");
   for (Json* row : {&first, &second}) row->erase("swept");

@@ -91,9 +91,9 @@ Json with_kl(Json measured, double kl, double top1) {
 }
 
 TEST(Table, ShowsKlAndTop1WhereTheyWereMeasured) {
-  const Table table = make_table(
-      {finished({{"bits", "2"}}, {measurement("a", 8)}, {with_kl(measurement("a", 10), 0.25, 0.8125)}),
-       finished({{"bits", "16"}}, {measurement("a", 8)}, {measurement("a", 8)})});
+  const Table table =
+      make_table({finished({{"bits", "2"}}, {measurement("a", 8)}, {with_kl(measurement("a", 10), 0.25, 0.8125)}),
+                  finished({{"bits", "16"}}, {measurement("a", 8)}, {measurement("a", 8)})});
   EXPECT_THAT(table.columns,
               ElementsAre("bits", "bits/weight", "ppl a (gptq 64)", "±", "change", "KL", "top-1", "seconds"));
   EXPECT_THAT(table.rows.at(0), ElementsAre("full precision", "–", "8.0000", "0.2500", "+0.00 %", "–", "–", "–"));
@@ -105,10 +105,9 @@ TEST(Table, ShowsKlAndTop1WhereTheyWereMeasured) {
 TEST(Table, MoreThanTwoMeasurementsStandBelowEachOther) {
   const std::vector<Json> full{measurement("x", 8), measurement("y", 4), measurement("z", 2)},
       quantized{with_kl(measurement("x", 12), 0.5, 0.5), measurement("y", 5), measurement("z", 3)};
-  const Table table = make_table({finished({{"bits", "2"}}, full, quantized),
-                                  {{"swept", {{"bits", "1"}}}, {"failed", "the disk is full"}}});
-  EXPECT_THAT(table.columns,
-              ElementsAre("bits", "bits/weight", "measured on", "ppl", "±", "change", "KL", "top-1"));
+  const Table table = make_table(
+      {finished({{"bits", "2"}}, full, quantized), {{"swept", {{"bits", "1"}}}, {"failed", "the disk is full"}}});
+  EXPECT_THAT(table.columns, ElementsAre("bits", "bits/weight", "measured on", "ppl", "±", "change", "KL", "top-1"));
   ASSERT_EQ(table.rows.size(), 9u);
   EXPECT_THAT(table.rows[0],
               ElementsAre("full precision", "–", "x (gptq 64)", "8.0000", "0.2500", "+0.00 %", "–", "–"));

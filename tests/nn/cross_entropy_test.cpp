@@ -146,8 +146,8 @@ TEST(Divergence, TopIsTheFirstOfEqualLogits) {
 
 TEST(Divergence, OfOtherDtypesIsTheDefinition) {
   const at::Tensor full = at::randn({6, 40}), logits = full + at::randn({6, 40}) / 4, target = targets(6, 40);
-  const Divergence fast = divergence(full, logits, target), wide = divergence(full.to(at::kDouble),
-                                                                              logits.to(at::kDouble), target);
+  const Divergence fast = divergence(full, logits, target),
+                   wide = divergence(full.to(at::kDouble), logits.to(at::kDouble), target);
   EXPECT_TRUE(at::allclose(wide.kl.to(at::kFloat), fast.kl, 1e-4, 1e-6));
   EXPECT_TRUE(wide.same_top.equal(fast.same_top));
   EXPECT_EQ(divergence(full.to(at::kBFloat16), logits.to(at::kBFloat16), target).kl.scalar_type(), at::kFloat);

@@ -78,8 +78,9 @@ TEST_F(DataFolders, WhatIsNoListOfDocumentsIsRefused) {
   for (const char* second : {"{\"body\": \"x\"}", "{\"text\": 1}", "plain text", "[]", ""}) {
     put("more/c4.json", std::string("{\"text\": \"One.\"}\n") + second + "\n");
     EXPECT_EQ(message_of([] { load_corpus("c4"); }),
-              data() + "/c4.json:2: an object with a text in its field `text` is expected. Unpack the data set as JSON "
-                       "lines.")
+              data() +
+                  "/c4.json:2: an object with a text in its field `text` is expected. Unpack the data set as JSON "
+                  "lines.")
         << second;
   }
 }
@@ -156,7 +157,8 @@ TEST_F(DataFolders, BrokenInputIsNamed) {
   EXPECT_EQ(message_of([] { load_corpus("x"); }),
             registry + ": the text is not JSON (line 1, column 2). Restore the file.");
   put("home/data/corpora.json", R"({"x": {"file": "a", "join": "words"}})");
-  EXPECT_EQ(message_of([] { load_corpus("x"); }), registry + ": x.join: `words` is not known. Choose one of none, rows, lines, documents.");
+  EXPECT_EQ(message_of([] { load_corpus("x"); }),
+            registry + ": x.join: `words` is not known. Choose one of none, rows, lines, documents.");
   put("home/data/corpora.json", R"({"x": {}})");
   EXPECT_EQ(message_of([] { load_corpus("x"); }),
             registry + ": x.file is missing, a text is expected. Replace the file.");
