@@ -1,19 +1,16 @@
 #include "experiments/baseline.h"
 
-#include <ATen/Parallel.h>
-#include <fmt/core.h>
-#include <torch/version.h>
-
-#include <filesystem>
 #include <nlohmann/json.hpp>
 
-#include "core/io/files.h"
 #include "core/progress.h"
+#include "experiments/cache_key.h"
 #include "models/registry.h"
 
 namespace experiments {
 
 namespace {
+
+constexpr const char *kScores = "scores.json", *kStates = "final_states";  // files of a cache entry
 
 // The full-precision model, made when the first measurement is not in the cache.
 struct FullPrecision {
@@ -27,51 +24,68 @@ struct FullPrecision {
   }
 };
 
-std::string cache_file(const Spec& spec, const std::string& model_hash, const Perplexity& measurement) {
-  const std::string key = fmt::format(
-      "baseline {} model {} tokens {} protocol {} bos {} seq_len {} dtype {} device {} threads {} batch {} libtorch {}",
-      kBaselineVersion, model_hash, measurement.token_hash, measurement.protocol, measurement.bos, measurement.seq_len,
-      c10::toString(dtype_of(spec)), device_of(spec).str(), at::get_num_threads(), spec.measure.batch_tokens,
-      TORCH_VERSION);
-  return fmt::format("{}/.cache/baseline-{}.json", spec.out, core::hash_text(key));
+core::CacheKey key_of(const Spec& spec, const std::string& model_hash, const Perplexity& measurement) {
+  return cache_key(spec, {.stage = "baseline",
+                          .version = kBaselineVersion,
+                          .keys = {},
+                          .inputs = {{"model", model_hash},
+                                     {"tokens", measurement.token_hash},
+                                     {"protocol", measurement.protocol},
+                                     {"seq_len", std::to_string(measurement.seq_len)},
+                                     {"batch_tokens", std::to_string(spec.measure.batch_tokens)},
+                                     {"final states", spec.measure.kl ? "kept" : "not kept"}}});
 }
 
-// The window sums of an earlier run; empty when there are none, or the file is not what we wrote.
-std::vector<double> read_cache(const std::string& file, int64_t windows) {
-  if (!std::filesystem::exists(file)) return {};
-  const nlohmann::json json = nlohmann::json::parse(core::read_file(file), nullptr, /*allow_exceptions=*/false);
-  if (!json.is_array() || static_cast<int64_t>(json.size()) != windows) return {};
-  std::vector<double> nll;
-  for (const auto& value : json) {
-    if (!value.is_number()) return {};
-    nll.push_back(value.get<double>());
-  }
-  return nll;
+Scores read_scores(const core::CacheEntry& entry) {
+  const nlohmann::json json = nlohmann::json::parse(entry.read(kScores));
+  return {.window_nll = json.at("window_nll"), .window_squares = json.at("window_squares")};
+}
+
+void write_scores(const core::CacheEntry& entry, const Scores& scores) {
+  const nlohmann::json json{{"window_nll", scores.window_nll}, {"window_squares", scores.window_squares}};
+  entry.write(kScores, json.dump());
+}
+
+// The states of an entry, which stays in the cache as long as they are in use.
+std::shared_ptr<const FinalStates> open_states(core::CacheEntry entry, const FinalStates::Shape& shape) {
+  struct Held {
+    core::CacheEntry entry;
+    FinalStates states;
+  };
+  const std::string file = entry.path(kStates);
+  const std::shared_ptr<const Held> held(new Held{std::move(entry), {file, shape, FinalStates::Open::read}});
+  return {held, &held->states};
 }
 
 }  // namespace
 
 Baseline baseline(const Spec& spec, Inputs& inputs) {
   const ModelFiles& files = inputs.model(spec.model.path);
-  const core::Shape shape = models::build(files.config)->shape();
+  const core::Shape model = models::build(files.config)->shape();
   const std::string model_hash = inputs.model_hash(files);
   std::optional<FullPrecision> full;
   Baseline result;
   for (const PerplexityConfig& config : spec.measure.perplexity) {
-    const core::Windows& windows = inputs.windows(files, config, shape);
-    Perplexity measured = unmeasured(config, windows);
-    const std::string file = cache_file(spec, model_hash, measured);
-    measured.window_nll = read_cache(file, windows.count);
-    if (measured.window_nll.empty()) {
+    const core::Windows& windows = inputs.windows(files, config, model);
+    const FinalStates::Shape shape{windows.count, windows.scored_per_window(), model.width, dtype_of(spec)};
+    Perplexity& measured = result.perplexity.emplace_back(unmeasured(config, windows));
+    core::CacheEntry entry = inputs.cache().open(key_of(spec, model_hash, measured));
+    if (entry.complete()) {
+      measured.scores = read_scores(entry);
+    } else {
       if (!full) full.emplace(spec, files);
       core::Progress progress("full precision on " + config.corpus, spec.quiet);
-      measured.window_nll = window_nll(*full->model, *full->source, windows, spec.measure.batch_tokens,
-                                       [&](int64_t done, int64_t total) { progress.update(done, total); });
-      core::create_directories(spec.out + "/.cache");
-      core::write_atomically(file, nlohmann::json(measured.window_nll).dump());
+      std::optional<FinalStates> states;
+      if (spec.measure.kl) states.emplace(entry.path(kStates), shape, FinalStates::Open::create);
+      measured.scores = score(*full->model, *full->source, windows,
+                              {.batch_tokens = spec.measure.batch_tokens,
+                               .keep = states ? &*states : nullptr,
+                               .on_step = [&](int64_t done, int64_t total) { progress.update(done, total); }});
+      write_scores(entry, measured.scores);
+      entry.commit();
       result.cached = false;
     }
-    result.perplexity.push_back(std::move(measured));
+    result.states.push_back(spec.measure.kl ? open_states(std::move(entry), shape) : nullptr);
   }
   return result;
 }

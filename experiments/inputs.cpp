@@ -38,14 +38,17 @@ std::string Inputs::model_hash(const ModelFiles& files) {
 
 const core::Windows& Inputs::windows(const ModelFiles& files, const PerplexityConfig& config,
                                      const core::Shape& shape) {
-  core::require(config.seq_len <= shape.context, "{} is {}, longer than the context of {} ({} tokens). Lower it.",
-                config.where("seq_len"), config.seq_len, files.directory, shape.context);
-  const std::string key =
-      fmt::format("{} {} {} {} {}", files.directory, config.corpus, config.seq_len, config.bos, config.windows);
+  core::require(config.length() <= shape.context, "{} is {}, longer than the context of {} ({} tokens). Lower it.",
+                config.where("seq_len"), config.length(), files.directory, shape.context);
+  const std::string key = fmt::format("{} {} {} {} {} {}", files.directory, config.corpus, config.protocol,
+                                      config.length(), config.bos, config.windows);
   if (const auto found = windows_.find(key); found != windows_.end()) return found->second;
   const core::Corpus corpus = core::find_corpus(config.corpus);
-  const core::WindowOptions options{
-      .seq_len = config.seq_len, .bos = config.bos, .windows = config.windows, .embedding_rows = shape.vocabulary};
+  const core::WindowOptions options{.protocol = config.protocol,
+                                    .seq_len = config.length(),
+                                    .bos = config.bos,
+                                    .windows = config.windows,
+                                    .embedding_rows = shape.vocabulary};
   const std::vector<int32_t>& ids = tokens(corpus, *files.tokenizer);
   return windows_.emplace(key, core::make_windows(corpus, ids, *files.tokenizer, options)).first->second;
 }
@@ -67,9 +70,9 @@ std::vector<int32_t> ids_of(const std::string& bytes) {
 }  // namespace
 
 const std::vector<int32_t>& Inputs::tokens(const core::Corpus& corpus, const core::Tokenizer& tokenizer) {
-  const core::CacheKey key{
-      "tokens", core::kTokensVersion,
-      fmt::format("tokenizer: {}\ntext: {}\njoin: {}\n", tokenizer.hash(), hashes_.of(corpus.path), corpus.join)};
+  const core::CacheKey key{"tokens", core::kTokensVersion,
+                           fmt::format("tokenizer: {}\ntext: {}\njoin: {}\n", tokenizer.hash(), hashes_.of(corpus.path),
+                                       corpus.join.text())};
   if (const auto known = tokens_.find(key.id()); known != tokens_.end()) return known->second;
   if (const auto entry = cache_.find(key)) return tokens_[key.id()] = ids_of(entry->read(kIds));
   ++texts_tokenized_;

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <chrono>
 #include <filesystem>
+#include <optional>
 
 #include "core/error.h"
 #include "core/hidden_store.h"
@@ -44,6 +45,14 @@ class RunLog {
   }
   RunLog(const RunLog&) = delete;
   RunLog& operator=(const RunLog&) = delete;
+
+  // Under llama.cpp's protocol, what its tool prints: the estimate after each window (here only), and the final one.
+  void estimates(const Perplexity& p) const {
+    if (p.protocol != core::kLlamaCpp) return;
+    spdlog::logger("", sink_).info("{} ({}), running estimate:\n{}", p.corpus, p.protocol, running_estimate(p));
+    spdlog::info("{} ({}): final estimate: PPL = {:.4f} +/- {:.5f}", p.corpus, p.protocol, p.ppl(),
+                 p.ppl_stderr_tokens());
+  }
 
  private:
   spdlog::sink_ptr sink_;
@@ -101,14 +110,23 @@ std::vector<quant::ModuleReport> quantize(const Spec& spec, const ModelFiles& fi
   return stage.reports();
 }
 
-std::vector<Perplexity> measure(const Spec& spec, Inputs& inputs, const ModelFiles& files, Working& work) {
+// states: of the full-precision model, per measurement; empty or null: no distance from it is taken.
+std::vector<Perplexity> measure(const Spec& spec, Inputs& inputs, const ModelFiles& files, Working& work,
+                                const std::vector<std::shared_ptr<const FinalStates>>& states) {
   std::vector<Perplexity> all;
+  std::optional<FinalLayers> layers;  // of the full-precision model
   for (const PerplexityConfig& config : spec.measure.perplexity) {
     const core::Windows& windows = inputs.windows(files, config, work.model->shape());
+    const FinalStates* full = states.empty() ? nullptr : states.at(all.size()).get();
+    if (full != nullptr && !layers) layers.emplace(*work.model, weights_of(spec, files));
+    std::optional<Reference> reference;
+    if (full != nullptr) reference.emplace(*full, *layers);
     core::Progress progress("perplexity on " + config.corpus, spec.quiet);
     all.push_back(unmeasured(config, windows));
-    all.back().window_nll = window_nll(*work.model, *work.source, windows, spec.measure.batch_tokens,
-                                       [&](int64_t done, int64_t total) { progress.update(done, total); });
+    all.back().scores = score(*work.model, *work.source, windows,
+                              {.batch_tokens = spec.measure.batch_tokens,
+                               .reference = reference ? &*reference : nullptr,
+                               .on_step = [&](int64_t done, int64_t total) { progress.update(done, total); }});
   }
   return all;
 }
@@ -122,10 +140,12 @@ Findings compute(const Point& point, const std::string& directory, Inputs& input
                     .model_hash = inputs.model_hash(files),
                     .tokenizer_hash = files.tokenizer->hash()};
   const bool quantizes = spec.quant.method != quant::QuantConfig::kNone;
+  std::vector<std::shared_ptr<const FinalStates>> states;
   if (!files.quantized) {
     staged(findings.stages, "baseline", kBaselineVersion, [&] {
       Baseline full = baseline(spec, inputs);
       findings.baseline = std::move(full.perplexity);
+      states = std::move(full.states);
       return full.cached;
     });
   }
@@ -143,7 +163,7 @@ Findings compute(const Point& point, const std::string& directory, Inputs& input
     findings.quantized = *findings.baseline;
   } else {
     staged(findings.stages, "measure", kMeasureVersion,
-           [&] { return findings.quantized = measure(spec, inputs, files, work), false; });
+           [&] { return findings.quantized = measure(spec, inputs, files, work, states), false; });
   }
   return findings;
 }
@@ -181,6 +201,7 @@ Json run_in(const std::string& directory, const Point& point, Inputs& inputs) {
   core::write_atomically(directory + "/resolved.yaml", core::to_yaml(core::to_node(resolved)));
 
   const Findings findings = compute(point, directory, inputs, inputs.model(spec.model.path));
+  for (const Perplexity& p : findings.quantized) log.estimates(p);
 
   core::write_atomically(directory + "/modules.csv", modules_csv(findings.modules));
   core::write_atomically(directory + "/windows.csv", windows_csv(findings));

@@ -22,6 +22,9 @@ void ModelConfig::keys(core::Keys& k) {
 void MeasureConfig::keys(core::Keys& k) {
   k.list("perplexity", perplexity, "perplexities to measure, each on one corpus by one protocol");
   k.key("batch_tokens", batch_tokens, "tokens that run through a block at once; at least one window", {1, 1 << 20});
+  k.key("kl", kl,
+        "measure KL divergence and top-1 agreement against the full-precision model, whose final hidden states stay on "
+        "disk for it");
 }
 
 void SweepConfig::keys(core::Keys& k) {

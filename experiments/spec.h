@@ -24,6 +24,7 @@ struct ModelConfig : core::Section {
 struct MeasureConfig : core::Section {
   std::vector<PerplexityConfig> perplexity;
   int64_t batch_tokens = 1024;
+  bool kl = true;
 
   void keys(core::Keys& k) override;
 };

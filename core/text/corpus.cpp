@@ -21,7 +21,8 @@ namespace fs = std::filesystem;
 
 struct Registered {
   std::string file;  // relative to a data root
-  bool rows;         // join: rows
+  Join join = {};
+  int64_t windows = 0;  // see Corpus
 };
 
 std::string environment(const char* name) {
@@ -44,7 +45,8 @@ bool is_directory(const std::string& path) {
   return fs::is_directory(path, error);
 }
 
-// corpora.json: name -> {"file": path under a data root, "join": "none" (default) | "rows"}.
+// corpora.json: name -> {"file": path under a data root, "join": kind (default none), "documents": number, "windows":
+// number}.
 std::map<std::string, Registered> registry() {
   const std::string path = home_data() + "/corpora.json";
   std::map<std::string, Registered> result;
@@ -53,9 +55,14 @@ std::map<std::string, Registered> registry() {
   require(json.is_object(), "{}: an object of names is expected. Restore the file.", path);
   for (const auto& [name, entry] : json.items()) {
     const JsonNode node(entry, path, name);
-    const std::string join = node.at("join").is_null() ? "none" : node.at("join").text();
-    require(join == "none" || join == "rows", "{}.join: `{}` is not known. Choose none or rows.", node.where(), join);
-    result.emplace(name, Registered{node.at("file").text(), join == "rows"});
+    Registered corpus{.file = node.at("file").text()};
+    if (const JsonNode kind = node.at("join"); !kind.is_null()) corpus.join.kind = kind.text();
+    if (const JsonNode number = node.at("documents"); !number.is_null()) corpus.join.documents = number.integer();
+    if (const JsonNode number = node.at("windows"); !number.is_null()) corpus.windows = number.integer();
+    const auto& kinds = join_kinds();
+    require(std::find(kinds.begin(), kinds.end(), corpus.join.kind) != kinds.end(),
+            "{}.join: `{}` is not known. Choose one of {}.", node.where(), corpus.join.kind, joined(kinds));
+    result.emplace(name, std::move(corpus));
   }
   return result;
 }
@@ -74,23 +81,9 @@ std::string hint(const std::string& name, const std::vector<std::string>& known,
   return did_you_mean(name, known) + " Known " + kind + ": " + joined(known) + ". " + more;
 }
 
-// A WikiText file holds one row of the data set per line, and a row that is not blank keeps its line end. GPTQ-style
-// scripts join the rows with blank lines: this is that text.
-std::string join_rows(const std::string& file) {
-  std::string text;
-  for (size_t at = 0; at < file.size();) {
-    const size_t end = std::min(file.find('\n', at), file.size());
-    const std::string row = file.substr(at, end - at);
-    if (at > 0) text += "\n\n";
-    if (row.find_first_not_of(" \t\r") != std::string::npos) text += row + "\n";
-    at = end + 1;
-  }
-  return text;
-}
-
 struct Found {
   std::string path;
-  bool rows;
+  Registered as;
 };
 
 Found find(const std::string& name) {
@@ -100,12 +93,12 @@ Found find(const std::string& name) {
     require(!path.empty(), "{}: its file {} is in none of the data folders ({}). {}", name, entry->second.file,
             joined(data_roots()),
             environment("REFRAIN_DATA").empty() ? "Set REFRAIN_DATA to the folder that holds it." : "Put it into one.");
-    return {path, entry->second.rows};
+    return {path, entry->second};
   }
   require(!is_directory(name) || name.empty(), "{}: this is a directory. A corpus is a registered name or a text file.",
           name);
   require(is_file(name), "{}: no such corpus or file.{}", name, hint(name, list_corpora(), "corpora"));
-  return {name, false};
+  return {name, {}};
 }
 
 // Adds the directories with a config.json up to two levels below `base`, named relative to it.
@@ -130,14 +123,14 @@ std::vector<std::string> data_roots() {
 
 Corpus find_corpus(const std::string& name_or_path) {
   const Found found = find(name_or_path);
-  return {.name = name_or_path, .path = found.path, .text = {}, .join = found.rows ? "rows" : "none"};
+  return {.name = name_or_path, .path = found.path, .text = {}, .join = found.as.join, .windows = found.as.windows};
 }
 
 Corpus load_corpus(const std::string& name_or_path) {
   Corpus corpus = find_corpus(name_or_path);
-  corpus.text = read_file(corpus.path);
-  require_utf8(corpus.text, corpus.path);
-  if (corpus.join == "rows") corpus.text = join_rows(corpus.text);
+  std::string file = read_file(corpus.path);
+  require_utf8(file, corpus.path);
+  corpus.text = join(std::move(file), corpus.join, corpus.path);
   return corpus;
 }
 

@@ -1,18 +1,23 @@
 // Where texts and models are found by name. Two data roots are searched in this order: `$REFRAIN_HOME/data`
 // (REFRAIN_HOME defaults to the working directory) and `$REFRAIN_DATA`. `$REFRAIN_HOME/data/corpora.json` registers
-// the names of corpora; a model's name is its directory under a root or under `<root>/models`. A path works for both.
+// the names of corpora, each with its file and how its rows become one text; a model's name is its directory under a
+// root or under `<root>/models`. A path works for both.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <vector>
+
+#include "core/text/join.h"
 
 namespace core {
 
 struct Corpus {
-  std::string name;           // as asked for: registered name or path
-  std::string path;           // its file
-  std::string text;           // UTF-8, checked
-  std::string join = "none";  // how the file becomes the text: none | rows
+  std::string name;     // as asked for: registered name or path
+  std::string path;     // its file
+  std::string text;     // UTF-8, checked
+  Join join = {};       // how the file becomes the text
+  int64_t windows = 0;  // that the published measurement of this text stops at; 0: all
 };
 
 // Reads a registered corpus ("wikitext2/test") or a text file given by its path. Throws UserError when neither exists

@@ -25,10 +25,11 @@ std::span<const int32_t> Windows::window(int64_t n) const {
   return std::span<const int32_t>(ids).subspan(static_cast<size_t>(n * seq_len), static_cast<size_t>(seq_len));
 }
 
-std::string resolve_bos(const std::string& bos, const Tokenizer& tokenizer) {
+std::string resolve_bos(const std::string& bos, const std::string& protocol, const Tokenizer& tokenizer) {
   const bool known = bos == "none" || bos == "once" || bos == "window" || bos == "auto";
   require(known, "bos: `{}` is not known. Choose none, once, window or auto.", bos);
-  const std::string resolved = bos != "auto" ? bos : tokenizer.adds_bos() ? "once" : "none";
+  const std::string published = !tokenizer.adds_bos() ? "none" : protocol == kLlamaCpp ? "window" : "once";
+  const std::string resolved = bos == "auto" ? published : bos;
   require(resolved == "none" || tokenizer.bos_id().has_value(),
           "bos: `{}` asks for BOS, but the tokenizer has none. Set bos to none, or bos_token in tokenizer_config.json.",
           bos);
@@ -41,20 +42,32 @@ Windows make_windows(const Corpus& corpus, const Tokenizer& tokenizer, const Win
 
 Windows make_windows(const Corpus& corpus, std::vector<int32_t> ids, const Tokenizer& tokenizer,
                      const WindowOptions& options) {
-  require(options.seq_len >= 2, "seq_len: {} leaves nothing to predict. Choose at least 2.", options.seq_len);
+  const bool halves = options.protocol == kLlamaCpp;
+  require(halves || options.protocol == kGptq, "protocol: `{}` is not known. Choose {} or {}.", options.protocol, kGptq,
+          kLlamaCpp);
+  require(options.seq_len >= (halves ? 3 : 2), "seq_len: {} leaves nothing to predict. Choose at least {}.",
+          options.seq_len, halves ? 3 : 2);
   Windows result;
   result.corpus = corpus.name;
-  result.bos = resolve_bos(options.bos, tokenizer);
+  result.protocol = options.protocol;
+  result.bos = resolve_bos(options.bos, options.protocol, tokenizer);
   result.seq_len = options.seq_len;
+  result.first = halves ? options.seq_len / 2 : 0;
   result.ids = std::move(ids);
-  if (result.bos == "once") result.ids.insert(result.ids.begin(), *tokenizer.bos_id());
+  const bool begins_with_bos = result.bos == "once" || (result.bos == "window" && halves);
+  if (begins_with_bos) result.ids.insert(result.ids.begin(), *tokenizer.bos_id());
 
   const auto tokens = static_cast<int64_t>(result.ids.size());
   result.count = tokens / options.seq_len;
-  require(result.count > 0,
+  require(result.count > 0 || halves,
           "{}: {} tokens are too few for one window of {}. Choose a smaller seq_len or a longer corpus.", corpus.name,
           tokens, options.seq_len);
-  if (options.windows > 0) result.count = std::min(result.count, options.windows);
+  require(result.count > 1 || !halves,
+          "{}: {} tokens are too few: llama.cpp's protocol needs two windows of {}. Choose a smaller seq_len or a "
+          "longer corpus.",
+          corpus.name, tokens, options.seq_len);
+  for (const int64_t limit : {options.windows, corpus.windows})
+    if (limit > 0) result.count = std::min(result.count, limit);
   result.ids.resize(static_cast<size_t>(result.count * options.seq_len));
   if (result.bos == "window")
     for (int64_t n = 0; n < result.count; ++n)

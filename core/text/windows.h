@@ -1,6 +1,9 @@
-// The windows of the `gptq` protocol (the one GPTQ-style scripts use): the text is tokenized as one stream, the stream
-// is cut into non-overlapping windows of `seq_len` tokens, the tail that does not fill a window is dropped. Each window
-// is scored on its own at seq_len - 1 positions: token t is predicted from tokens 0 … t-1 of its window, t ≥ 1.
+// How two published protocols cut a text into windows and which positions they score. Both tokenize the text as one
+// stream, cut it into non-overlapping windows of `seq_len` tokens and drop the tail that does not fill a window; each
+// window is run on its own. Position t of a window predicts its token t+1.
+// - `gptq` (GPTQ-style scripts; Frantar et al. 2022, arXiv 2210.17323): positions 0 … T-2 are scored.
+// - `llama.cpp` (its perplexity tool): positions T/2 … T-2 are scored, rounded down: 255 of a window of 512. The text
+//   must fill two windows.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +16,11 @@
 
 namespace core {
 
+inline constexpr const char* kGptq = "gptq";
+inline constexpr const char* kLlamaCpp = "llama.cpp";
+
 struct WindowOptions {
+  std::string protocol = kGptq;
   int64_t seq_len = 2048;
   std::string bos = "auto";    // none | once | window | auto, see resolve_bos
   int64_t windows = 0;         // at most this many windows, from the start; 0: all
@@ -23,23 +30,28 @@ struct WindowOptions {
 // Token windows of one corpus. Axes: N windows, T = seq_len tokens.
 struct Windows {
   std::string corpus;        // name
+  std::string protocol;      // gptq | llama.cpp
   std::string bos;           // resolved: none | once | window
   int64_t seq_len = 0;       // T
   int64_t count = 0;         // N
+  int64_t first = 0;         // positions first … T-2 are scored
   std::vector<int32_t> ids;  // [N, T], row-major, as the model sees them
   std::string token_hash;    // of ids as little-endian int32: equal hashes, equal input
 
-  std::span<const int32_t> window(int64_t n) const;         // [T]
-  int64_t scored() const { return count * (seq_len - 1); }  // positions scored in all windows together
+  std::span<const int32_t> window(int64_t n) const;  // [T]
+  int64_t scored_per_window() const { return seq_len - 1 - first; }
+  int64_t scored() const { return count * scored_per_window(); }  // positions scored in all windows together
 };
 
-// The meaning of `auto` for this tokenizer: `once` if its configuration says add_bos_token, else `none`.
+// The meaning of `auto` for this tokenizer. If its configuration says add_bos_token: `once` under gptq, `window` under
+// llama.cpp (what the published scripts do), else `none`.
 // none: nothing is added. once: one BOS before the text. window: the first token of each window is overwritten by BOS
-// (it is never scored). Throws UserError on any other value, and when BOS is wanted but the tokenizer has none.
-std::string resolve_bos(const std::string& bos, const Tokenizer& tokenizer);
+// (it is never scored); llama.cpp tokenizes the text with BOS before that, so its first window loses no token.
+// Throws UserError on any other value, and when BOS is wanted but the tokenizer has none.
+std::string resolve_bos(const std::string& bos, const std::string& protocol, const Tokenizer& tokenizer);
 
-// Tokenizes and cuts. Throws UserError when the corpus is shorter than one window, when seq_len < 2, or when an id is
-// beyond the embedding.
+// Tokenizes and cuts. Throws UserError when the corpus is too short for the protocol, when seq_len leaves nothing to
+// score, or when an id is beyond the embedding.
 Windows make_windows(const Corpus& corpus, const Tokenizer& tokenizer, const WindowOptions& options);
 // The same for a text whose `ids` are known: tokenizer.encode(corpus.text). The text itself is not looked at.
 Windows make_windows(const Corpus& corpus, std::vector<int32_t> ids, const Tokenizer& tokenizer,

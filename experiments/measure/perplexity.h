@@ -1,47 +1,49 @@
-// Perplexity by the `gptq` protocol: non-overlapping windows, every position after the first is scored.
+// Perplexity by two published protocols (core/text/windows.h), and how far a model is from the full-precision one.
 #pragma once
 
-#include <functional>
 #include <string>
-#include <vector>
 
 #include "core/config/keys.h"
-#include "core/text/windows.h"
-#include "core/walk.h"
+#include "experiments/measure/score.h"
 
 namespace experiments {
 
-inline constexpr int kMeasureVersion = 1;  // bumped by hand when the numbers change
+inline constexpr int kMeasureVersion = 2;  // bumped by hand when the numbers change
 
 struct PerplexityConfig : core::Section {
   std::string corpus;
-  std::string protocol = "gptq";
-  int64_t seq_len = 2048;
+  std::string protocol = core::kGptq;
+  int64_t seq_len = 0;
   std::string bos = "auto";
   int64_t windows = 0;
 
   void keys(core::Keys& k) override;
   void check() const override;
+
+  int64_t length() const;  // tokens of a window: seq_len, or the protocol's published one
 };
 
 struct Perplexity {
   std::string corpus, protocol, bos, token_hash;
   int64_t seq_len = 0;
-  int64_t windows = 0;             // N
-  int64_t tokens = 0;              // scored positions
-  std::vector<double> window_nll;  // [N] sum of negative log likelihoods per window, nats
+  int64_t windows = 0;  // N
+  int64_t tokens = 0;   // scored positions
+  Scores scores;
 
   double nll() const;         // mean per scored position, nats
   double ppl() const;         // exp(nll)
   double ppl_stderr() const;  // ppl × standard error of the window means; 0 for a single window
+  // ppl × standard error of the mean over positions taken as independent: what llama.cpp prints behind its ±.
+  double ppl_stderr_tokens() const;
+
+  double kl_mean() const;         // per scored position, nats; with scores.distance only
+  double top1_agreement() const;  // share of scored positions; with scores.distance only
 };
 
-// Everything about the measurement but its outcome: `window_nll` is empty.
+// Everything about the measurement but its outcome: `scores` are empty.
 Perplexity unmeasured(const PerplexityConfig& config, const core::Windows& windows);
 
-// Runs all windows through the model, block by block. batch_tokens: tokens that run through a block at once (at least
-// one window). `on_step(done, total)` is told the progress. Error when a window's loss is not finite.
-std::vector<double> window_nll(core::Model& model, core::BlockSource& source, const core::Windows& windows,
-                               int64_t batch_tokens, const std::function<void(int64_t, int64_t)>& on_step = {});
+// The perplexity of the first 1, 2, … N windows, ten a line, as llama.cpp shows it while it runs: "[1]5.1234,[2]…".
+std::string running_estimate(const Perplexity& p);
 
 }  // namespace experiments

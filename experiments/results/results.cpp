@@ -12,10 +12,24 @@ namespace experiments {
 namespace {
 
 Json perplexity_json(const Perplexity& p) {
-  return {{"corpus", p.corpus},          {"protocol", p.protocol}, {"bos", p.bos},
-          {"seq_len", p.seq_len},        {"windows", p.windows},   {"tokens", p.tokens},
-          {"token_hash", p.token_hash},  {"nll", p.nll()},         {"ppl", p.ppl()},
-          {"ppl_stderr", p.ppl_stderr()}};
+  Json json = {{"corpus", p.corpus},
+               {"protocol", p.protocol},
+               {"bos", p.bos},
+               {"seq_len", p.seq_len},
+               {"windows", p.windows},
+               {"tokens", p.tokens},
+               {"token_hash", p.token_hash},
+               {"nll", p.nll()},
+               {"ppl", p.ppl()},
+               {"ppl_stderr", p.ppl_stderr()},
+               {"ppl_stderr_tokens", p.ppl_stderr_tokens()}};
+  if (const auto& distance = p.scores.distance) {
+    json["kl_mean"] = p.kl_mean();
+    json["kl_p99"] = distance->p99;
+    json["kl_max"] = distance->max;
+    json["top1_agreement"] = p.top1_agreement();
+  }
+  return json;
 }
 
 Json measured_json(const std::vector<Perplexity>& measurements) {
@@ -97,11 +111,14 @@ std::string modules_csv(const std::vector<quant::ModuleReport>& modules) {
 }
 
 std::string windows_csv(const Findings& f) {
-  core::CsvTable table({"model", "corpus", "protocol", "window", "tokens", "nll_sum"});
+  core::CsvTable table({"model", "corpus", "protocol", "window", "tokens", "nll_sum", "kl_sum", "top1_agree"});
   const auto add = [&](const char* which, const std::vector<Perplexity>& measurements) {
     for (const Perplexity& p : measurements) {
-      for (size_t n = 0; n < p.window_nll.size(); ++n) {
-        table.row(which, p.corpus, p.protocol, n, p.tokens / p.windows, p.window_nll[n]);
+      const auto& distance = p.scores.distance;
+      for (size_t n = 0; n < p.scores.window_nll.size(); ++n) {
+        table.row(which, p.corpus, p.protocol, n, p.tokens / p.windows, p.scores.window_nll[n],
+                  distance ? core::csv_cell(distance->window_kl[n]) : "",
+                  distance ? core::csv_cell(distance->window_top1[n]) : "");
       }
     }
   };

@@ -43,50 +43,63 @@ std::string number(const Json& value, int digits) {
   return value.is_null() ? kMissing : fmt::format("{:.{}f}", value.get<double>(), digits);
 }
 
-// The names of a run's measurements; of two that read alike the second gets a number.
-Cells titles_of(const Json& run) {
-  Cells plain, titles;
+// "wikitext2/test (gptq 512)"; of a run's measurements that read alike the second gets a number.
+Cells measurements_of(const Json& run) {
+  Cells plain, names;
   for (const Json& p : run["quantized"]["perplexity"]) {
-    plain.push_back(fmt::format("ppl {} ({} {})", p["corpus"].get<std::string>(), p["protocol"].get<std::string>(),
+    plain.push_back(fmt::format("{} ({} {})", p["corpus"].get<std::string>(), p["protocol"].get<std::string>(),
                                 p["seq_len"].get<int64_t>()));
     const auto alike = std::count(plain.begin(), plain.end(), plain.back());
-    titles.push_back(alike == 1 ? plain.back() : fmt::format("{} #{}", plain.back(), alike));
+    names.push_back(alike == 1 ? plain.back() : fmt::format("{} #{}", plain.back(), alike));
   }
-  return titles;
+  return names;
 }
 
 bool finished(const Json& run) { return !run.contains("failed"); }
 
 // The measurements of all runs, in the order of appearance.
-Cells all_titles(const std::vector<Json>& results) {
+Cells all_measurements(const std::vector<Json>& results) {
   Cells all;
   for (const Json& run : results) {
-    for (const std::string& title : finished(run) ? titles_of(run) : Cells()) {
-      if (std::find(all.begin(), all.end(), title) == all.end()) all.push_back(title);
+    for (const std::string& name : finished(run) ? measurements_of(run) : Cells()) {
+      if (std::find(all.begin(), all.end(), name) == all.end()) all.push_back(name);
     }
   }
   return all;
 }
 
-// ppl, standard error and change for each measurement of the table; `measured` is the run's `quantized` or its
+// Whether any run was compared with full precision token by token.
+bool knows_kl(const std::vector<Json>& results) {
+  return std::any_of(results.begin(), results.end(), [](const Json& run) {
+    if (!finished(run)) return false;
+    const Json& all = run["quantized"]["perplexity"];
+    return std::any_of(all.begin(), all.end(), [](const Json& p) { return p.contains("kl_mean"); });
+  });
+}
+
+Cells figure_names(const std::string& measurement, bool kl) {
+  Cells names{measurement.empty() ? "ppl" : "ppl " + measurement, "±", "change"};
+  if (kl) names.insert(names.end(), {"KL", "top-1"});
+  return names;
+}
+
+// ppl, standard error, change, and KL and top-1 agreement where asked for; `measured` is the run's `quantized` or its
 // `baseline`.
-void add_perplexities(Cells& row, const Json& run, const Json& measured, const Cells& columns) {
-  const Cells titles = titles_of(run);
-  const Json& baseline = run["baseline"];
-  for (const std::string& column : columns) {
-    const auto i = static_cast<size_t>(std::find(titles.begin(), titles.end(), column) - titles.begin());
-    if (i == titles.size()) {
-      row.insert(row.end(), {kMissing, kMissing, kMissing});
-      continue;
-    }
-    const Json& p = measured["perplexity"][i];
-    const double ppl = p["ppl"];
-    row.push_back(fmt::format("{:.4f}", ppl));
-    row.push_back(fmt::format("{:.4f}", p["ppl_stderr"].get<double>()));
-    row.push_back(baseline.is_null()
-                      ? kMissing
-                      : fmt::format("{:+.2f} %", 100 * (ppl / baseline["perplexity"][i]["ppl"].get<double>() - 1)));
-  }
+Cells figures(const Json& run, const Json& measured, const std::string& measurement, bool kl) {
+  const Cells names = measurements_of(run);
+  const auto i = static_cast<size_t>(std::find(names.begin(), names.end(), measurement) - names.begin());
+  if (i == names.size()) return Cells(kl ? 5 : 3, kMissing);
+  const Json &p = measured["perplexity"][i], &baseline = run["baseline"];
+  const double ppl = p["ppl"];
+  Cells cells{fmt::format("{:.4f}", ppl), fmt::format("{:.4f}", p["ppl_stderr"].get<double>()),
+              baseline.is_null()
+                  ? kMissing
+                  : fmt::format("{:+.2f} %", 100 * (ppl / baseline["perplexity"][i]["ppl"].get<double>() - 1))};
+  if (!kl) return cells;
+  const bool known = p.contains("kl_mean");
+  cells.push_back(known ? fmt::format("{:.4f}", p["kl_mean"].get<double>()) : kMissing);
+  cells.push_back(known ? fmt::format("{:.2f} %", 100 * p["top1_agreement"].get<double>()) : kMissing);
+  return cells;
 }
 
 double total_seconds(const Json& run) {
@@ -126,33 +139,67 @@ size_t width(const std::string& text) {  // characters, not bytes
 
 }  // namespace
 
-Table make_table(const std::vector<Json>& runs) {
-  const std::vector<Json> results = with_means(runs);
-  const Cells keys = swept_keys(results), titles = all_titles(results);
-  Table table{.columns = short_names(keys), .rows = {}};
-  if (table.columns.empty()) table.columns = {"model"};
-  table.columns.push_back("bits/weight");
-  for (const std::string& title : titles) table.columns.insert(table.columns.end(), {title, "±", "change"});
-  table.columns.push_back("seconds");
-  std::vector<Json> baselines;  // that have their row
+namespace {
+
+// One row of a table before its measurements: a full-precision model, a run, or the reason why there is none.
+struct Line {
+  const Json* run;
+  const Json* measured;  // null for a failed run
+  Cells first;           // what was swept, bits
+  std::string seconds;
+};
+
+// Every full-precision model stands before its first run.
+std::vector<Line> lines_of(const std::vector<Json>& results, const Cells& keys) {
+  std::vector<Line> lines;
+  std::vector<Json> baselines;  // that have their line
   for (const Json& run : results) {
-    Cells row = keys.empty() ? Cells{"quantized"} : swept_cells(run, keys);
+    Cells swept = keys.empty() ? Cells{"quantized"} : swept_cells(run, keys);
     if (!finished(run)) {
-      table.rows.push_back(failed_row(run, std::move(row), table.columns.size()));
+      lines.push_back({&run, nullptr, std::move(swept), ""});
       continue;
     }
     if (const Json& full = run["baseline"];
         !full.is_null() && std::find(baselines.begin(), baselines.end(), full) == baselines.end()) {
-      Cells& first = table.rows.emplace_back(full_precision_cells(run, keys));
-      first.push_back(kMissing);
-      add_perplexities(first, run, full, titles);
-      first.push_back(kMissing);
+      Line& line = lines.emplace_back(&run, &full, full_precision_cells(run, keys), kMissing);
+      line.first.push_back(kMissing);
       baselines.push_back(full);
     }
-    row.push_back(number(run["bits"]["with_parameters"], 4));
-    add_perplexities(row, run, run["quantized"], titles);
-    row.push_back(fmt::format("{:.1f}", total_seconds(run)));
+    swept.push_back(number(run["bits"]["with_parameters"], 4));
+    lines.push_back({&run, &run["quantized"], std::move(swept), fmt::format("{:.1f}", total_seconds(run))});
+  }
+  return lines;
+}
+
+void append(Cells& row, const Cells& more) { row.insert(row.end(), more.begin(), more.end()); }
+
+}  // namespace
+
+Table make_table(const std::vector<Json>& runs) {
+  constexpr size_t kSideBySide = 2;  // more measurements would not fit a page: they stand below each other
+  const std::vector<Json> results = with_means(runs);
+  const Cells keys = swept_keys(results), measurements = all_measurements(results);
+  const bool kl = knows_kl(results), below = measurements.size() > kSideBySide;
+  Table table{.columns = short_names(keys), .rows = {}};
+  if (table.columns.empty()) table.columns = {"model"};
+  table.columns.push_back("bits/weight");
+  if (below) append(table.columns, {"measured on"});
+  for (const std::string& name : below ? Cells{""} : measurements) append(table.columns, figure_names(name, kl));
+  if (!below) table.columns.push_back("seconds");
+  const std::vector<Line> lines = lines_of(results, keys);
+  const auto add = [&](const Line& line, const Cells& shown) {
+    if (line.measured == nullptr) return table.rows.push_back(failed_row(*line.run, line.first, table.columns.size()));
+    Cells row = line.first;
+    if (below) row.push_back(shown[0]);
+    for (const std::string& name : shown) append(row, figures(*line.run, *line.measured, name, kl));
+    if (!below) row.push_back(line.seconds);
     table.rows.push_back(std::move(row));
+  };
+  if (!below) {
+    for (const Line& line : lines) add(line, measurements);
+  }
+  for (const std::string& name : below ? measurements : Cells()) {
+    for (const Line& line : lines) add(line, {name});
   }
   return table;
 }

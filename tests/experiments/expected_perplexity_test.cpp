@@ -18,12 +18,12 @@ constexpr double kRelative = 1e-4;  // of transformers' number; ours differs by 
 
 const char* data_root() { return std::getenv("REFRAIN_DATA"); }
 
-// The entries that the families and protocols of this build cover, of at most `most` or more than `least` windows.
+// The entries that the families of this build cover, of at most `most` or more than `least` windows.
 std::vector<nlohmann::json> expected(int64_t least, int64_t most) {
   std::vector<nlohmann::json> entries;
   for (const auto& entry :
        nlohmann::json::parse(core::read_file(std::string(data_root()) + "/models/expected_perplexity.json"))) {
-    const bool covered = entry["model"] != "wiki-deepseek-moe" && entry["protocol"] == "gptq";
+    const bool covered = entry["model"] != "wiki-deepseek-moe";
     const int64_t windows = entry["windows"];
     if (covered && windows > least && windows <= most) entries.push_back(entry);
   }
@@ -48,7 +48,7 @@ void expect_same_perplexity(const nlohmann::json& entry, int64_t limit) {
   config.windows = limit;
   const core::Windows& windows = inputs.windows(files, config, model->shape());
   experiments::Perplexity measured = unmeasured(config, windows);
-  measured.window_nll = experiments::window_nll(*model, source, windows, 4096);
+  measured.scores = experiments::score(*model, source, windows, {.batch_tokens = 4096});
   EXPECT_EQ(measured.windows, entry["windows"]);
   EXPECT_EQ(measured.tokens, entry["tokens"]);
   const double want = entry["ppl"];

@@ -88,6 +88,7 @@ class Key : public ::testing::Test {
       {"measure.perplexity[].bos", [this] { bos(); }},
       {"measure.perplexity[].windows", [this] { changes_the_result("measure.perplexity[0].windows=2"); }},
       {"measure.batch_tokens", [this] { batch_tokens(); }},
+      {"measure.kl", [this] { kl(); }},
       {"checkpoint", [this] { checkpoint(); }},
       {"sweep.grid", [this] { EXPECT_EQ(lab_.run({"sweep.grid={quant.weight.bits: [2, 3]}"}).rows.size(), 2u); }},
       {"sweep.cases",
@@ -145,12 +146,21 @@ class Key : public ::testing::Test {
     changes_the_result("quant.rules[0].match=role:q_proj", one);
     changes_the_result("quant.rules[0].weight={group_size: 16}", one);
   }
-  void protocol() {  // so far there is one
+  void protocol() {
+    changes_the_result("measure.perplexity[0].protocol=llama.cpp");
     EXPECT_EQ(lab_.row()["quantized"]["perplexity"][0]["protocol"], "gptq");
     EXPECT_EQ(
         core::message_of([&] { lab_.row({"measure.perplexity[0].protocol=gptp"}); }),
         "--set measure.perplexity[0].protocol=gptp: measure.perplexity[0].protocol: `gptp` is not one of its values. "
-        "Did you mean `gptq`? Choices: gptq.");
+        "Did you mean `gptq`? Choices: gptq, llama.cpp.");
+  }
+  void kl() {
+    EXPECT_NE(lab_.id({"measure.kl=false"}), lab_.id());
+    const Json with = lab_.row()["quantized"]["perplexity"][0],
+               without = lab_.row({"measure.kl=false"})["quantized"]["perplexity"][0];
+    EXPECT_GT(with["kl_mean"].get<double>(), 0.0);
+    EXPECT_FALSE(without.contains("kl_mean"));
+    EXPECT_EQ(without["nll"], with["nll"]) << "the loss is the same bit for bit";
   }
   void bos() {
     const std::string model = lab_.copy_of_model("with_bos");
@@ -159,6 +169,8 @@ class Key : public ::testing::Test {
     const Strings here{"model.path=" + model};
     changes_the_result("measure.perplexity[0].bos=once", here);
     changes_the_result("measure.perplexity[0].bos=window", here);
+    const Strings llama{here[0], "measure.perplexity[0].protocol=llama.cpp"};
+    changes_the_result("measure.perplexity[0].bos=window", llama);
     core::write_atomically(model + "/tokenizer_config.json",
                            R"({"bos_token": "<|endoftext|>", "add_bos_token": true})");
     EXPECT_EQ(lab_.row(here)["quantized"]["perplexity"][0]["bos"], "once");
@@ -199,7 +211,8 @@ TEST_F(Key, OnlyWhatCannotChangeAResultIsLeftOutOfTheId) {
   for (const Declared& key : declared_keys()) {
     if (!key.identity) outside.push_back(key.path);
   }
-  EXPECT_THAT(outside, ::testing::ElementsAre("model.residency", "model.spill_above", "expect", "out", "threads", "quiet"));
+  EXPECT_THAT(outside,
+              ::testing::ElementsAre("model.residency", "model.spill_above", "expect", "out", "threads", "quiet"));
 }
 
 // ---- what is written about the keys ----

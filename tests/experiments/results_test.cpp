@@ -87,8 +87,10 @@ TEST(Results, NameEveryMeasurementCompletely) {
   const Json row = lab.row();
   for (const char* which : {"baseline", "quantized"}) {
     const Json& p = row[which]["perplexity"].at(0);
-    EXPECT_THAT(names_of(p), ElementsAre("corpus", "protocol", "bos", "seq_len", "windows", "tokens", "token_hash",
-                                         "nll", "ppl", "ppl_stderr"));
+    Strings names{"corpus",     "protocol", "bos", "seq_len",    "windows",          "tokens",
+                  "token_hash", "nll",      "ppl", "ppl_stderr", "ppl_stderr_tokens"};
+    if (std::string(which) == "quantized") names.insert(names.end(), {"kl_mean", "kl_p99", "kl_max", "top1_agreement"});
+    EXPECT_EQ(names_of(p), names);
     EXPECT_EQ(p["corpus"], lab.file("text.txt"));
     EXPECT_EQ(p["protocol"], "gptq");
     EXPECT_EQ(p["bos"], "none");
@@ -154,6 +156,8 @@ TEST(Windows, SumToTheResult) {
   const Lab lab;
   const Json row = lab.row();
   std::map<std::string, double> sums;
+  double kl = 0;
+  int64_t same = 0;
   std::map<std::string, int64_t> tokens;
   const auto rows = read_csv(lab.directory(row) + "/windows.csv");
   EXPECT_EQ(rows.size(), 6u);
@@ -161,6 +165,12 @@ TEST(Windows, SumToTheResult) {
     EXPECT_EQ(window["corpus"], lab.file("text.txt"));
     EXPECT_EQ(window["protocol"], "gptq");
     sums[window["model"]] += std::stod(window["nll_sum"]);
+    if (window["model"] == "baseline") {
+      EXPECT_EQ(window["kl_sum"] + window["top1_agree"], "") << "full precision has no distance from itself";
+    } else {
+      kl += std::stod(window["kl_sum"]);
+      same += std::stoll(window["top1_agree"]);
+    }
     tokens[window["model"]] += std::stoll(window["tokens"]);
   }
   for (const char* which : {"baseline", "quantized"}) {
@@ -168,6 +178,12 @@ TEST(Windows, SumToTheResult) {
     EXPECT_EQ(tokens[which], p["tokens"]);
     EXPECT_DOUBLE_EQ(sums[which] / static_cast<double>(tokens[which]), p["nll"].get<double>());
   }
+  const Json& p = row["quantized"]["perplexity"][0];
+  EXPECT_DOUBLE_EQ(kl / static_cast<double>(tokens["quantized"]), p["kl_mean"].get<double>());
+  EXPECT_DOUBLE_EQ(static_cast<double>(same) / static_cast<double>(tokens["quantized"]),
+                   p["top1_agreement"].get<double>());
+  EXPECT_LE(p["kl_mean"], p["kl_p99"]);
+  EXPECT_LE(p["kl_p99"], p["kl_max"]);
 }
 
 TEST(Modules, HaveOneRowPerLinearOfTheModel) {
@@ -214,7 +230,7 @@ TEST(RunDirectory, ItsResolvedFileGivesTheSameIdAndTheSameNumbers) {
   const std::string resolved = lab.directory(first) + "/resolved.yaml";
   const std::vector<Point> again = read_points(resolved, {"out=" + lab.file("again")});
   ASSERT_EQ(again.size(), 1u);
-  Inputs inputs("");
+  Inputs inputs(lab.file("again") + "/.cache");
   Json second = run_points(again, inputs, /*force=*/false).rows.at(0);
   EXPECT_EQ(first["swept"]["quant.weight.group_size"], "32");
   for (Json* row : {&first, &second}) row->erase("swept");
@@ -225,7 +241,10 @@ TEST(RunDirectory, ItsCheckpointMeasuresBitForBitTheSame) {
   const Lab lab;
   const Json first = lab.row();
   const Json restored = lab.row({"model.path=" + lab.directory(first) + "/checkpoint", "quant.method=none"});
-  EXPECT_EQ(restored["quantized"], first["quantized"]);
+  Json measured = first["quantized"];
+  for (const char* against_full : {"kl_mean", "kl_p99", "kl_max", "top1_agreement"})
+    measured["perplexity"][0].erase(against_full);
+  EXPECT_EQ(restored["quantized"], measured);
   EXPECT_EQ(restored["hashes"]["codes"], first["hashes"]["codes"]);
   EXPECT_TRUE(restored["baseline"].is_null()) << "a quantized model has no full precision";
   for (const char* figure : {"codes", "with_parameters", "with_head"}) {

@@ -22,11 +22,12 @@ using ::testing::HasSubstr;
 
 const std::string kGrid = "sweep.grid={quant.weight.bits: [4, 3, 2]}";
 
-// Files of <out>/.cache that hold baselines.
+// Entries of <out>/.cache that hold baselines.
 Strings baselines(const std::string& out) {
   Strings names;
   for (const auto& entry : fs::directory_iterator(out + "/.cache")) {
-    if (const std::string name = entry.path().filename(); name.starts_with("baseline-")) names.push_back(name);
+    const std::string name = entry.path().filename();
+    if (entry.is_directory() && name.starts_with("baseline-")) names.push_back(name);
   }
   return names;
 }
@@ -166,14 +167,36 @@ TEST(Baseline, OfAnotherModelTextOrMeasurementIsAnother) {
   EXPECT_FALSE(baseline_was_cached(lab.row()));
 }
 
-TEST(Baseline, ACacheFileThatIsNotOursIsMeasuredAnew) {
+TEST(Baseline, ACacheEntryThatIsNotOursIsMeasuredAnew) {
   const Lab lab;
   const Json first = lab.row();
-  const std::string file = lab.out() + "/.cache/" + baselines(lab.out()).at(0);
-  for (const char* broken : {"", "[1.0, 2.0]", "[1.0, 2.0, \"x\"]", "{}", "[1.0, 2.0,"}) {
-    core::write_atomically(file, broken);
-    EXPECT_EQ(lab.row({}, /*force=*/true)["baseline"], first["baseline"]) << broken;
+  const std::string entry = lab.out() + "/.cache/" + baselines(lab.out()).at(0);
+  for (const char* file : {"/scores.json", "/final_states"}) {
+    const std::string content = core::slurp(entry + file);
+    std::string other = content;
+    other[other.size() / 2] ^= 1;
+    for (const std::string& broken : {std::string(), content.substr(1), other}) {
+      core::write_atomically(entry + file, broken);
+      const Json again = lab.row({}, /*force=*/true);
+      EXPECT_FALSE(baseline_was_cached(again)) << file;
+      EXPECT_EQ(without_costs(again), without_costs(first)) << file;
+    }
   }
+  EXPECT_TRUE(baseline_was_cached(lab.row({}, /*force=*/true)));
+}
+
+TEST(Baseline, KeepsTheFinalStatesOfTheScoredPositionsOnly) {
+  const Lab lab;
+  lab.row();
+  lab.row({"measure.perplexity[0].protocol=llama.cpp"});
+  lab.row({"measure.kl=false"});
+  std::vector<int64_t> bytes;
+  for (const std::string& name : baselines(lab.out())) {
+    const std::string file = lab.out() + "/.cache/" + name + "/final_states";
+    bytes.push_back(fs::exists(file) ? static_cast<int64_t>(fs::file_size(file)) : 0);
+  }
+  const int64_t row = 128 * 4;  // a float32 state of width 128
+  EXPECT_THAT(bytes, ::testing::UnorderedElementsAre(0, 3 * 63 * row, 3 * 31 * row));
 }
 
 // ---- sweeps ----

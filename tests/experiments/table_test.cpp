@@ -84,6 +84,39 @@ TEST(Table, EqualPointsWithoutSeedsHaveNoMean) {
   EXPECT_EQ(make_table({run, run}).rows.size(), 2u);
 }
 
+Json with_kl(Json measured, double kl, double top1) {
+  measured["kl_mean"] = kl;
+  measured["top1_agreement"] = top1;
+  return measured;
+}
+
+TEST(Table, ShowsKlAndTop1WhereTheyWereMeasured) {
+  const Table table =
+      make_table({finished({{"bits", "2"}}, {measurement("a", 8)}, {with_kl(measurement("a", 10), 0.25, 0.8125)}),
+                  finished({{"bits", "16"}}, {measurement("a", 8)}, {measurement("a", 8)})});
+  EXPECT_THAT(table.columns,
+              ElementsAre("bits", "bits/weight", "ppl a (gptq 64)", "±", "change", "KL", "top-1", "seconds"));
+  EXPECT_THAT(table.rows.at(0), ElementsAre("full precision", "–", "8.0000", "0.2500", "+0.00 %", "–", "–", "–"));
+  EXPECT_THAT(table.rows.at(1),
+              ElementsAre("2", "2.2812", "10.0000", "0.2500", "+25.00 %", "0.2500", "81.25 %", "2.2"));
+  EXPECT_THAT(table.rows.at(2), ElementsAre("16", "2.2812", "8.0000", "0.2500", "+0.00 %", "–", "–", "2.2"));
+}
+
+TEST(Table, MoreThanTwoMeasurementsStandBelowEachOther) {
+  const std::vector<Json> full{measurement("x", 8), measurement("y", 4), measurement("z", 2)},
+      quantized{with_kl(measurement("x", 12), 0.5, 0.5), measurement("y", 5), measurement("z", 3)};
+  const Table table = make_table(
+      {finished({{"bits", "2"}}, full, quantized), {{"swept", {{"bits", "1"}}}, {"failed", "the disk is full"}}});
+  EXPECT_THAT(table.columns, ElementsAre("bits", "bits/weight", "measured on", "ppl", "±", "change", "KL", "top-1"));
+  ASSERT_EQ(table.rows.size(), 9u);
+  EXPECT_THAT(table.rows[0],
+              ElementsAre("full precision", "–", "x (gptq 64)", "8.0000", "0.2500", "+0.00 %", "–", "–"));
+  EXPECT_THAT(table.rows[1],
+              ElementsAre("2", "2.2812", "x (gptq 64)", "12.0000", "0.2500", "+50.00 %", "0.5000", "50.00 %"));
+  EXPECT_THAT(table.rows[2], ElementsAre("1", "failed: the disk is full", "–", "–", "–", "–", "–", "–"));
+  EXPECT_THAT(table.rows[7], ElementsAre("2", "2.2812", "z (gptq 64)", "3.0000", "0.2500", "+50.00 %", "–", "–"));
+}
+
 TEST(Table, InTextColumnsAreAligned) {
   const Table table{.columns = {"a", "±"}, .rows = {{"long name", "1.5"}, {"–", "10.25"}}};
   EXPECT_EQ(table.text(),

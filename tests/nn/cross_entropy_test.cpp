@@ -85,5 +85,83 @@ TEST(CrossEntropy, HasTheGradientOfItsDefinition) {
   EXPECT_LE((logits.grad() - exact).abs().max().item<double>(), 1e-6);
 }
 
+// ---- the divergence of two models ----
+
+// Σ p ln(p / q) of one row, in double, plain loops.
+double slow_kl(const at::Tensor& full, const at::Tensor& logits) {
+  const at::Tensor p = full.to(at::kDouble).contiguous(), q = logits.to(at::kDouble).contiguous();
+  const double *a = p.const_data_ptr<double>(), *b = q.const_data_ptr<double>();
+  const int64_t width = p.numel();
+  const auto log_sum = [&](const double* x) {
+    double top = x[0], sum = 0;
+    for (int64_t i = 0; i < width; ++i) top = std::max(top, x[i]);
+    for (int64_t i = 0; i < width; ++i) sum += std::exp(x[i] - top);
+    return top + std::log(sum);
+  };
+  const double of_a = log_sum(a), of_b = log_sum(b);
+  double kl = 0;
+  for (int64_t i = 0; i < width; ++i) kl += std::exp(a[i] - of_a) * ((a[i] - of_a) - (b[i] - of_b));
+  return kl;
+}
+
+TEST(Divergence, EqualsASlowReference) {
+  at::NoGradGuard no_gradient;
+  at::manual_seed(2);
+  for (auto [rows, vocabulary] : {std::pair<int64_t, int64_t>{1, 1}, {3, 7}, {5, 16}, {64, 1024}, {3, 40003}}) {
+    for (const auto& [name, full] : named_logits(rows, vocabulary)) {
+      for (const double noise : {0.0, 1e-3, 0.5, 5.0}) {
+        const at::Tensor logits = full + noise * at::randn({rows, vocabulary});
+        const at::Tensor target = targets(rows, vocabulary);
+        const Divergence fast = divergence(full, logits, target);
+        EXPECT_TRUE(fast.nll.equal(cross_entropy(logits, target))) << name << ": not bit for bit the loss alone";
+        EXPECT_TRUE(fast.same_top.equal(full.argmax(-1) == logits.argmax(-1))) << name;
+        for (int64_t row = 0; row < rows; ++row) {
+          const double exact = slow_kl(full[row], logits[row]);
+          // Only positive terms: at most 4,096 in a row, each with a few roundings, and the weights likewise.
+          const double bound = kEps * (2 * 4096 + 32) * exact + 1e-9;
+          EXPECT_NEAR(fast.kl[row].item<double>(), exact, bound)
+              << name << " " << rows << " x " << vocabulary << " row " << row << " noise " << noise;
+        }
+      }
+    }
+  }
+}
+
+TEST(Divergence, OfAModelFromItselfIsExactlyZero) {
+  at::manual_seed(3);
+  const at::Tensor logits = 10 * at::randn({40, 5001});
+  const Divergence self = divergence(logits, logits.clone(), targets(40, 5001));
+  EXPECT_EQ(self.kl.abs().max().item<float>(), 0.0f);
+  EXPECT_TRUE(self.same_top.all().item<bool>());
+  // A shift of all logits changes no probability, only their last digits: half a unit of 128 is 7.6e-6.
+  EXPECT_LE(divergence(logits, logits + 64, targets(40, 5001)).kl.max().item<double>(), 7.6e-6 * 7.6e-6);
+}
+
+TEST(Divergence, TopIsTheFirstOfEqualLogits) {
+  const at::Tensor full = at::tensor({1, 3, 3, 0, 1, 3, 3, 0, 5, 1, 0, 0}, at::kFloat).reshape({3, 4});
+  const at::Tensor logits = at::tensor({0, 2, 2, 2, 0, 1, 2, 0, 5, 5, 0, 0}, at::kFloat).reshape({3, 4});
+  const Divergence d = divergence(full, logits, targets(3, 4));
+  EXPECT_TRUE(d.same_top.equal(at::tensor({1, 0, 1}, at::kLong).to(at::kBool)));
+}
+
+TEST(Divergence, OfOtherDtypesIsTheDefinition) {
+  const at::Tensor full = at::randn({6, 40}), logits = full + at::randn({6, 40}) / 4, target = targets(6, 40);
+  const Divergence fast = divergence(full, logits, target),
+                   wide = divergence(full.to(at::kDouble), logits.to(at::kDouble), target);
+  EXPECT_TRUE(at::allclose(wide.kl.to(at::kFloat), fast.kl, 1e-4, 1e-6));
+  EXPECT_TRUE(wide.same_top.equal(fast.same_top));
+  EXPECT_EQ(divergence(full.to(at::kBFloat16), logits.to(at::kBFloat16), target).kl.scalar_type(), at::kFloat);
+}
+
+TEST(Divergence, IsNotFiniteWhereTheLogitsAreNot) {
+  at::Tensor full = at::randn({2, 33}), logits = at::randn({2, 33});
+  logits[1][20] = std::numeric_limits<float>::quiet_NaN();
+  const Divergence d = divergence(full, logits, targets(2, 33));
+  EXPECT_TRUE(d.kl[0].isfinite().item<bool>());
+  EXPECT_FALSE(d.kl[1].isfinite().item<bool>());
+  EXPECT_ANY_THROW(divergence(full, at::randn({2, 32}), targets(2, 32)));
+  EXPECT_ANY_THROW(divergence(full, full, at::tensor({0, 33}, at::kLong)));
+}
+
 }  // namespace
 }  // namespace core

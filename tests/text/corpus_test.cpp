@@ -59,6 +59,47 @@ TEST_F(DataFolders, RowsAreJoinedWithBlankLinesAndBlankRowsAreEmpty) {
   EXPECT_EQ(load_corpus("wiki/raw").text, "\n\n = Title = \n\n\n\n\n Text .\n");
 }
 
+TEST_F(DataFolders, LinesAndDocumentsAreJoinedWithSpaces) {
+  put("home/data/corpora.json", R"({"c4": {"file": "c4.json", "join": "documents", "documents": 2, "windows": 256},
+                                    "ptb": {"file": "ptb.txt", "join": "lines"}})");
+  put("more/ptb.txt", " no it was n't \n\n black monday \r\n");
+  EXPECT_EQ(load_corpus("ptb").text, "no it was n't  black monday");
+  EXPECT_EQ(load_corpus("ptb").windows, 0);
+  put("more/c4.json", "{\"text\": \"One.\\nTwo \u00e9\", \"url\": \"\"}\n{\"text\": \"\"}\n{\"text\": \"Three\"}\n");
+  EXPECT_EQ(load_corpus("c4").text, "One.\nTwo \xc3\xa9 ");
+  EXPECT_EQ(load_corpus("c4").windows, 256);
+}
+
+TEST_F(DataFolders, WhatIsNoListOfDocumentsIsRefused) {
+  put("home/data/corpora.json", R"({"c4": {"file": "c4.json", "join": "documents", "documents": 2}})");
+  put("more/c4.json", "{\"text\": \"One.\"}\n");
+  EXPECT_EQ(message_of([] { load_corpus("c4"); }),
+            data() + "/c4.json: 1 documents, but this corpus is the first 2. Use the whole file of the data set.");
+  for (const char* second : {"{\"body\": \"x\"}", "{\"text\": 1}", "plain text", "[]", ""}) {
+    put("more/c4.json", std::string("{\"text\": \"One.\"}\n") + second + "\n");
+    EXPECT_EQ(message_of([] { load_corpus("c4"); }),
+              data() +
+                  "/c4.json:2: an object with a text in its field `text` is expected. Unpack the data set as JSON "
+                  "lines.")
+        << second;
+  }
+}
+
+TEST(Registry, C4AndPtbAreTheNewVariants) {
+  Scratch scratch;
+  const Environment home("REFRAIN_HOME", REFRAIN_SOURCE_DIR), data("REFRAIN_DATA", scratch.path().c_str());
+  for (const char* folder : {"corpora/c4", "corpora/ptb"}) std::filesystem::create_directories(scratch.file(folder));
+  std::string documents;
+  for (int i = 0; i < 1101; ++i) documents += "{\"text\": \"document" + std::to_string(i) + "\"}\n";
+  scratch.put("corpora/c4/c4-validation.00000-of-00008.json", documents);
+  scratch.put("corpora/ptb/ptb.test.txt", " a b \n c \n");
+  const Corpus c4 = load_corpus("c4/new");
+  EXPECT_EQ(c4.text.substr(0, 20), "document0 document1 ");
+  EXPECT_EQ(c4.text.substr(c4.text.size() - 13), " document1099");
+  EXPECT_EQ(c4.windows, 256);
+  EXPECT_EQ(load_corpus("ptb/new").text, "a b c");
+}
+
 TEST_F(DataFolders, OnlyWhatExistsIsListed) {
   EXPECT_THAT(list_corpora(), ElementsAre());
   EXPECT_THAT(list_models(), ElementsAre());
@@ -116,7 +157,8 @@ TEST_F(DataFolders, BrokenInputIsNamed) {
   EXPECT_EQ(message_of([] { load_corpus("x"); }),
             registry + ": the text is not JSON (line 1, column 2). Restore the file.");
   put("home/data/corpora.json", R"({"x": {"file": "a", "join": "words"}})");
-  EXPECT_EQ(message_of([] { load_corpus("x"); }), registry + ": x.join: `words` is not known. Choose none or rows.");
+  EXPECT_EQ(message_of([] { load_corpus("x"); }),
+            registry + ": x.join: `words` is not known. Choose one of none, rows, lines, documents.");
   put("home/data/corpora.json", R"({"x": {}})");
   EXPECT_EQ(message_of([] { load_corpus("x"); }),
             registry + ": x.file is missing, a text is expected. Replace the file.");

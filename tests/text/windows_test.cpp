@@ -55,9 +55,60 @@ TEST(Windows, BosPerWindowOverwritesItsFirstToken) {
 }
 
 TEST(Windows, AutoFollowsAddBosToken) {
-  EXPECT_EQ(resolve_bos("auto", *byte_tokenizer(kAddsBos)), "once");
-  EXPECT_EQ(resolve_bos("auto", *byte_tokenizer(kBos)), "none");
-  EXPECT_EQ(resolve_bos("none", *byte_tokenizer(kAddsBos)), "none");
+  EXPECT_EQ(resolve_bos("auto", kGptq, *byte_tokenizer(kAddsBos)), "once");
+  EXPECT_EQ(resolve_bos("auto", kLlamaCpp, *byte_tokenizer(kAddsBos)), "window");
+  for (const char* protocol : {kGptq, kLlamaCpp}) {
+    EXPECT_EQ(resolve_bos("auto", protocol, *byte_tokenizer(kBos)), "none");
+    EXPECT_EQ(resolve_bos("none", protocol, *byte_tokenizer(kAddsBos)), "none");
+    EXPECT_EQ(resolve_bos("once", protocol, *byte_tokenizer(kAddsBos)), "once");
+  }
+}
+
+TEST(LlamaCppWindows, ScoreTheirSecondHalf) {
+  const auto scored = [](int64_t seq_len) {
+    Corpus corpus{"letters", "", std::string(2 * seq_len, 'a')};
+    const Windows windows = make_windows(corpus, *byte_tokenizer("{}"), {.protocol = kLlamaCpp, .seq_len = seq_len});
+    EXPECT_EQ(windows.count, 2);
+    EXPECT_EQ(windows.scored(), 2 * windows.scored_per_window());
+    return std::pair(windows.first, windows.scored_per_window());
+  };
+  EXPECT_EQ(scored(512), (std::pair<int64_t, int64_t>(256, 255)));
+  EXPECT_EQ(scored(7), (std::pair<int64_t, int64_t>(3, 3)));
+  EXPECT_EQ(scored(4), (std::pair<int64_t, int64_t>(2, 1)));
+  EXPECT_EQ(scored(3), (std::pair<int64_t, int64_t>(1, 1)));
+}
+
+TEST(LlamaCppWindows, BosStandsBeforeTheTextAndThenOverEveryWindow) {
+  const auto ids = [](const char* settings, const std::string& bos) {
+    return make_windows(kCorpus, *byte_tokenizer(settings), {.protocol = kLlamaCpp, .seq_len = 3, .bos = bos}).ids;
+  };
+  EXPECT_THAT(ids(kAddsBos, "auto"), ElementsAre(259, 'a', 'b', 259, 'd', 'e', 259, 'g', 'h'));
+  EXPECT_EQ(ids(kBos, "window"), ids(kAddsBos, "auto"));
+  EXPECT_THAT(ids(kBos, "once"), ElementsAre(259, 'a', 'b', 'c', 'd', 'e', 'f', 'g', 'h'));
+  EXPECT_THAT(ids(kBos, "auto"), ElementsAre('a', 'b', 'c', 'd', 'e', 'f'));
+}
+
+TEST(LlamaCppWindows, MustBeTwo) {
+  const auto refused = [&](int64_t seq_len) {
+    return message_of(
+        [&] { make_windows(kCorpus, *byte_tokenizer("{}"), {.protocol = kLlamaCpp, .seq_len = seq_len}); });
+  };
+  EXPECT_EQ(refused(5),
+            "letters: 8 tokens are too few: llama.cpp's protocol needs two windows of 5. Choose a smaller seq_len or a "
+            "longer corpus.");
+  EXPECT_EQ(refused(4), "no error");
+  EXPECT_EQ(refused(2), "seq_len: 2 leaves nothing to predict. Choose at least 3.");
+  EXPECT_EQ(message_of([&] { make_windows(kCorpus, *byte_tokenizer("{}"), {.protocol = "lama"}); }),
+            "protocol: `lama` is not known. Choose gptq or llama.cpp.");
+}
+
+TEST(Windows, StopWhereThePublishedMeasurementOfTheTextStops) {
+  const Corpus corpus{"letters", "", "abcdefgh", /*windows=*/2};
+  const auto tokenizer = byte_tokenizer("{}");
+  EXPECT_EQ(make_windows(corpus, *tokenizer, {.seq_len = 2}).count, 2);
+  EXPECT_EQ(make_windows(corpus, *tokenizer, {.seq_len = 2, .windows = 1}).count, 1);
+  EXPECT_EQ(make_windows(corpus, *tokenizer, {.seq_len = 2, .windows = 3}).count, 2);
+  EXPECT_EQ(make_windows(corpus, *tokenizer, {.seq_len = 8}).count, 1);
 }
 
 TEST(Windows, TheHashIsThatOfTheIdsThatTheModelSees) {
