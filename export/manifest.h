@@ -3,7 +3,7 @@
 // {"schema": 1, "model": "tiny-qwen3", "commit": "1f0c…",
 //  "plan": [{"block": 0, "replica": 0, "kv": "own"}, …],
 //  "modules": {"model.layers.0.mlp.up_proj": {"decoder": "affine", "weight": {"bits": 2, "group_size": 64},
-//  "code_hash": "…"}, …}}
+//  "code_hash": "…", "seed": 42}, …}}
 // `kv` is "own" or the step whose keys and values are shared; `weight` holds the keys of quant.weight; a module that is
 // not listed is dense.
 #pragma once
@@ -23,6 +23,7 @@ struct QuantizedModule {
   std::string decoder;         // quant::Decoder::name()
   quant::WeightConfig weight;  // the variables from which make_decoder makes it again
   std::string code_hash;       // core::Codes::hash()
+  uint64_t seed = 0;           // of what the decoder draws
 };
 
 struct Manifest {

@@ -38,8 +38,9 @@ struct Assignment {
   std::shared_ptr<const Decoder> decoder;  // null: left in full precision
 };
 
-// Applies the rules to every linear of the model's blocks, last match wins, key by key. Needs no tensor. Errors: a rule
-// that matches nothing, a group size that does not divide, a decoder that the method does not accept.
-std::vector<Assignment> assign(const QuantConfig& config, core::Model& model);
+// Applies the rules to every linear of the model's blocks, last match wins, key by key. Needs no tensor. seed: of what
+// decoders draw. Errors: a rule that matches nothing or gives a key that its module does not read, a group size that
+// does not divide, a decoder that the method does not accept.
+std::vector<Assignment> assign(const QuantConfig& config, core::Model& model, uint64_t seed = 0);
 
 }  // namespace quant

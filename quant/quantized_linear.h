@@ -16,7 +16,7 @@ class QuantizedLinear : public core::Linear {
                   at::ScalarType compute_dtype);
 
   at::Tensor forward(const at::Tensor& x) override;
-  at::Tensor weight() const override;  // decoded, compute dtype
+  at::Tensor weight() const override;  // decoded, compute dtype; with the noise of inference if there is any
   at::Tensor bias() const override { return bias_; }
   std::vector<core::State> state() const override;  // "codes", the parameters' names, "bias"
   core::Cost cost() const override;
@@ -27,12 +27,15 @@ class QuantizedLinear : public core::Linear {
   int64_t bias_bits() const { return bias_bits_; }
 
  private:
+  at::Tensor noise() const;  // [O, I] float32
+
   std::shared_ptr<const Decoder> decoder_;
   core::Codes codes_;
   Parameters parameters_;
   at::Tensor bias_;
   int64_t bias_bits_;
   at::ScalarType compute_dtype_;
+  mutable at::Tensor draw_;  // [O, I] of N(0, 1), once it was needed
 };
 
 }  // namespace quant
