@@ -85,9 +85,11 @@ std::shared_ptr<core::Linear> read_quantized(const core::Slot& slot, const Quant
                 weights.checkpoint().file_of(name), slot.path(), manifest.file, kAgain);
   core::LoadedTensor bias{{}, 0};
   if (slot.has_bias()) bias = weights.read(slot.path() + ".bias", {slot.out_features()});
-  return std::make_shared<quant::QuantizedLinear>(
+  auto linear = std::make_shared<quant::QuantizedLinear>(
       decoder, quant::Encoded{codes.unpack(), read_parameters(slot, *decoder, weights)}, bias.tensor, bias.stored_bits,
       weights.dtype());
+  linear->quantize_input(quant::make_input_quantizer(module.activation, slot.path(), slot.in_features(), module.seed));
+  return linear;
 }
 
 // ---- refrain.json against the model ----

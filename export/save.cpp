@@ -97,7 +97,9 @@ class Save::Shard {
     add(slot->path(), *linear);
     if (slot->has_bias()) add_dense(slot->path() + ".bias", linear->bias());
     const quant::Decoder& decoder = linear->decoder();
-    manifest.modules[slot->path()] = {decoder.name(), decoder.config(), linear->codes().hash(), decoder.place().seed};
+    manifest.modules[slot->path()] = {
+        decoder.name(), decoder.config(), linear->codes().hash(), decoder.place().seed, {}};
+    if (linear->input() != nullptr) manifest.modules[slot->path()].activation = linear->input()->config();
   }
 
   const std::vector<core::TensorToWrite>& tensors() const { return tensors_; }

@@ -24,10 +24,15 @@ at::Tensor AffineGrid::zero(const Range& range, const at::Tensor& scale) const {
   return config().zero_point == "int" ? at::round(exact).clamp(0, top()) : format().rounded(exact);
 }
 
-at::Tensor AffineGrid::round_trip(const at::Tensor& groups, const Range& range) const {
+at::Tensor AffineGrid::round_trip(const at::Tensor& groups, const Range& range, const at::Tensor& dither) const {
   const at::Tensor scale = format().rounded_scale(exact_scale(range));
   const at::Tensor shift = (zero(range, scale) - config().offset).unsqueeze(-1), step = scale.unsqueeze(-1);
-  return at::div(groups, step).add_(shift).round_().clamp_(0, top()).sub_(shift).mul_(step);
+  at::Tensor position = at::div(groups, step).add_(shift);  // in steps
+  if (dither.defined()) {
+    const at::Tensor below = at::floor(position);
+    position = below + (dither.reshape(groups.sizes()) < position - below).to(at::kFloat);
+  }
+  return position.round_().clamp_(0, top()).sub_(shift).mul_(step);
 }
 
 Parameters AffineGrid::fit(const at::Tensor& w, const Statistics& x) const {

@@ -30,12 +30,14 @@ class AffineGrid : public ScalarGrid {
   Parameters layout(int64_t out_features, int64_t in_features) const override;
   ElementGrid element_grid(const Parameters& parameters, int64_t out_features, int64_t in_features) const override;
 
+  // What groups [O, G, S] of this range are rounded to. dither: uniform in [0, 1), as many; undefined: to the nearest.
+  at::Tensor round_trip(const at::Tensor& groups, const Range& range, const at::Tensor& dither = {}) const;
+
  private:
   bool stores_zero() const { return config().symmetry == "asymmetric"; }
-  double constant_zero() const;                                        // of the other symmetries
-  at::Tensor exact_scale(const Range& range) const;                    // [O, G]
-  at::Tensor zero(const Range& range, const at::Tensor& scale) const;  // [O, G] float32
-  at::Tensor round_trip(const at::Tensor& groups, const Range& range) const;
+  double constant_zero() const;                                                   // of the other symmetries
+  at::Tensor exact_scale(const Range& range) const;                               // [O, G]
+  at::Tensor zero(const Range& range, const at::Tensor& scale) const;             // [O, G] float32
   at::Tensor shift(const Parameters& parameters, const at::Tensor& scale) const;  // z − o, [O, G]
 };
 

@@ -25,7 +25,9 @@ QuantizedLinear::QuantizedLinear(std::shared_ptr<const Decoder> decoder, Encoded
   if (bias.defined()) bias_ = register_parameter("bias", std::move(bias), /*requires_grad=*/false);
 }
 
-at::Tensor QuantizedLinear::forward(const at::Tensor& x) { return at::linear(x, weight(), bias_); }
+at::Tensor QuantizedLinear::forward(const at::Tensor& x) {
+  return at::linear(input_ ? input_->apply(x) : x, weight(), bias_);
+}
 
 at::Tensor QuantizedLinear::weight() const {
   const at::Tensor decoded = decoder_->decode(codes_.unpack(), parameters_);

@@ -5,6 +5,7 @@
 
 #include "core/codes.h"
 #include "core/nn/linear.h"
+#include "quant/activation.h"
 #include "quant/decoder.h"
 
 namespace quant {
@@ -21,6 +22,10 @@ class QuantizedLinear : public core::Linear {
   std::vector<core::State> state() const override;  // "codes", the parameters' names, "bias"
   core::Cost cost() const override;
 
+  // The linear then quantizes its inputs; null: it does not.
+  void quantize_input(std::shared_ptr<const InputQuantizer> input) { input_ = std::move(input); }
+  const InputQuantizer* input() const { return input_.get(); }
+
   const Decoder& decoder() const { return *decoder_; }
   const core::Codes& codes() const { return codes_; }
   const Parameters& parameters() const { return parameters_; }
@@ -30,6 +35,7 @@ class QuantizedLinear : public core::Linear {
   at::Tensor noise() const;  // [O, I] float32
 
   std::shared_ptr<const Decoder> decoder_;
+  std::shared_ptr<const InputQuantizer> input_;
   core::Codes codes_;
   Parameters parameters_;
   at::Tensor bias_;

@@ -34,10 +34,11 @@ at::Tensor ScaleFormat::rounded(const at::Tensor& values) const { return values.
 
 at::Tensor ScaleFormat::rounded_scale(const at::Tensor& scale) const {
   const at::Tensor stored = rounded(scale);
+  const char* name = dtype_ == at::kHalf ? "float16" : dtype_ == at::kBFloat16 ? "bfloat16" : "float32";
   core::require(at::isfinite(stored).all().item<bool>(),
                 "a scale of {:.3g} does not fit {}. Use scale_dtype: bfloat16 or float32.",
-                scale.abs().max().item<double>(), dtype_ == at::kHalf ? "float16" : "its dtype");
-  return direction(stored) * stored.abs().clamp_min(smallest_normal(dtype_));
+                scale.abs().max().item<double>(), name);
+  return direction(scale) * stored.abs().clamp_min(smallest_normal(dtype_));
 }
 
 int64_t ScaleFormat::shared(int64_t groups) const { return scale_group_ > 0 ? scale_group_ : groups; }

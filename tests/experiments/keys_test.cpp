@@ -72,7 +72,7 @@ class Key : public ::testing::Test {
     EXPECT_NEAR(Lab::nll_of(after), Lab::nll_of(before), 1e-5);
   }
 
-  const Strings kSearched{"quant.weight.range=mse"};
+  const Strings kSearched{"quant.weight.range=mse"}, kInputs{"quant.activation.bits=4"};
   Lab lab_;
   const std::map<std::string, std::function<void()>> proofs_{
       {"name", [this] { name(); }},
@@ -119,6 +119,25 @@ class Key : public ::testing::Test {
          changes_the_result("quant.weight.levels=[-1, -0.3, 0.3, 0.9]",
                             {"quant.weight.codebook=levels", "quant.weight.levels=[-1, -0.3, 0.3, 1]"});
        }},
+      {"quant.activation.bits", [this] { changes_the_result("quant.activation.bits=4"); }},
+      {"quant.activation.granularity",
+       [this] {
+         changes_the_result("quant.activation.granularity=per_tensor", kInputs);
+         changes_the_result("quant.activation.granularity=per_group", kInputs);
+       }},
+      {"quant.activation.group_size",
+       [this] {
+         changes_the_result("quant.activation.group_size=32",
+                            {"quant.activation.bits=4", "quant.activation.granularity=per_group"});
+       }},
+      {"quant.activation.symmetry", [this] { changes_the_result("quant.activation.symmetry=midrise", kInputs); }},
+      {"quant.activation.clip.kind",
+       [this] { changes_the_result("quant.activation.clip={kind: percentile, value: 99}", kInputs); }},
+      {"quant.activation.clip.value", [this] { changes_the_result("quant.activation.clip.value=0.8", kInputs); }},
+      {"quant.activation.offset", [this] { changes_the_result("quant.activation.offset=0.25", kInputs); }},
+      {"quant.activation.rounding", [this] { changes_the_result("quant.activation.rounding=stochastic", kInputs); }},
+      {"quant.rules[].activation",
+       [this] { changes_the_result("quant.rules=[{match: \"*.down_proj\", activation: {bits: 4}}]"); }},
       {"quant.rules[].match", [this] { rules(); }},
       {"quant.rules[].weight", [this] { rules(); }},
       {"measure.perplexity[].corpus", [this] { changes_the_result("measure.perplexity[0].corpus=tiny/test"); }},

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "quant/decoder.h"
+#include "tests/io/support.h"
 
 namespace quant {
 
