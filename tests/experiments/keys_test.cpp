@@ -257,7 +257,8 @@ TEST_F(Key, OnlyWhatCannotChangeAResultIsLeftOutOfTheId) {
   for (const Declared& key : declared_keys()) {
     if (!key.identity) outside.push_back(key.path);
   }
-  EXPECT_THAT(outside, ::testing::ElementsAre("model.residency", "model.spill_above", "expect", "out", "threads", "quiet"));
+  EXPECT_THAT(outside,
+              ::testing::ElementsAre("model.residency", "model.spill_above", "expect", "out", "threads", "quiet"));
 }
 
 // ---- what is written about the keys ----
