@@ -2,7 +2,9 @@
 
 #include <ATen/ATen.h>
 
-#include "core/error.h"
+#include <cmath>
+#include <numbers>
+
 #include "quant/lloyd_max.h"
 
 namespace quant {
@@ -11,8 +13,14 @@ namespace {
 
 constexpr int kRounds = 3;  // of table for range, range for table
 
+// x with Φ(x) = probability, by bisection.
 double normal_quantile(double probability) {
-  return at::special_ndtri(at::full({}, probability, at::kDouble)).item<double>();
+  double low = -40, high = 40;
+  for (int i = 0; i < 100; ++i) {
+    const double middle = (low + high) / 2;
+    (std::erfc(-middle / std::numbers::sqrt2) / 2 < probability ? low : high) = middle;
+  }
+  return low;
 }
 
 // `count` quantiles from the outermost probability down towards 1/2, which is left out.
@@ -48,7 +56,8 @@ std::vector<double> normal_float(int64_t bits) {
 }
 
 at::Tensor CodebookGrid::stored_table(const std::vector<double>& levels, const at::Tensor& like) const {
-  return format().rounded(at::tensor(levels, at::kDouble).to(at::kFloat).to(like.device()));
+  const std::vector<float> narrow(levels.begin(), levels.end());
+  return format().rounded(at::tensor(narrow, like.options()));
 }
 
 at::Tensor CodebookGrid::round_trip(const at::Tensor& table, const at::Tensor& groups, const Range& range) const {
