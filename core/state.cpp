@@ -5,7 +5,8 @@
 namespace core {
 
 const char* name_of(Kind kind) {
-  constexpr std::array kNames{"weight", "bias", "embedding", "norm", "codes", "zero_codes", "scale", "zero_point"};
+  constexpr std::array kNames{"weight", "bias",       "embedding",   "norm",   "codes", "zero_codes",
+                              "scale",  "zero_point", "scale_codes", "offset", "table"};
   return kNames.at(static_cast<size_t>(kind));
 }
 

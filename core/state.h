@@ -17,8 +17,16 @@ enum class Kind {
   codes,       // packed codes, a buffer
   zero_codes,  // packed integer zero points, a buffer
   scale,
-  zero_point,  // float zero point
+  zero_point,   // float zero point
+  scale_codes,  // packed integer scales, relative to a float scale; a buffer
+  offset,       // shift of all levels, in steps
+  table,        // levels of a codebook
 };
+
+// Whether tensors of this kind are small unsigned integers, as opposed to float parameters.
+constexpr bool is_codes(Kind kind) {
+  return kind == Kind::codes || kind == Kind::zero_codes || kind == Kind::scale_codes;
+}
 
 const char* name_of(Kind kind);
 

@@ -97,7 +97,8 @@ std::vector<quant::ModuleReport> quantize(const Spec& spec, const ModelFiles& fi
   const core::Weights weights = weights_of(spec, files);
   const std::string checkpoint = directory + "/checkpoint", progress = progress_directory(directory);
   const auto model = models::build(files.config);
-  quant::Quantize stage(spec.quant.methods.at(spec.quant.method), spec.quant.method, quant::assign(spec.quant, *model));
+  quant::Quantize stage(spec.quant.methods.at(spec.quant.method), spec.quant.method,
+                        quant::assign(spec.quant, *model, spec.seed));
   exports::Save save(files.directory, weights, checkpoint, commit(), {progress, {&stage}});
   if (exports::is_quantized_checkpoint(checkpoint)) {
     save.restore_finished(*model);

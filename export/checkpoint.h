@@ -10,9 +10,9 @@
 //
 // Tensors of a quantized linear at `path` with weight [O, I] and codes of b bits:
 //   path.codes        U8 [O, ceil(I · b / 8)], the canonical layout of core/codes.h
-//   path.<parameter>  16 stored bits: F16, 32: F32, both in the parameter's shape; integer zeros [O, G]: U8 [O, ceil(G
-//   · b / 8)], like codes path.bias         and everything that quantization did not touch: byte for byte as in the
-//   source
+//   path.<parameter>  floats: F16, BF16 or F32 in the parameter's shape; integer zeros and scales of b bits, [O, G]:
+//                     U8 [O, ceil(G · b / 8)], like codes
+//   path.bias         and everything that quantization did not touch: byte for byte as in the source
 #pragma once
 
 #include <memory>

@@ -62,13 +62,24 @@ core::Node to_node(const nlohmann::json& json, const std::string& origin) {
 
 ordered_json to_json(const QuantizedModule& module) {
   quant::WeightConfig weight = module.weight;
-  return {{"decoder", module.decoder}, {"weight", to_json(core::to_node(weight))}, {"code_hash", module.code_hash}};
+  ordered_json json{{"decoder", module.decoder},
+                    {"weight", to_json(core::to_node(weight))},
+                    {"code_hash", module.code_hash},
+                    {"seed", module.seed}};
+  quant::ActivationConfig activation = module.activation;
+  if (activation.covered()) json["activation"] = to_json(core::to_node(activation));
+  return json;
 }
 
 QuantizedModule read_module(const core::JsonObject& json, const std::string& path) {
-  QuantizedModule module{json.text("decoder"), {}, json.text("code_hash")};
+  QuantizedModule module{
+      json.text("decoder"), {}, json.text("code_hash"), static_cast<uint64_t>(json.integer("seed", 0)), {}};
   const std::string where = "modules." + path + ".weight";
   core::bind(to_node(json.object("weight").raw(), json.where()), module.weight, where);
+  if (json.has("activation")) {
+    core::bind(to_node(json.object("activation").raw(), json.where()), module.activation,
+               "modules." + path + ".activation");
+  }
   core::require(module.weight.covered(), "{}: {}.bits is {}, which has no codes. Write the checkpoint again.",
                 json.where(), where, module.weight.bits);
   return module;

@@ -3,8 +3,9 @@
 // {"schema": 1, "model": "tiny-qwen3", "commit": "1f0c…",
 //  "plan": [{"block": 0, "replica": 0, "kv": "own"}, …],
 //  "modules": {"model.layers.0.mlp.up_proj": {"decoder": "affine", "weight": {"bits": 2, "group_size": 64},
-//  "code_hash": "…"}, …}}
-// `kv` is "own" or the step whose keys and values are shared; `weight` holds the keys of quant.weight; a module that is
+//  "code_hash": "…", "seed": 42}, …}}
+// `kv` is "own" or the step whose keys and values are shared; `weight` holds the keys of quant.weight, `activation`
+// (absent: full precision) those of quant.activation; a module that is
 // not listed is dense.
 #pragma once
 
@@ -12,6 +13,7 @@
 #include <string>
 
 #include "core/model.h"
+#include "quant/activation.h"
 #include "quant/weight_config.h"
 
 namespace exports {
@@ -23,6 +25,8 @@ struct QuantizedModule {
   std::string decoder;         // quant::Decoder::name()
   quant::WeightConfig weight;  // the variables from which make_decoder makes it again
   std::string code_hash;       // core::Codes::hash()
+  uint64_t seed = 0;           // of what the decoder draws
+  quant::ActivationConfig activation;
 };
 
 struct Manifest {

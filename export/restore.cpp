@@ -21,7 +21,7 @@ int64_t packed_bytes(int64_t columns, int64_t bits) { return (columns * bits + 7
 
 std::shared_ptr<const quant::Decoder> decoder_of(const core::Slot& slot, const QuantizedModule& module,
                                                  const Manifest& manifest) {
-  const auto decoder = quant::make_decoder(module.weight, slot.path(), slot.in_features());
+  const auto decoder = quant::make_decoder(module.weight, slot.path(), slot.in_features(), module.seed);
   core::require(
       decoder->name() == module.decoder,
       "{}: modules.{}.decoder is `{}`, but these variables make `{}`. Use the Refrain that wrote the checkpoint.",
@@ -55,7 +55,7 @@ void check_quantized(const core::Slot& slot, const QuantizedModule& module, cons
   check_bytes(weights.checkpoint(), prefix + "codes",
               {slot.out_features(), packed_bytes(slot.in_features(), decoder->code_bits())});
   for (const quant::Parameter& p : decoder->layout(slot.out_features(), slot.in_features())) {
-    if (p.kind == core::Kind::zero_codes) {
+    if (core::is_codes(p.kind)) {
       check_bytes(weights.checkpoint(), prefix + p.name, {p.shape[0], packed_bytes(p.shape[1], p.stored_bits)});
     } else {
       weights.check(prefix + p.name, p.shape);
@@ -70,8 +70,8 @@ quant::Parameters read_parameters(const core::Slot& slot, const quant::Decoder& 
   quant::Parameters parameters = decoder.layout(slot.out_features(), slot.in_features());
   for (quant::Parameter& p : parameters) {
     const std::string name = slot.path() + "." + p.name;
-    p.tensor = p.kind == core::Kind::zero_codes ? read_codes(weights, name, p.shape[1], p.stored_bits).unpack()
-                                                : exact.read(name, p.shape).tensor.clone();
+    p.tensor = core::is_codes(p.kind) ? read_codes(weights, name, p.shape[1], p.stored_bits).unpack()
+                                      : exact.read(name, p.shape).tensor.clone();
   }
   return parameters;
 }
@@ -85,9 +85,11 @@ std::shared_ptr<core::Linear> read_quantized(const core::Slot& slot, const Quant
                 weights.checkpoint().file_of(name), slot.path(), manifest.file, kAgain);
   core::LoadedTensor bias{{}, 0};
   if (slot.has_bias()) bias = weights.read(slot.path() + ".bias", {slot.out_features()});
-  return std::make_shared<quant::QuantizedLinear>(
+  auto linear = std::make_shared<quant::QuantizedLinear>(
       decoder, quant::Encoded{codes.unpack(), read_parameters(slot, *decoder, weights)}, bias.tensor, bias.stored_bits,
       weights.dtype());
+  linear->quantize_input(quant::make_input_quantizer(module.activation, slot.path(), slot.in_features(), module.seed));
+  return linear;
 }
 
 // ---- refrain.json against the model ----

@@ -51,12 +51,10 @@ at::Tensor stored(const quant::Parameter& parameter) {
   const at::Tensor tensor = parameter.tensor.detach().cpu();
   TORCH_CHECK(tensor.sizes() == at::IntArrayRef(parameter.shape), parameter.name, " is ", tensor.sizes(),
               ", not of its layout");
-  if (parameter.kind == core::Kind::zero_codes) return core::Codes::pack(tensor, parameter.stored_bits).packed();
-  TORCH_CHECK(parameter.stored_bits == 16 || parameter.stored_bits == 32, parameter.name, ": ", parameter.stored_bits,
-              " bits");
-  const at::Tensor file = tensor.to(parameter.stored_bits == 16 ? at::kHalf : at::kFloat);
-  TORCH_CHECK(at::equal(file.to(at::kFloat), tensor), parameter.name, " would change when stored with ",
-              parameter.stored_bits, " bits");
+  if (core::is_codes(parameter.kind)) return core::Codes::pack(tensor, parameter.stored_bits).packed();
+  const at::Tensor file = tensor.to(parameter.stored_dtype);
+  TORCH_CHECK(at::equal(file.to(at::kFloat), tensor), parameter.name, " would change when stored as ",
+              parameter.stored_dtype);
   return file;
 }
 
@@ -99,7 +97,9 @@ class Save::Shard {
     add(slot->path(), *linear);
     if (slot->has_bias()) add_dense(slot->path() + ".bias", linear->bias());
     const quant::Decoder& decoder = linear->decoder();
-    manifest.modules[slot->path()] = {decoder.name(), decoder.config(), linear->codes().hash()};
+    manifest.modules[slot->path()] = {
+        decoder.name(), decoder.config(), linear->codes().hash(), decoder.place().seed, {}};
+    if (linear->input() != nullptr) manifest.modules[slot->path()].activation = linear->input()->config();
   }
 
   const std::vector<core::TensorToWrite>& tensors() const { return tensors_; }

@@ -2,61 +2,85 @@
 
 #include <ATen/ATen.h>
 
-#include "core/error.h"
-
 namespace quant {
 
-namespace {
-
-constexpr double kSmallestScale = 6.103515625e-05;  // 2^-14, the smallest normal float16
-
-// Rounds to float16, the stored dtype, and keeps s ≥ the smallest normal number.
-at::Tensor rounded_scale(const at::Tensor& scale) {
-  return scale.to(at::kHalf).to(at::kFloat).clamp_min(kSmallestScale);
+double AffineGrid::constant_zero() const {
+  return config().symmetry == "midrise" ? static_cast<double>(top()) / 2 : static_cast<double>((top() + 1) / 2);
 }
 
-}  // namespace
-
-int64_t AffineGrid::groups(int64_t in_features) const { return group_size_ > 0 ? in_features / group_size_ : 1; }
-
-at::Tensor AffineGrid::grouped(const at::Tensor& matrix) const {
-  if (group_size_ == 0) return matrix.reshape({1, 1, -1});
-  return matrix.reshape({matrix.size(0), groups(matrix.size(1)), -1});
+at::Tensor AffineGrid::exact_scale(const Range& range) const {
+  const std::string& symmetry = config().symmetry;
+  const auto half = static_cast<double>((top() + 1) / 2);  // 2^(b−1)
+  if (symmetry == "asymmetric") return (range.hi - range.lo) / top();
+  if (symmetry == "narrow") return range.largest() / (half - 1);
+  if (symmetry == "signed_full") return -range.largest_signed() / half;
+  if (symmetry == "noclip") return at::maximum(range.hi / (half - 1), -range.lo / half);
+  return 2 * range.largest() / top();  // span, midrise
 }
 
-Parameters AffineGrid::fit(const at::Tensor& w, const Statistics&) const {
-  const at::Tensor values = grouped(w);                  // [O, G, S]
-  const at::Tensor lo = values.amin(-1).clamp_max(0.0);  // [O, G]
-  const at::Tensor hi = values.amax(-1).clamp_min(0.0);
-  const at::Tensor scale = rounded_scale((hi - lo) / top());
-  core::require(
-      at::isfinite(scale).all().item<bool>(),
-      "a scale does not fit float16 (the largest weight is {:.3g}). Leave this module out with a rule: bits: 16.",
-      at::maximum(hi, -lo).max().item<double>());
-  const at::Tensor zero = at::round(-lo / scale).clamp(0.0, top());
+at::Tensor AffineGrid::zero(const Range& range, const at::Tensor& scale) const {
+  if (!stores_zero()) return at::full_like(scale, constant_zero());
+  const at::Tensor exact = -range.lo / scale;
+  return config().zero_point == "int" ? at::round(exact).clamp(0, top()) : format().rounded(exact);
+}
+
+at::Tensor AffineGrid::round_trip(const at::Tensor& groups, const Range& range, const at::Tensor& dither) const {
+  const at::Tensor scale = format().rounded_scale(exact_scale(range));
+  const at::Tensor shift = (zero(range, scale) - config().offset).unsqueeze(-1), step = scale.unsqueeze(-1);
+  at::Tensor position = at::div(groups, step).add_(shift);  // in steps
+  if (dither.defined()) {
+    const at::Tensor below = at::floor(position);
+    position = below + (dither.reshape(groups.sizes()) < position - below).to(at::kFloat);
+  }
+  return position.round_().clamp_(0, top()).sub_(shift).mul_(step);
+}
+
+Parameters AffineGrid::fit(const at::Tensor& w, const Statistics& x) const {
+  const at::Tensor groups = grouped(w);
+  const Range range = chosen_range(
+      groups, x, [this](const at::Tensor& part, const Range& candidate) { return round_trip(part, candidate); });
   Parameters fitted = layout(w.size(0), w.size(1));
-  fitted[0].tensor = scale;
-  fitted[1].tensor = zero.to(at::kByte);
+  for (Parameter& p : format().stored(exact_scale(range))) fitted.at(p.name) = p.tensor;
+  if (stores_zero()) {
+    const at::Tensor exact = zero(range, format().scale(fitted));
+    fitted.at("zero_point") = config().zero_point == "int" ? exact.to(at::kByte) : exact;
+  }
+  set_offset(fitted, w);
   return fitted;
 }
 
-Encoded AffineGrid::encode(const at::Tensor& w, Parameters parameters) const {
-  const at::Tensor scale = parameters.at("scale").unsqueeze(-1);  // [O, G, 1]
-  const at::Tensor zero = parameters.at("zero_point").to(at::kFloat).unsqueeze(-1);
-  const at::Tensor codes = at::round(grouped(w) / scale + zero).clamp(0.0, top());
-  return {codes.to(at::kByte).reshape(w.sizes()), std::move(parameters)};
+at::Tensor AffineGrid::shift(const Parameters& parameters, const at::Tensor& scale) const {
+  const at::Tensor zero =
+      stores_zero() ? parameters.at("zero_point").to(at::kFloat) : at::full_like(scale, constant_zero());
+  return parameters.has("offset") ? zero - parameters.at("offset") : zero;
 }
 
 at::Tensor AffineGrid::decode(const at::Tensor& codes, const Parameters& parameters) const {
-  const at::Tensor scale = parameters.at("scale").unsqueeze(-1);
-  const at::Tensor zero = parameters.at("zero_point").to(at::kFloat).unsqueeze(-1);
-  return ((grouped(codes).to(at::kFloat) - zero) * scale).reshape(codes.sizes());
+  const at::Tensor scale = format().scale(parameters);
+  const at::Tensor steps = grouped(codes).to(at::kFloat) - shift(parameters, scale).unsqueeze(-1);
+  return (steps * scale.unsqueeze(-1)).reshape(codes.sizes());
 }
 
 Parameters AffineGrid::layout(int64_t out_features, int64_t in_features) const {
-  const int64_t rows = group_size_ == 0 ? 1 : out_features;
-  const std::vector<int64_t> shape{rows, groups(in_features)};
-  return {{"scale", {}, core::Kind::scale, 16, shape}, {"zero_point", {}, core::Kind::zero_codes, bits_, shape}};
+  const std::vector<int64_t> shape = group_shape(out_features, in_features);
+  Parameters parameters = format().layout(shape);
+  if (stores_zero() && config().zero_point == "int") {
+    parameters.push_back({"zero_point", {}, core::Kind::zero_codes, config().bits, shape});
+  } else if (stores_zero()) {
+    parameters.push_back({"zero_point", {}, core::Kind::zero_point, format().bits(), shape, format().dtype()});
+  }
+  add_offset(parameters);
+  return parameters;
+}
+
+ElementGrid AffineGrid::element_grid(const Parameters& parameters, int64_t out_features, int64_t in_features) const {
+  const at::Tensor scale = format().scale(parameters);
+  return {.scale = per_row(scale, out_features),
+          .shift = per_row(shift(parameters, scale), out_features),
+          .group_size = row_group(in_features),
+          .top = top(),
+          .table = {},
+          .dither = dither(out_features, in_features)};
 }
 
 }  // namespace quant

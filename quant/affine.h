@@ -1,36 +1,44 @@
-// The affine grid: level of code k is s (k − z), with one scale s and one zero point z per group of S weights of a row.
-// Definitions: docs/keys.md (quant.weight). The scale is rounded to the dtype in which it is stored before z is
-// computed and before anything is encoded, so what is measured is what is saved.
+// The affine grid: level of code k is s (k − z + o), with one scale s and one zero point z per group of S weights of a
+// row and an offset o per tensor. `symmetry` says how s and z follow from the range; all but `asymmetric` have a
+// constant z, which is not stored. The four symmetric conventions are those of the field (LightCompress, GPTQ,
+// AutoRound, torchao); at 2 bits they are different quantizers.
+//
+//   symmetry     s from [lo, hi], α = max(hi, −lo)            z
+//   asymmetric   (hi − lo) / (2^b − 1)                        −lo / s, rounded when zero_point: int
+//   narrow       α / (2^(b−1) − 1)                            2^(b−1)
+//   span         2α / (2^b − 1)                               2^(b−1)
+//   signed_full  −w_max / 2^(b−1), w_max = ±α with its sign   2^(b−1)
+//   noclip       max(hi / (2^(b−1) − 1), −lo / 2^(b−1))       2^(b−1)
+//   midrise      2α / (2^b − 1)                               (2^b − 1) / 2
+// z is computed from the rounded scale.
 #pragma once
 
-#include "quant/decoder.h"
+#include "quant/scalar_grid.h"
 
 namespace quant {
 
-class AffineGrid : public Decoder {
+class AffineGrid : public ScalarGrid {
  public:
-  // Reads bits 1–8 and group_size S, which must divide I (−1: the row, 0: the whole matrix).
-  explicit AffineGrid(const WeightConfig& config)
-      : Decoder(config), bits_(config.bits), group_size_(config.group_size) {}
+  explicit AffineGrid(const WeightConfig& config, Place place = {})
+      : ScalarGrid(config, std::move(place), config.symmetry == "signed_full") {}
 
   std::string name() const override { return "affine"; }
-  Order order() const override { return Order::elementwise; }
-  int64_t groups(int64_t in_features) const override;
 
-  // Range: [lo, hi] = [min, max] of the group widened to contain 0; s = (hi − lo) / (2^b − 1), z = round(−lo / s).
-  Parameters fit(const at::Tensor& w,
-                 const Statistics& x) const override;  // scale: [O, G] float32, zero_point: [O, G] uint8
-  // k = clamp(round(w / s + z), 0, 2^b − 1), ties to even.
-  Encoded encode(const at::Tensor& w, Parameters parameters) const override;
+  Parameters fit(const at::Tensor& w, const Statistics& x) const override;
   at::Tensor decode(const at::Tensor& codes, const Parameters& parameters) const override;
+  // The scale (quant/scale_format.h); asymmetric: zero_point [O, G], uint8 or float32; offset [1] if there is one.
   Parameters layout(int64_t out_features, int64_t in_features) const override;
+  ElementGrid element_grid(const Parameters& parameters, int64_t out_features, int64_t in_features) const override;
+
+  // What groups [O, G, S] of this range are rounded to. dither: uniform in [0, 1), as many; undefined: to the nearest.
+  at::Tensor round_trip(const at::Tensor& groups, const Range& range, const at::Tensor& dither = {}) const;
 
  private:
-  at::Tensor grouped(
-      const at::Tensor& matrix) const;  // [O, I] -> [O, G, S]; the whole matrix as one group: [1, 1, O·I]
-  double top() const { return static_cast<double>((1 << bits_) - 1); }
-
-  int64_t bits_, group_size_;
+  bool stores_zero() const { return config().symmetry == "asymmetric"; }
+  double constant_zero() const;                                                   // of the other symmetries
+  at::Tensor exact_scale(const Range& range) const;                               // [O, G]
+  at::Tensor zero(const Range& range, const at::Tensor& scale) const;             // [O, G] float32
+  at::Tensor shift(const Parameters& parameters, const at::Tensor& scale) const;  // z − o, [O, G]
 };
 
 }  // namespace quant

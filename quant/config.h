@@ -14,7 +14,8 @@ namespace quant {
 // Overrides for the modules whose path matches.
 struct Rule : core::Section {
   std::string match;
-  core::Node weight;  // some keys of quant.weight
+  core::Node weight;      // some keys of quant.weight
+  core::Node activation;  // some keys of quant.activation
 
   void keys(core::Keys& k) override;
 };
@@ -25,6 +26,7 @@ struct QuantConfig : core::Section {
   std::string method = "rtn";
   Methods methods = make_methods();  // each with its options
   WeightConfig weight;
+  ActivationConfig activation;
   std::vector<Rule> rules;
 
   void keys(core::Keys& k) override;
@@ -35,11 +37,13 @@ struct QuantConfig : core::Section {
 struct Assignment {
   core::Slot* slot;
   WeightConfig weight;
-  std::shared_ptr<const Decoder> decoder;  // null: left in full precision
+  std::shared_ptr<const Decoder> decoder;       // null: left in full precision
+  std::shared_ptr<const InputQuantizer> input;  // null: the inputs too
 };
 
-// Applies the rules to every linear of the model's blocks, last match wins, key by key. Needs no tensor. Errors: a rule
-// that matches nothing, a group size that does not divide, a decoder that the method does not accept.
-std::vector<Assignment> assign(const QuantConfig& config, core::Model& model);
+// Applies the rules to every linear of the model's blocks, last match wins, key by key. Needs no tensor. seed: of what
+// decoders draw. Errors: a rule that matches nothing or gives a key that its module does not read, a group size that
+// does not divide, a decoder that the method does not accept.
+std::vector<Assignment> assign(const QuantConfig& config, core::Model& model, uint64_t seed = 0);
 
 }  // namespace quant

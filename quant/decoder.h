@@ -1,5 +1,5 @@
-// A decoder turns codes into weights. The affine grid is the first; tables, row × column scales and replicas are
-// others.
+// A decoder turns codes into weights. Grids of scalar levels (quant/scalar_grid.h) are the first; row × column scales
+// and replicas are others.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -9,25 +9,29 @@
 #include <vector>
 
 #include "core/state.h"
+#include "quant/element_grid.h"
 #include "quant/statistics.h"
 #include "quant/weight_config.h"
 
 namespace quant {
 
 // One tensor of quantization parameters. Float kinds are float32 whose values are exactly representable in the dtype
-// that is stored; zero_codes are uint8.
+// that is stored; codes (core::is_codes) are uint8, packed into `stored_bits` each.
 struct Parameter {
   std::string name;  // "scale", "zero_point", ...
   at::Tensor tensor;
   core::Kind kind;
-  int64_t stored_bits;         // per element
-  std::vector<int64_t> shape;  // also while the tensor is undefined
+  int64_t stored_bits;                      // per element
+  std::vector<int64_t> shape;               // also while the tensor is undefined
+  at::ScalarType stored_dtype = at::kHalf;  // of float kinds
 };
 
 class Parameters : public std::vector<Parameter> {
  public:
   using std::vector<Parameter>::vector;
   const at::Tensor& at(const std::string& name) const;  // TORCH_CHECKs that it exists
+  at::Tensor& at(const std::string& name);
+  bool has(const std::string& name) const;
 };
 
 struct Encoded {
@@ -38,15 +42,24 @@ struct Encoded {
 // Whether the code of a weight can be chosen alone, or depends on its neighbours' codes.
 enum class Order { elementwise, sequence };
 
+// Which linear a decoder serves: what its random numbers are keyed by.
+struct Place {
+  std::string path;  // Hugging Face path of the module
+  uint64_t seed = 0;
+};
+
 class Decoder {
  public:
-  explicit Decoder(WeightConfig config) : config_(std::move(config)) {}
+  explicit Decoder(WeightConfig config, Place place = {}) : config_(std::move(config)), place_(std::move(place)) {}
   virtual ~Decoder() = default;
-  const WeightConfig& config() const { return config_; }  // the variables it was made from: make_decoder makes it again
-  virtual std::string name() const = 0;                   // as written in refrain.json
+  // What it was made from: make_decoder makes it again.
+  const WeightConfig& config() const { return config_; }
+  const Place& place() const { return place_; }
+  virtual std::string name() const = 0;  // as written in refrain.json
   virtual Order order() const = 0;
   int64_t code_bits() const { return config_.bits; }      // per weight
   virtual int64_t groups(int64_t in_features) const = 0;  // per row
+  virtual Needs needs() const { return {}; }              // what `fit` reads of the statistics
 
   // w: [O, I] float32. Chooses the parameters for w; x tells about its inputs.
   virtual Parameters fit(const at::Tensor& w, const Statistics& x) const = 0;
@@ -57,9 +70,12 @@ class Decoder {
   // The parameters' names, shapes, kinds and stored bits for an [O, I] weight, tensors undefined: what a checkpoint
   // holds.
   virtual Parameters layout(int64_t out_features, int64_t in_features) const = 0;
+  // Elementwise decoders only: the levels of every weight, for kernels that choose one code at a time.
+  virtual ElementGrid element_grid(const Parameters& parameters, int64_t out_features, int64_t in_features) const;
 
  private:
   WeightConfig config_;
+  Place place_;
 };
 
 // Bits that the parameters store.
@@ -67,6 +83,7 @@ int64_t parameter_bits(const Parameters& parameters);
 
 // The decoder that a module's configuration asks for; error when it does not fit the shape: "<path>: group_size 48 does
 // not divide 4864 input features. Choose a divisor, or -1."
-std::shared_ptr<const Decoder> make_decoder(const WeightConfig& config, const std::string& path, int64_t in_features);
+std::shared_ptr<const Decoder> make_decoder(const WeightConfig& config, const std::string& path, int64_t in_features,
+                                            uint64_t seed = 0);
 
 }  // namespace quant

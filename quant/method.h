@@ -7,6 +7,7 @@
 
 #include "core/config/keys.h"
 #include "core/walk.h"
+#include "quant/activation.h"
 #include "quant/decoder.h"
 
 namespace quant {
@@ -15,6 +16,7 @@ namespace quant {
 struct Target {
   core::Slot* slot;
   std::shared_ptr<const Decoder> decoder;
+  std::shared_ptr<const InputQuantizer> input;  // of the linear's inputs; null: they stay as they are
 };
 
 // Options are the method's own keys, under quant.<name>; they are checked whether or not the method is selected.

@@ -27,8 +27,10 @@ int64_t bias_bits(const core::Linear& linear) {
 }
 
 std::shared_ptr<QuantizedLinear> quantized(const core::Linear& linear, const Target& target, Encoded encoded) {
-  return std::make_shared<QuantizedLinear>(target.decoder, std::move(encoded), linear.bias(), bias_bits(linear),
-                                           linear.weight().scalar_type());
+  auto made = std::make_shared<QuantizedLinear>(target.decoder, std::move(encoded), linear.bias(), bias_bits(linear),
+                                                linear.weight().scalar_type());
+  made->quantize_input(target.input);
+  return made;
 }
 
 // Σ (w − ŵ)² / Σ w²; the difference is taken in float32 whatever the compute dtype.
@@ -61,7 +63,8 @@ void Quantize::block(core::BlockContext& context) {
   const std::vector<core::Slot*> slots = context.block.slots();
   std::vector<Target> targets;
   for (const Assignment& a : assignments_) {
-    if (a.decoder && std::count(slots.begin(), slots.end(), a.slot) > 0) targets.push_back({a.slot, a.decoder});
+    if (a.decoder && std::count(slots.begin(), slots.end(), a.slot) > 0)
+      targets.push_back({a.slot, a.decoder, a.input});
   }
   if (targets.empty()) return;  // method none has no object to ask
   const auto start = std::chrono::steady_clock::now();

@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include "quant/draws.h"
+
 namespace quant {
 
 QuantizedLinear::QuantizedLinear(std::shared_ptr<const Decoder> decoder, Encoded encoded, at::Tensor bias,
@@ -14,7 +16,7 @@ QuantizedLinear::QuantizedLinear(std::shared_ptr<const Decoder> decoder, Encoded
       compute_dtype_(compute_dtype) {
   register_buffer("codes", codes_.packed());
   for (const Parameter& p : parameters_) {
-    if (p.kind == core::Kind::zero_codes) {
+    if (core::is_codes(p.kind)) {
       register_buffer(p.name, p.tensor);
     } else {
       register_parameter(p.name, p.tensor, /*requires_grad=*/false);
@@ -23,9 +25,23 @@ QuantizedLinear::QuantizedLinear(std::shared_ptr<const Decoder> decoder, Encoded
   if (bias.defined()) bias_ = register_parameter("bias", std::move(bias), /*requires_grad=*/false);
 }
 
-at::Tensor QuantizedLinear::forward(const at::Tensor& x) { return at::linear(x, weight(), bias_); }
+at::Tensor QuantizedLinear::forward(const at::Tensor& x) {
+  return at::linear(input_ ? input_->apply(x) : x, weight(), bias_);
+}
 
-at::Tensor QuantizedLinear::weight() const { return decoder_->decode(codes_.unpack(), parameters_).to(compute_dtype_); }
+at::Tensor QuantizedLinear::weight() const {
+  const at::Tensor decoded = decoder_->decode(codes_.unpack(), parameters_);
+  return (decoder_->config().noise.in_inference() ? decoded + noise() : decoded).to(compute_dtype_);
+}
+
+// The draw is kept while the linear lives, the scales that it is multiplied with may change.
+at::Tensor QuantizedLinear::noise() const {
+  const int64_t rows = codes_.rows(), columns = codes_.columns();
+  if (!draw_.defined()) draw_ = normal_draw(decoder_->place(), "noise", 0, rows, columns).to(codes_.packed().device());
+  const ElementGrid grid = decoder_->element_grid(parameters_, rows, columns);
+  const at::Tensor scale = grid.scale.unsqueeze(-1) * decoder_->config().noise.sigma;  // [O, G, 1]
+  return (draw_.reshape({rows, scale.size(1), -1}) * scale).reshape({rows, columns});
+}
 
 std::vector<core::State> QuantizedLinear::state() const {
   std::vector<core::State> all{{"codes", codes_.packed(), core::Kind::codes}};

@@ -5,6 +5,7 @@
 
 #include "core/codes.h"
 #include "core/nn/linear.h"
+#include "quant/activation.h"
 #include "quant/decoder.h"
 
 namespace quant {
@@ -16,10 +17,14 @@ class QuantizedLinear : public core::Linear {
                   at::ScalarType compute_dtype);
 
   at::Tensor forward(const at::Tensor& x) override;
-  at::Tensor weight() const override;  // decoded, compute dtype
+  at::Tensor weight() const override;  // decoded, compute dtype; with the noise of inference if there is any
   at::Tensor bias() const override { return bias_; }
   std::vector<core::State> state() const override;  // "codes", the parameters' names, "bias"
   core::Cost cost() const override;
+
+  // The linear then quantizes its inputs; null: it does not.
+  void quantize_input(std::shared_ptr<const InputQuantizer> input) { input_ = std::move(input); }
+  const InputQuantizer* input() const { return input_.get(); }
 
   const Decoder& decoder() const { return *decoder_; }
   const core::Codes& codes() const { return codes_; }
@@ -27,12 +32,16 @@ class QuantizedLinear : public core::Linear {
   int64_t bias_bits() const { return bias_bits_; }
 
  private:
+  at::Tensor noise() const;  // [O, I] float32
+
   std::shared_ptr<const Decoder> decoder_;
+  std::shared_ptr<const InputQuantizer> input_;
   core::Codes codes_;
   Parameters parameters_;
   at::Tensor bias_;
   int64_t bias_bits_;
   at::ScalarType compute_dtype_;
+  mutable at::Tensor draw_;  // [O, I] of N(0, 1), once it was needed
 };
 
 }  // namespace quant

@@ -58,6 +58,11 @@ class Key : public ::testing::Test {
     EXPECT_NE(lab_.id(changed), lab_.id(given));
     EXPECT_NE(lab_.nll(changed), lab_.nll(given));
   }
+  // No two of the default and these values give the same result.
+  void each_changes(const std::string& key, const Strings& values) {
+    std::set<double> results{lab_.nll()};
+    for (const std::string& value : values) EXPECT_TRUE(results.insert(lab_.nll({key + "=" + value})).second) << value;
+  }
   // Up to the order of float32 sums, which follows the number of threads.
   void keeps_the_result(const std::string& assignment) {
     const Lab other;
@@ -67,6 +72,7 @@ class Key : public ::testing::Test {
     EXPECT_NEAR(Lab::nll_of(after), Lab::nll_of(before), 1e-5);
   }
 
+  const Strings kSearched{"quant.weight.range=mse"}, kInputs{"quant.activation.bits=4"};
   Lab lab_;
   const std::map<std::string, std::function<void()>> proofs_{
       {"name", [this] { name(); }},
@@ -80,6 +86,58 @@ class Key : public ::testing::Test {
       {"quant.method", [this] { changes_the_result("quant.method=none"); }},
       {"quant.weight.bits", [this] { changes_the_result("quant.weight.bits=3"); }},
       {"quant.weight.group_size", [this] { changes_the_result("quant.weight.group_size=32"); }},
+      {"quant.weight.symmetry",
+       [this] {
+         each_changes("quant.weight.symmetry", {"narrow", "span", "signed_full", "noclip", "midrise"});
+       }},
+      {"quant.weight.zero_point", [this] { changes_the_result("quant.weight.zero_point=float"); }},
+      {"quant.weight.scale_dtype",
+       [this] {
+         each_changes("quant.weight.scale_dtype", {"bfloat16", "float32"});
+       }},
+      {"quant.weight.scale_bits", [this] { changes_the_result("quant.weight.scale_bits=4"); }},
+      {"quant.weight.scale_group",
+       [this] { changes_the_result("quant.weight.scale_group=1", {"quant.weight.scale_bits=3"}); }},
+      {"quant.weight.range", [this] { changes_the_result("quant.weight.range=mse"); }},
+      {"quant.weight.range_search.grid",
+       [this] { changes_the_result("quant.weight.range_search.grid=10", kSearched); }},
+      {"quant.weight.range_search.max_shrink",
+       [this] { changes_the_result("quant.weight.range_search.max_shrink=0.1", kSearched); }},
+      {"quant.weight.range_search.norm", [this] { changes_the_result("quant.weight.range_search.norm=1", kSearched); }},
+      {"quant.weight.clip", [this] { changes_the_result("quant.weight.clip=0.9"); }},
+      {"quant.weight.offset", [this] { changes_the_result("quant.weight.offset=0.25"); }},
+      {"quant.weight.rounding", [this] { changes_the_result("quant.weight.rounding=stochastic"); }},
+      {"quant.weight.noise.sigma", [this] { changes_the_result("quant.weight.noise.sigma=0.1"); }},
+      {"quant.weight.noise.at",
+       [this] { changes_the_result("quant.weight.noise.at=train", {"quant.weight.noise.sigma=0.1"}); }},
+      {"quant.weight.codebook",
+       [this] {
+         each_changes("quant.weight.codebook", {"lloyd_max", "normal_float"});
+       }},
+      {"quant.weight.levels",
+       [this] {
+         changes_the_result("quant.weight.levels=[-1, -0.3, 0.3, 0.9]",
+                            {"quant.weight.codebook=levels", "quant.weight.levels=[-1, -0.3, 0.3, 1]"});
+       }},
+      {"quant.activation.bits", [this] { changes_the_result("quant.activation.bits=4"); }},
+      {"quant.activation.granularity",
+       [this] {
+         changes_the_result("quant.activation.granularity=per_tensor", kInputs);
+         changes_the_result("quant.activation.granularity=per_group", kInputs);
+       }},
+      {"quant.activation.group_size",
+       [this] {
+         changes_the_result("quant.activation.group_size=32",
+                            {"quant.activation.bits=4", "quant.activation.granularity=per_group"});
+       }},
+      {"quant.activation.symmetry", [this] { changes_the_result("quant.activation.symmetry=midrise", kInputs); }},
+      {"quant.activation.clip.kind",
+       [this] { changes_the_result("quant.activation.clip={kind: percentile, value: 99}", kInputs); }},
+      {"quant.activation.clip.value", [this] { changes_the_result("quant.activation.clip.value=0.8", kInputs); }},
+      {"quant.activation.offset", [this] { changes_the_result("quant.activation.offset=0.25", kInputs); }},
+      {"quant.activation.rounding", [this] { changes_the_result("quant.activation.rounding=stochastic", kInputs); }},
+      {"quant.rules[].activation",
+       [this] { changes_the_result("quant.rules=[{match: \"*.down_proj\", activation: {bits: 4}}]"); }},
       {"quant.rules[].match", [this] { rules(); }},
       {"quant.rules[].weight", [this] { rules(); }},
       {"measure.perplexity[].corpus", [this] { changes_the_result("measure.perplexity[0].corpus=tiny/test"); }},

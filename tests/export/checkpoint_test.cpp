@@ -101,6 +101,18 @@ std::vector<Case> cases() {
                             "{weight: {bits: 7, group_size: 8}}", "{weight: {bits: 8, group_size: -1}}"}) {
     all.push_back({"llama_biases", quant});
   }
+  for (const char* quant :
+       {"{weight: {bits: 2, group_size: 8, zero_point: float, scale_dtype: bfloat16, offset: 0.25}}",
+        "{weight: {bits: 3, group_size: 4, symmetry: signed_full, scale_bits: 5, scale_group: 2, range: mse}}",
+        "{weight: {bits: 2, group_size: 8, symmetry: midrise, scale_dtype: float32, clip: 0.9}}",
+        "{weight: {bits: 2, group_size: 8, codebook: lloyd_max, rounding: stochastic}}",
+        "{weight: {bits: 2, group_size: 8, codebook: levels, levels: [-1, -0.3, 0.2, 0.9], noise: {sigma: 0.3}}}",
+        "{weight: {bits: 4, codebook: normal_float, group_size: 8, noise: {sigma: 0.3}}, rules: [{match: '*.1.*', "
+        "weight: {codebook: uniform, symmetry: span}}]}",
+        "{weight: {bits: 4, group_size: 8}, activation: {bits: 6, rounding: stochastic, clip: {value: 0.9}}, rules: "
+        "[{match: '*.1.*', activation: {bits: 16}}]}"}) {
+    all.push_back({"llama_biases", quant});
+  }
   return all;
 }
 

@@ -73,6 +73,53 @@ TEST(Rules, ARuleWithoutWeightChangesNothing) {
   EXPECT_THAT(variables("rules: [{match: '*'}]"), ElementsAre("4g64", "4g64", "4g64", "4g64", "4g64", "4g64"));
 }
 
+TEST(Rules, ReachEveryVariable) {
+  const auto a =
+      assigned("rules: [{match: '*.up_proj', weight: {codebook: normal_float, clip: 0.5, noise: {sigma: 1}}}]");
+  EXPECT_EQ(a[0].decoder->name(), "codebook");
+  EXPECT_EQ(a[0].decoder->config().clip, 0.5);
+  EXPECT_EQ(a[0].decoder->config().noise.sigma, 1.0);
+  EXPECT_EQ(a[1].decoder->name(), "affine");
+}
+
+// The base may say how the other modules' levels are made.
+TEST(Rules, ACodebookForOneModuleIgnoresTheSymmetryOfTheRest) {
+  const auto a = assigned("weight: {symmetry: midrise}\nrules: [{match: '*.up_proj', weight: {codebook: lloyd_max}}]");
+  EXPECT_EQ(a[0].decoder->name(), "codebook");
+  EXPECT_EQ(a[1].decoder->config().symmetry, "midrise");
+}
+
+TEST(Mistakes, AKeyThatIsNotReadWithAnother) {
+  EXPECT_EQ(mistake("weight: {codebook: lloyd_max, symmetry: midrise}"),
+            "a.yaml:1: quant.weight.symmetry is not read with codebook: lloyd_max. Remove one of the two.");
+  EXPECT_EQ(mistake("weight: {codebook: levels, levels: [-1, 1], zero_point: int, bits: 1}"),
+            "a.yaml:1: quant.weight.zero_point is not read with codebook: levels. Remove one of the two.");
+  EXPECT_EQ(mistake("weight: {symmetry: narrow, zero_point: float}"),
+            "a.yaml:1: quant.weight.zero_point is not read with symmetry: narrow. Remove one of the two.");
+  EXPECT_EQ(mistake("weight: {levels: [-1, 1]}"),
+            "a.yaml:1: quant.weight.levels is not read with codebook: uniform. Remove one of the two.");
+  EXPECT_EQ(mistake("rules:\n  - {match: '*', weight: {codebook: normal_float, symmetry: span}}"),
+            "a.yaml:2: quant.rules[0].weight.symmetry is not read with codebook: normal_float. Remove one of the two.");
+}
+
+TEST(Mistakes, VariablesThatContradictEachOther) {
+  EXPECT_EQ(mistake("weight: {bits: 1, symmetry: narrow}"),
+            "a.yaml:1: quant.weight.symmetry: narrow has no scale at 1 bit. Use 2 bits or more, or midrise.");
+  EXPECT_EQ(mistake("weight: {bits: 1, symmetry: noclip}"),
+            "a.yaml:1: quant.weight.symmetry: noclip has no scale at 1 bit. Use 2 bits or more, or midrise.");
+  EXPECT_EQ(
+      mistake("weight: {bits: 1, codebook: normal_float}"),
+      "a.yaml:1: quant.weight.codebook: normal_float has levels on both sides of 0 from 2 bits on. Use 2 or more.");
+  EXPECT_EQ(mistake("weight: {bits: 2, codebook: levels}"),
+            "a.yaml:1: quant.weight.levels needs 4 numbers at 2 bits, not 0.");
+  EXPECT_EQ(mistake("weight: {bits: 1, codebook: levels, levels: [1, 1]}"),
+            "a.yaml:1: quant.weight.levels must be ascending, without equal neighbours.");
+  EXPECT_EQ(
+      mistake("weight: {scale_bits: 1, symmetry: signed_full}"),
+      "a.yaml:1: quant.weight.scale_bits: signed_full needs a bit for the sign of its scales. Use scale_bits 2 or "
+      "more.");
+}
+
 TEST(Method, NoneLeavesEveryLinearInFullPrecision) {
   EXPECT_THAT(variables("method: none"), ElementsAre("-", "-", "-", "-", "-", "-"));
 }
@@ -147,6 +194,17 @@ TEST(EveryKey, IsWrittenToTheResolvedFileAndReadsBackTheSame) {
   const std::string resolved = core::to_yaml(core::to_node(config));
   QuantConfig again = config_of(resolved);
   EXPECT_EQ(core::to_yaml(core::to_node(again)), resolved);
+}
+
+TEST(EveryKey, ThatIsNotReadIsLeftOutOfTheResolvedFile) {
+  for (const char* yaml : {"weight: {codebook: lloyd_max}", "weight: {symmetry: midrise}",
+                           "weight: {bits: 1, codebook: levels, levels: [-1, 1]}"}) {
+    QuantConfig config = config_of(yaml);
+    const std::string resolved = core::to_yaml(core::to_node(config));
+    QuantConfig again = config_of(resolved);
+    EXPECT_EQ(core::to_yaml(core::to_node(again)), resolved);
+    EXPECT_THAT(resolved, ::testing::Not(::testing::HasSubstr("zero_point")));
+  }
 }
 
 }  // namespace

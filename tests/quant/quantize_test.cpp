@@ -110,9 +110,8 @@ std::string message_with(double value, int64_t bits) {
 
 TEST(Mistakes, AScaleBeyondFloat16NamesTheModuleAndTheWeight) {
   EXPECT_EQ(message_with(1e6, 2),
-            "model.layers.1.mlp.down_proj: a scale does not fit float16 (the largest weight is 1e+06). Leave this "
-            "module out with a "
-            "rule: bits: 16.");
+            "model.layers.1.mlp.down_proj: a scale of 3.33e+05 does not fit float16. Use scale_dtype: bfloat16 or "
+            "float32.");
   EXPECT_EQ(message_with(1e6, 8), "no error");  // 1e6 / 255 fits
 }
 

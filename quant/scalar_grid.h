@@ -1,0 +1,48 @@
+// Grids of scalar levels: every weight of a group of S takes one of 2^b levels s · t_k, with a scale s per group. What
+// a family adds is its levels; range, clip, offset, rounding and the storage of scales are common.
+#pragma once
+
+#include "quant/decoder.h"
+#include "quant/range_search.h"
+#include "quant/scale_format.h"
+
+namespace quant {
+
+class ScalarGrid : public Decoder {
+ public:
+  Order order() const override { return Order::elementwise; }
+  int64_t groups(int64_t in_features) const override;
+  Needs needs() const override { return {.mean_square = config().range == "importance"}; }
+  Encoded encode(const at::Tensor& w, Parameters parameters) const override;
+
+ protected:
+  // is_signed: scales may be negative.
+  ScalarGrid(const WeightConfig& config, Place place, bool is_signed)
+      : Decoder(config, std::move(place)), format_(config, is_signed) {}
+
+  const ScaleFormat& format() const { return format_; }
+  int64_t top() const { return (int64_t{1} << config().bits) - 1; }  // largest code
+
+  at::Tensor grouped(const at::Tensor& matrix) const;  // [O, I] -> [O, G, S]; the matrix as one group: [1, 1, O · I]
+  std::vector<int64_t> group_shape(int64_t out_features, int64_t in_features) const;  // [O, G], or [1, 1]
+  // The range that `range` and `clip` ask for. groups: [O, G, S].
+  Range chosen_range(const at::Tensor& groups, const Statistics& x, const Approximate& approximate) const;
+
+  // The offset is a parameter when the configuration has one.
+  void add_offset(Parameters& layout) const;
+  void set_offset(Parameters& parameters, const at::Tensor& like) const;
+  at::Tensor offset(const Parameters& parameters, const at::Tensor& like) const;  // a number, [1]
+
+  // [1, 1] or [O, G] -> what ElementGrid holds.
+  at::Tensor per_row(const at::Tensor& per_group, int64_t out_features) const;
+  int64_t row_group(int64_t in_features) const { return in_features / groups(in_features); }
+  at::Tensor dither(int64_t out_features, int64_t in_features) const;  // of ElementGrid; undefined: round to nearest
+
+  // Mean squares of the input columns in the shape of the groups: [1, G, S], or [1, 1, O · I].
+  at::Tensor importance(const Statistics& x, const at::Tensor& groups) const;
+
+ private:
+  ScaleFormat format_;
+};
+
+}  // namespace quant
