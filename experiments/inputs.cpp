@@ -35,6 +35,27 @@ std::string Inputs::model_hash(const ModelFiles& files) {
   return hasher.hex();
 }
 
+const core::Corpus& Inputs::corpus(const std::string& name) {
+  const auto found = corpora_.find(name);
+  return found != corpora_.end() ? found->second : corpora_.emplace(name, core::load_corpus(name)).first->second;
+}
+
+const core::Windows* Inputs::calibration(const ModelFiles& files, const Spec& spec, core::Model& model) {
+  if (spec.quant.method == quant::QuantConfig::kNone) return nullptr;
+  if (!quant::needs_statistics(quant::assign(spec.quant, model))) return nullptr;
+  const CalibrationConfig& config = spec.calibration;
+  const std::string key = fmt::format("calibration {} {} {} {} {} {}", files.directory, config.corpus, config.samples,
+                                      config.seq_len, config.sampling, spec.seed);
+  auto found = windows_.find(key);
+  if (found == windows_.end()) {
+    found = windows_
+                .emplace(key, calibration_windows(config, corpus(config.corpus), *files.tokenizer, model.shape(),
+                                                  static_cast<uint64_t>(spec.seed)))
+                .first;
+  }
+  return &found->second;
+}
+
 const core::Windows& Inputs::windows(const ModelFiles& files, const PerplexityConfig& config,
                                      const core::Shape& shape) {
   core::require(config.seq_len <= shape.context, "{} is {}, longer than the context of {} ({} tokens). Lower it.",
@@ -42,11 +63,9 @@ const core::Windows& Inputs::windows(const ModelFiles& files, const PerplexityCo
   const std::string key =
       fmt::format("{} {} {} {} {}", files.directory, config.corpus, config.seq_len, config.bos, config.windows);
   if (const auto found = windows_.find(key); found != windows_.end()) return found->second;
-  auto corpus = corpora_.find(config.corpus);
-  if (corpus == corpora_.end()) corpus = corpora_.emplace(config.corpus, core::load_corpus(config.corpus)).first;
   const core::WindowOptions options{
       .seq_len = config.seq_len, .bos = config.bos, .windows = config.windows, .embedding_rows = shape.vocabulary};
-  return windows_.emplace(key, core::make_windows(corpus->second, *files.tokenizer, options)).first->second;
+  return windows_.emplace(key, core::make_windows(corpus(config.corpus), *files.tokenizer, options)).first->second;
 }
 
 at::Device device_of(const Spec& spec) {
@@ -80,6 +99,7 @@ void check_point(const Spec& spec, Inputs& inputs) {
                 spec.quant.where("method"), files.directory);
   exports::check(*model, files.directory, weights_of(spec, files));
   if (quantizes) quant::assign(spec.quant, *model);
+  inputs.calibration(files, spec, *model);
   for (const PerplexityConfig& config : spec.measure.perplexity) inputs.windows(files, config, model->shape());
 }
 

@@ -33,8 +33,12 @@ class Inputs {
   // Content of config.json, tensors and (ours) refrain.json; of a big model this reads every byte, once.
   std::string model_hash(const ModelFiles& files);
   const core::Windows& windows(const ModelFiles& files, const PerplexityConfig& config, const core::Shape& shape);
+  // The text on which the quantizer looks at inputs; null when neither its method nor its grids ask for that.
+  const core::Windows* calibration(const ModelFiles& files, const Spec& spec, core::Model& model);
 
  private:
+  const core::Corpus& corpus(const std::string& name);
+
   core::HashMemo hashes_;
   std::map<std::string, ModelFiles> models_;      // by directory
   std::map<std::string, core::Corpus> corpora_;   // by name

@@ -71,16 +71,24 @@ Working open_model(const Spec& spec, const ModelFiles& files) {
   return work;
 }
 
-void quantize(const Point& point, const ModelFiles& files, const std::string& directory, Working& work,
+void quantize(const Point& point, Inputs& inputs, const ModelFiles& files, const std::string& directory, Working& work,
               Findings& findings) {
   const Spec& spec = point.spec;
+  const bool propagates = spec.calibration.propagate_error;
   quant::Quantize stage(spec.quant.methods.at(spec.quant.method), spec.quant.method,
-                        quant::assign(spec.quant, *work.model));
+                        quant::assign(spec.quant, *work.model), {.propagate_error = propagates});
+  std::optional<core::HiddenStore> hidden;  // of the calibration text
+  core::Streams streams;
+  if (const core::Windows* text = inputs.calibration(files, spec, *work.model)) {
+    hidden = embedded(*work.model, *text, spec.calibration.batch_tokens);
+    (propagates ? streams.quantized : streams.full) = &*hidden;
+    findings.calibration_tokens = text->token_hash;
+  }
   exports::Save save(files.directory, weights_of(spec, files), directory + "/checkpoint", commit());
   std::vector<core::Stage*> stages{&stage};
   if (spec.checkpoint == "keep") stages.push_back(&save);
   core::Progress progress(spec.quant.method, spec.quiet);
-  core::walk(*work.model, *work.source, stages, {}, [&](int64_t done, int64_t total) { progress.update(done, total); });
+  core::walk(*work.model, *work.source, stages, streams, [&](int64_t done, int64_t total) { progress.update(done, total); });
   findings.modules = stage.reports();
 }
 
@@ -116,7 +124,7 @@ Findings compute(const Point& point, const std::string& directory, Inputs& input
   staged(findings.stages, "load", 1, [&] { return work = open_model(spec, files), false; });
   if (quantizes)
     staged(findings.stages, "quantize", quant::Quantize::kVersion,
-           [&] { return quantize(point, files, directory, work, findings), false; });
+           [&] { return quantize(point, inputs, files, directory, work, findings), false; });
   if (!quantizes && !files.quantized) {  // nothing was changed: the baseline is the result
     core::walk(*work.model, *work.source, {}, {});
     findings.quantized = *findings.baseline;
@@ -131,11 +139,12 @@ Findings compute(const Point& point, const std::string& directory, Inputs& input
 
 std::string run_id(const Spec& spec, Inputs& inputs) {
   const ModelFiles& files = inputs.model(spec.model.path);
-  const core::Shape shape = models::build(files.config)->shape();
+  const auto model = models::build(files.config);
   core::Hasher hasher;
   hasher.update(fmt::format("{} {} {}", config_hash(spec), inputs.model_hash(files), files.tokenizer->hash()));
   for (const PerplexityConfig& config : spec.measure.perplexity)
-    hasher.update(inputs.windows(files, config, shape).token_hash);
+    hasher.update(inputs.windows(files, config, model->shape()).token_hash);
+  if (const core::Windows* text = inputs.calibration(files, spec, *model)) hasher.update(text->token_hash);
   return hasher.hex().substr(0, 16);
 }
 

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "core/config/keys.h"
+#include "experiments/calibration.h"
 #include "experiments/measure/perplexity.h"
 #include "quant/config.h"
 
@@ -36,6 +37,7 @@ struct Spec : core::Section {
   std::string name;
   std::string device = "auto";
   ModelConfig model;
+  CalibrationConfig calibration;
   quant::QuantConfig quant;
   MeasureConfig measure;
   std::string checkpoint = "keep";

@@ -36,7 +36,11 @@ struct Assignment {
   core::Slot* slot;
   WeightConfig weight;
   std::shared_ptr<const Decoder> decoder;  // null: left in full precision
+  Needs needs = {};                        // of the method and of the decoder
 };
+
+// Whether anything has to be known about the inputs of some linear.
+bool needs_statistics(const std::vector<Assignment>& assignments);
 
 // Applies the rules to every linear of the model's blocks, last match wins, key by key. Needs no tensor. Errors: a rule
 // that matches nothing, a group size that does not divide, a decoder that the method does not accept.
