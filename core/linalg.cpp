@@ -1,9 +1,56 @@
 #include "core/linalg.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 
 namespace core {
 
+namespace {
+
+constexpr int64_t kPanel = 256;  // columns of the inverse that are solved for at a time
+
+// J (P H Pᵀ + diag(added)) J in double, J the reversal of rows: [I, I], column-major (it is symmetric).
+at::Tensor reversed(const at::Tensor& h, const std::vector<int64_t>& order, const std::vector<double>& added) {
+  const int64_t n = h.size(0);
+  const at::Tensor source = h.cpu().contiguous();
+  at::Tensor a = at::empty({n, n}, source.options().dtype(at::kDouble));
+  const auto* from = source.const_data_ptr<float>();
+  auto* to = a.mutable_data_ptr<double>();
+  at::parallel_for(0, n, 16, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const float* row = from + order[n - 1 - i] * n;
+      for (int64_t j = 0; j < n; ++j) to[i * n + j] = row[order[n - 1 - j]];
+      to[i * n + i] += added[n - 1 - i];
+    }
+  });
+  return a.t();
+}
+
+}  // namespace
+
 double sum_of_squares(const at::Tensor& x) { return at::sum(at::square(x.cpu()), at::kDouble).item<double>(); }
+
+// With A = P H Pᵀ + diag(added) and J A J = L Lᵀ: A = R Rᵀ for the upper triangular R = J L J, so A⁻¹ = R⁻ᵀ R⁻¹ and
+// U = R⁻¹ = J L⁻¹ J. One factorization and one triangular inverse; the inverse of A is never formed.
+std::optional<at::Tensor> inverse_factor(const at::Tensor& h, const std::vector<int64_t>& order,
+                                         const std::vector<double>& added) {
+  const int64_t n = h.size(0);
+  TORCH_CHECK(h.dim() == 2 && h.size(1) == n && static_cast<int64_t>(order.size()) == n && order.size() == added.size(),
+              "inverse_factor: ", h.sizes(), " with an order of ", order.size(), " and ", added.size(), " additions");
+  at::Tensor l = reversed(h, order, added);
+  at::Tensor info = at::empty({}, l.options().dtype(at::kInt));
+  at::linalg_cholesky_ex_out(l, info, l);  // in place
+  if (info.item<int>() != 0) return std::nullopt;
+  at::Tensor u = at::zeros({n, n}, l.options().dtype(at::kFloat));
+  for (int64_t first = 0; first < n; first += kPanel) {  // columns first … last of L⁻¹; they are zero above `first`
+    const int64_t last = std::min(first + kPanel, n);
+    at::Tensor unit = at::zeros({n - first, last - first}, l.options());
+    unit.slice(0, 0, last - first).fill_diagonal_(1.0);
+    const at::Tensor below = l.slice(0, first).slice(1, first);
+    const at::Tensor x = at::linalg_solve_triangular(below, unit, /*upper=*/false);
+    u.slice(0, 0, n - first).slice(1, n - last, n - first).copy_(x.flip({0, 1}));
+  }
+  return u.to(h.device());
+}
 
 }  // namespace core

@@ -36,6 +36,27 @@ std::string Inputs::model_hash(const ModelFiles& files) {
   return hasher.hex();
 }
 
+const core::Corpus& Inputs::corpus(const std::string& name) {
+  const auto found = corpora_.find(name);
+  return found != corpora_.end() ? found->second : corpora_.emplace(name, core::load_corpus(name)).first->second;
+}
+
+const core::Windows* Inputs::calibration(const ModelFiles& files, const Spec& spec, core::Model& model) {
+  if (spec.quant.method == quant::QuantConfig::kNone) return nullptr;
+  if (!quant::needs_statistics(quant::assign(spec.quant, model))) return nullptr;
+  const CalibrationConfig& config = spec.calibration;
+  const std::string key = fmt::format("calibration {} {} {} {} {} {}", files.directory, config.corpus, config.samples,
+                                      config.seq_len, config.sampling, spec.seed);
+  auto found = windows_.find(key);
+  if (found == windows_.end()) {
+    found = windows_
+                .emplace(key, calibration_windows(config, corpus(config.corpus), *files.tokenizer, model.shape(),
+                                                  static_cast<uint64_t>(spec.seed)))
+                .first;
+  }
+  return &found->second;
+}
+
 const core::Windows& Inputs::windows(const ModelFiles& files, const PerplexityConfig& config,
                                      const core::Shape& shape) {
   core::require(config.length() <= shape.context, "{} is {}, longer than the context of {} ({} tokens). Lower it.",
@@ -129,6 +150,7 @@ void check_point(const Spec& spec, Inputs& inputs) {
                 spec.quant.where("method"), files.directory);
   exports::check(*model, files.directory, weights_of(spec, files));
   if (quantizes) quant::assign(spec.quant, *model);
+  inputs.calibration(files, spec, *model);
   for (const PerplexityConfig& config : spec.measure.perplexity) inputs.windows(files, config, model->shape());
 }
 

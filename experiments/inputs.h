@@ -42,6 +42,8 @@ class Inputs {
   std::string model_hash(const ModelFiles& files);
   // Token ids come from the cache when the same tokenizer has seen the same text before.
   const core::Windows& windows(const ModelFiles& files, const PerplexityConfig& config, const core::Shape& shape);
+  // The text on which the quantizer looks at inputs; null when neither its method nor its grids ask for that.
+  const core::Windows* calibration(const ModelFiles& files, const Spec& spec, core::Model& model);
 
   // Puts the token ids that are new into the cache: to be called once it may be written.
   void remember_tokens();

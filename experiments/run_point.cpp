@@ -173,11 +173,12 @@ Findings compute(const Point& point, const std::string& directory, Inputs& input
 
 std::string run_id(const Spec& spec, Inputs& inputs) {
   const ModelFiles& files = inputs.model(spec.model.path);
-  const core::Shape shape = models::build(files.config)->shape();
+  const auto model = models::build(files.config);
   core::Hasher hasher;
   hasher.update(fmt::format("{} {} {}", config_hash(spec), inputs.model_hash(files), files.tokenizer->hash()));
   for (const PerplexityConfig& config : spec.measure.perplexity)
-    hasher.update(inputs.windows(files, config, shape).token_hash);
+    hasher.update(inputs.windows(files, config, model->shape()).token_hash);
+  if (const core::Windows* text = inputs.calibration(files, spec, *model)) hasher.update(text->token_hash);
   return hasher.hex().substr(0, 16);
 }
 

@@ -41,6 +41,7 @@ void Spec::keys(core::Keys& k) {
       .only_if_given();
   k.key("device", device, "where to compute; auto: cuda, else mps, else cpu", {"auto", "cpu", "mps", "cuda"});
   k.section("model", model, "the model under test");
+  k.section("calibration", calibration, "the text on which inputs of linears are measured, where that is needed");
   k.section("quant", quant, "how its weights are quantized");
   k.section("measure", measure, "what is measured, beside the full-precision model");
   k.key("checkpoint", checkpoint, "whether the quantized model is kept in the run directory", {"keep", "discard"});
@@ -62,6 +63,12 @@ void Spec::check() const {
   core::require(!leaves && !name.starts_with("."), "{}: `{}` is not a folder below {}. Use letters, digits, - and /.",
                 where("name"), name, out);
   check_seeds();
+  const bool sequential =
+      quant.method != quant::QuantConfig::kNone && quant.methods.at(quant.method)->true_sequential();
+  core::require(!sequential || calibration.propagate_error,
+                "{}: true_sequential measures inputs behind quantized linears, propagate_error: false behind none. "
+                "Leave one of them out.",
+                calibration.where("propagate_error"));
   core::require(!out.empty(), "{}: out is empty. Name a directory, e.g. runs.", where("out"));
   core::require(!model.path.empty(), "{}: model.path is missing. Name a model directory, e.g. tiny-qwen3.",
                 where("model"));

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "core/config/keys.h"
+#include "experiments/calibration.h"
 #include "experiments/expect.h"
 #include "experiments/measure/perplexity.h"
 #include "quant/config.h"
@@ -42,6 +43,7 @@ struct Spec : core::Section {
   std::vector<int64_t> seeds;  // empty in every point: read_points makes one point per seed
   std::string device = "auto";
   ModelConfig model;
+  CalibrationConfig calibration;
   quant::QuantConfig quant;
   MeasureConfig measure;
   std::string checkpoint = "keep";

@@ -92,18 +92,26 @@ std::vector<Assignment> assign(const QuantConfig& config, core::Model& model, ui
   require_every_rule_to_match(config, slots);
   std::vector<Assignment> assignments;
   for (core::Slot* slot : slots) {
-    Assignment a{slot, weight_of(*slot, config), nullptr, nullptr};
+    Assignment a{slot, weight_of(*slot, config), nullptr, nullptr, {}};
     if (config.method != QuantConfig::kNone && a.weight.covered()) {
       a.decoder = make_decoder(a.weight, slot->path(), slot->in_features(), seed);
       a.input = make_input_quantizer(activation_of(*slot, config), slot->path(), slot->in_features(), seed);
-      const std::vector<Order> accepted = config.methods.at(config.method)->accepts();
+      const Method& method = *config.methods.at(config.method);
+      const std::vector<Order> accepted = method.accepts();
       core::require(std::count(accepted.begin(), accepted.end(), a.decoder->order()) > 0,
                     "{}: {} cannot encode for the decoder {}. Choose another method.", slot->path(), config.method,
                     a.decoder->name());
+      const std::string reason = method.refuses(*a.decoder, slot->out_features(), slot->in_features());
+      core::require(reason.empty(), "{}: {}: {}", slot->path(), config.method, reason);
+      a.needs = method.needs() | a.decoder->needs();
     }
     assignments.push_back(std::move(a));
   }
   return assignments;
+}
+
+bool needs_statistics(const std::vector<Assignment>& assignments) {
+  return std::any_of(assignments.begin(), assignments.end(), [](const Assignment& a) { return a.needs.any(); });
 }
 
 }  // namespace quant

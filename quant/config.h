@@ -39,7 +39,11 @@ struct Assignment {
   WeightConfig weight;
   std::shared_ptr<const Decoder> decoder;       // null: left in full precision
   std::shared_ptr<const InputQuantizer> input;  // null: the inputs too
+  Needs needs = {};                             // of the method and of the decoder
 };
+
+// Whether anything has to be known about the inputs of some linear.
+bool needs_statistics(const std::vector<Assignment>& assignments);
 
 // Applies the rules to every linear of the model's blocks, last match wins, key by key. Needs no tensor. seed: of what
 // decoders draw. Errors: a rule that matches nothing or gives a key that its module does not read, a group size that

@@ -6,17 +6,21 @@
 
 namespace quant {
 
-std::vector<Encoded> LinearMethod::quantize(core::BlockContext&, const std::vector<Target>& targets) const {
-  std::vector<Encoded> encoded;
+Quantized named(const std::string& path, const std::function<Quantized()>& work) {
+  try {
+    return work();
+  } catch (const core::UserError& error) {
+    core::fail("{}: {}", path, error.what());
+  }
+}
+
+std::vector<Quantized> LinearMethod::quantize(core::BlockContext&, const std::vector<Target>& targets) const {
+  std::vector<Quantized> all;
   for (const Target& target : targets) {
     const at::Tensor w = target.slot->linear().weight().to(at::kFloat);
-    try {
-      encoded.push_back(quantize(w, *target.decoder, {}));
-    } catch (const core::UserError& error) {
-      core::fail("{}: {}", target.slot->path(), error.what());
-    }
+    all.push_back(named(target.slot->path(), [&] { return Quantized{quantize(w, *target.decoder, target.inputs)}; }));
   }
-  return encoded;
+  return all;
 }
 
 }  // namespace quant

@@ -2,6 +2,7 @@
 // accepts.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -17,6 +18,14 @@ struct Target {
   core::Slot* slot;
   std::shared_ptr<const Decoder> decoder;
   std::shared_ptr<const InputQuantizer> input;  // of the linear's inputs; null: they stay as they are
+  Statistics inputs = {};  // what the method and the decoder need; tensors are shared by linears that share an input
+};
+
+// What became of it.
+struct Quantized {
+  Encoded encoded;
+  std::string fallback = {};  // why it was rounded to nearest instead; empty: it was not
+  std::string note = {};      // what else a reader of modules.csv should know, e.g. "damp 0.1"
 };
 
 // Options are the method's own keys, under quant.<name>; they are checked whether or not the method is selected.
@@ -28,18 +37,30 @@ class Method : public core::Section {
   virtual std::vector<Order> accepts() const {
     return {Order::elementwise};
   }  // other decoders are refused before the run
+  // Why this decoder, of an accepted order, does not do for a weight of this size, and what to do; empty: it does.
+  virtual std::string refuses(const Decoder&, int64_t /*out_features*/, int64_t /*in_features*/) const { return {}; }
+  // Whether the inputs of a group of linears are measured after the earlier groups of the block are quantized.
+  virtual bool true_sequential() const { return false; }
 
-  // The encoded weights of the block's targets, in their order. The weights themselves stay where they are: the caller
-  // puts the result into the slots.
-  virtual std::vector<Encoded> quantize(core::BlockContext& context, const std::vector<Target>& targets) const = 0;
+  // The encoded weights of the targets, in their order: all of a block, or with statistics as many whole groups of
+  // linears as memory allows. The weights themselves stay where they are: the caller puts the result into the slots.
+  virtual std::vector<Quantized> quantize(core::BlockContext& context, const std::vector<Target>& targets) const = 0;
 };
+
+// The closest codes under the decoder's own parameters: the method rtn, and what other methods fall back to.
+inline Encoded round_to_nearest(const at::Tensor& w, const Decoder& decoder, const Statistics& x) {
+  return decoder.encode(w, decoder.fit(w, x));  // codes: [O, I]; parameters: [O, G]
+}
+
+// Calls work() so that a mistake it reports begins with the module's path.
+Quantized named(const std::string& path, const std::function<Quantized()>& work);
 
 // A method that looks at one weight at a time.
 class LinearMethod : public Method {
  public:
   // w: [O, I] float32 on its device.
   virtual Encoded quantize(const at::Tensor& w, const Decoder& decoder, const Statistics& x) const = 0;
-  std::vector<Encoded> quantize(core::BlockContext& context, const std::vector<Target>& targets) const final;
+  std::vector<Quantized> quantize(core::BlockContext& context, const std::vector<Target>& targets) const final;
 };
 
 }  // namespace quant

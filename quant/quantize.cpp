@@ -7,14 +7,24 @@
 #include <nlohmann/json.hpp>
 
 #include "core/linalg.h"
+#include "quant/calibration.h"
 #include "quant/quantized_linear.h"
+
+// A value that may be missing: null.
+template <typename T>
+struct nlohmann::adl_serializer<std::optional<T>> {
+  static void to_json(json& out, const std::optional<T>& value) { out = value ? json(*value) : json(nullptr); }
+  static void from_json(const json& in, std::optional<T>& value) {
+    value = in.is_null() ? std::nullopt : std::optional<T>(in.get<T>());
+  }
+};
 
 namespace quant {
 
 // Every field, so that a resumed walk reports finished blocks as if it had quantized them itself.
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(WeightShape, absmax, kurtosis, outlier_columns)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(ModuleReport, path, method, out_features, in_features, bits, groups, weight_error,
-                                   weight, seconds, fallback)
+                                   output_error, weight, input, seconds, fallback, note)
 
 namespace {
 
@@ -40,6 +50,14 @@ double relative_error(const at::Tensor& w, const at::Tensor& approximation) {
   return norm > 0 ? core::sum_of_squares(wide - approximation.cpu().to(at::kFloat)) / norm : 0.0;
 }
 
+// tr(ΔHΔᵀ) / tr(WHWᵀ): the share of the output's mean square that the error is. w, approximation: [O, I].
+double relative_output_error(const at::Tensor& w, const at::Tensor& approximation, const at::Tensor& hessian) {
+  const auto energy = [&](const at::Tensor& m) { return at::sum(at::mm(m, hessian) * m).item<double>(); };
+  const at::Tensor wide = w.to(at::kFloat);
+  const double whole = energy(wide);
+  return whole > 0 ? energy(wide - approximation.to(at::kFloat)) / whole : 0.0;
+}
+
 }  // namespace
 
 WeightShape weight_shape(const at::Tensor& w) {
@@ -48,44 +66,114 @@ WeightShape weight_shape(const at::Tensor& w) {
   const at::Tensor squares = at::square(centred);
   const double variance = at::mean(squares).item<double>();
   const double fourth = at::mean(at::square(squares)).item<double>();
-  const at::Tensor column = at::sqrt(at::mean(at::square(values), 0));  // [I]
   return {.absmax = values.abs().max().item<double>(),
           .kurtosis = variance > 0 ? fourth / (variance * variance) : 0.0,
-          .outlier_columns = at::mean((column > 3 * column.median()).to(at::kFloat)).item<double>()};
+          .outlier_columns = outlier_columns(at::mean(at::square(values), 0))};
 }
 
-Quantize::Quantize(std::shared_ptr<const Method> method, std::string method_name, std::vector<Assignment> assignments)
-    : method_(std::move(method)), method_name_(std::move(method_name)), assignments_(std::move(assignments)) {}
+Quantize::Quantize(std::shared_ptr<const Method> method, std::string method_name, std::vector<Assignment> assignments,
+                   const Calibration& calibration)
+    : method_(std::move(method)),
+      method_name_(std::move(method_name)),
+      assignments_(std::move(assignments)),
+      calibration_(calibration) {}
+
+std::vector<Quantize::Group> Quantize::groups_of(core::Block& block) const {
+  std::vector<Group> groups;
+  for (const core::LinearGroup& linears : block.groups()) {
+    Group group;
+    for (const Assignment& a : assignments_) {
+      if (!a.decoder || std::count(linears.slots.begin(), linears.slots.end(), a.slot) == 0) continue;
+      group.targets.push_back({a.slot, a.decoder, a.input});
+      group.needs = group.needs | a.needs;
+    }
+    if (!group.targets.empty()) groups.push_back(std::move(group));
+  }
+  return groups;
+}
+
+// Groups that are measured in one pass over the calibration text: all of the block unless the method wants them one
+// after the other, or their Hessians together are too large.
+std::vector<std::vector<Quantize::Group>> Quantize::rounds_of(core::Block& block) const {
+  std::vector<std::vector<Group>> rounds;
+  int64_t bytes = 0;
+  for (Group& group : groups_of(block)) {
+    const int64_t I = group.targets.front().slot->in_features();
+    const int64_t hessian = group.needs.hessian ? I * I * static_cast<int64_t>(sizeof(float)) : 0;
+    bytes += hessian;
+    if (rounds.empty() || method_->true_sequential() || bytes > calibration_.hessian_bytes) {
+      rounds.emplace_back();
+      bytes = hessian;
+    }
+    rounds.back().push_back(std::move(group));
+  }
+  return rounds;
+}
+
+void Quantize::measure(core::BlockContext& context, std::vector<Group>& round) const {
+  std::vector<Tap> taps;
+  for (const Group& group : round) {
+    if (group.needs.any()) taps.push_back({group.targets.front().slot, group.needs, group.targets.front().input});
+  }
+  if (taps.empty()) return;
+  const core::HiddenStore* inputs = calibration_.propagate_error ? context.inputs.quantized : context.inputs.full;
+  TORCH_CHECK(inputs != nullptr, "statistics are needed, but the walk does not carry the stream to take them from");
+  const std::vector<Statistics> measured = collect(context.block, {.step = context.step}, *inputs, taps);
+  auto next = measured.begin();
+  for (Group& group : round) {
+    if (!group.needs.any()) continue;
+    for (Target& target : group.targets) target.inputs = *next;
+    ++next;
+  }
+}
 
 void Quantize::block(core::BlockContext& context) {
   before_block_ = reports_.size();
   at::NoGradGuard no_gradient;
-  const std::vector<core::Slot*> slots = context.block.slots();
-  std::vector<Target> targets;
-  for (const Assignment& a : assignments_) {
-    if (a.decoder && std::count(slots.begin(), slots.end(), a.slot) > 0)
-      targets.push_back({a.slot, a.decoder, a.input});
+  std::vector<std::pair<core::Slot*, std::shared_ptr<QuantizedLinear>>> finished;
+  const auto put = [&] {
+    for (auto& [slot, linear] : finished) slot->put(linear);
+    finished.clear();
+  };
+  for (std::vector<Group>& round : rounds_of(context.block)) {
+    const auto start = std::chrono::steady_clock::now();
+    measure(context, round);
+    std::vector<Target> targets;
+    for (Group& group : round) targets.insert(targets.end(), group.targets.begin(), group.targets.end());
+    round.clear();
+    std::vector<Quantized> results = method_->quantize(context, targets);
+    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    for (size_t i = 0; i < targets.size(); ++i) {
+      const auto linear = quantized(targets[i].slot->linear(), targets[i], std::move(results[i].encoded));
+      reports_.push_back(report(targets[i], results[i], *linear, seconds / static_cast<double>(targets.size())));
+      finished.emplace_back(targets[i].slot, linear);
+    }
+    if (method_->true_sequential()) put();
   }
-  if (targets.empty()) return;  // method none has no object to ask
-  const auto start = std::chrono::steady_clock::now();
-  std::vector<Encoded> encoded = method_->quantize(context, targets);
-  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  for (size_t i = 0; i < targets.size(); ++i) {
-    core::Slot& slot = *targets[i].slot;
-    const at::Tensor w = slot.linear().weight();
-    const auto linear = quantized(slot.linear(), targets[i], std::move(encoded[i]));
-    reports_.push_back({.path = slot.path(),
-                        .method = method_name_,
-                        .out_features = slot.out_features(),
-                        .in_features = slot.in_features(),
-                        .bits = linear->codes().bits(),
-                        .groups = c10::multiply_integers(linear->parameters().front().shape),
-                        .weight_error = relative_error(w, linear->weight()),
-                        .weight = weight_shape(w),
-                        .seconds = seconds / static_cast<double>(targets.size()),
-                        .fallback = {}});
-    slot.put(linear);
-  }
+  put();  // not earlier: what is measured in a later round must not depend on what fits into one
+}
+
+ModuleReport Quantize::report(const Target& target, const Quantized& result, const QuantizedLinear& linear,
+                              double seconds) const {
+  const core::Slot& slot = *target.slot;
+  const at::Tensor w = slot.linear().weight(), approximation = linear.weight();
+  ModuleReport report{.path = slot.path(),
+                      .method = method_name_,
+                      .out_features = slot.out_features(),
+                      .in_features = slot.in_features(),
+                      .bits = linear.codes().bits(),
+                      .groups = c10::multiply_integers(linear.parameters().front().shape),
+                      .weight_error = relative_error(w, approximation),
+                      .output_error = {},
+                      .weight = weight_shape(w),
+                      .input = {},
+                      .seconds = seconds,
+                      .fallback = result.fallback,
+                      .note = result.note};
+  if (target.inputs.hessian.defined())
+    report.output_error = relative_output_error(w, approximation, target.inputs.hessian);
+  if (target.inputs.tokens > 0) report.input = target.inputs.shape();
+  return report;
 }
 
 std::string Quantize::record() const {

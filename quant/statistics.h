@@ -1,22 +1,41 @@
-// What a method may know about the inputs of a linear. Calibration fills what the method asks for and nothing more.
+// What a method may know about the inputs of a linear. Calibration (quant/calibration.h) fills it.
 #pragma once
 
 #include <ATen/core/Tensor.h>
 
 namespace quant {
 
-// What a method asks for.
+// What a method or a decoder asks for.
 struct Needs {
   bool hessian = false;      // mean of x xᵀ
   bool mean_square = false;  // mean of x² per input column
-  bool any() const { return hessian || mean_square; }
+  bool absmax = false;       // largest |x| per input column
+  bool any() const { return hessian || mean_square || absmax; }
+  Needs operator|(const Needs& other) const {
+    return {hessian || other.hessian, mean_square || other.mean_square, absmax || other.absmax};
+  }
 };
 
-// Over all calibration tokens that reached the linear; undefined where not asked for.
+// Shape of a distribution of values. Over a matrix whose columns are input features:
+struct WeightShape {
+  double absmax = 0;           // max |w|
+  double kurtosis = 0;         // E[(w − mean)⁴] / variance²; 3 for a normal distribution
+  double outlier_columns = 0;  // share of input columns whose rms exceeds 3 × the median column rms
+};
+
+// Over all calibration tokens that reached the linear. Per token and column means; the small ones are there as soon as
+// anything was asked for, the Hessian only on demand.
 struct Statistics {
   at::Tensor hessian;      // [I, I] float32
   at::Tensor mean_square;  // [I] float32
-  int64_t tokens = 0;
+  at::Tensor absmax;       // [I] float32
+  double kurtosis = 0;     // of all values
+  int64_t tokens = 0;      // 0: nothing is known
+
+  WeightShape shape() const;
 };
+
+// Share of columns whose rms exceeds 3 × the median column rms. mean_square: [I].
+double outlier_columns(const at::Tensor& mean_square);
 
 }  // namespace quant

@@ -31,6 +31,7 @@ struct Findings {
   const Spec* spec;
   std::vector<std::pair<std::string, std::string>> swept;
   std::string config_hash, model_hash, tokenizer_hash;
+  std::string calibration_tokens = {};                   // their hash; empty: nothing was calibrated
   std::optional<std::vector<Perplexity>> baseline = {};  // none for a model without full precision: our own checkpoints
   std::vector<Perplexity> quantized = {};
   std::vector<StageRecord> stages = {};

@@ -9,7 +9,7 @@ namespace {
 struct Rtn : LinearMethod {
   std::string summary() const override { return "round to nearest: every weight takes the closest level of its grid"; }
   Encoded quantize(const at::Tensor& w, const Decoder& decoder, const Statistics& x) const override {  // w: [O, I]
-    return decoder.encode(w, decoder.fit(w, x));  // codes: [O, I]; parameters: [O, G]
+    return round_to_nearest(w, decoder, x);
   }
 };
 

@@ -1,0 +1,81 @@
+#include "experiments/calibration.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+
+#include "core/error.h"
+#include "core/random.h"
+
+namespace experiments {
+
+void CalibrationConfig::keys(core::Keys& k) {
+  k.key("corpus", corpus, "registered name of the text (--list corpora), or a path to one");
+  k.key("samples", samples, "windows of the text", {1, 1 << 20});
+  k.key("seq_len", seq_len, "tokens of a window", {2, 1 << 20});
+  k.key("sampling", sampling,
+        "random: windows start where the seed says; sequential: the first windows, none overlapping",
+        {"random", "sequential"});
+  k.key("propagate_error", propagate_error,
+        "measure inputs as the quantized blocks before leave them; false: as the full-precision model has them");
+  k.key("batch_tokens", batch_tokens, "tokens that run through a block at once; at least one window", {1, 1 << 20});
+}
+
+void CalibrationConfig::check() const {
+  core::require(!corpus.empty(), "{}: corpus is missing. Name a text, e.g. tiny/train.", where("corpus"));
+}
+
+namespace {
+
+// First tokens of the windows.
+std::vector<int64_t> starts(const CalibrationConfig& config, int64_t tokens, uint64_t seed) {
+  std::vector<int64_t> all;
+  core::Random random(seed, "", "calibration");
+  for (int64_t i = 0; i < config.samples; ++i) {
+    all.push_back(config.sampling == "random" ? random.below(tokens - config.seq_len + 1) : i * config.seq_len);
+  }
+  return all;
+}
+
+}  // namespace
+
+core::Windows calibration_windows(const CalibrationConfig& config, const std::vector<int32_t>& ids,
+                                  const core::Shape& shape, uint64_t seed) {
+  core::require(config.seq_len <= shape.context,
+                "{} is {}, longer than the context of the model ({} tokens). Lower it.", config.where("seq_len"),
+                config.seq_len, shape.context);
+  const auto tokens = static_cast<int64_t>(ids.size());
+  const int64_t wanted = config.samples * config.seq_len;
+  core::require(tokens >= wanted,
+                "{}: {} has {} tokens, fewer than samples x seq_len = {} x {} = {}. Lower them or name a longer text.",
+                config.where("corpus"), config.corpus, tokens, config.samples, config.seq_len, wanted);
+  core::Windows windows;
+  windows.corpus = config.corpus;
+  windows.bos = "none";
+  windows.seq_len = config.seq_len;
+  windows.count = config.samples;
+  for (const int64_t start : starts(config, tokens, seed))
+    windows.ids.insert(windows.ids.end(), ids.begin() + start, ids.begin() + start + config.seq_len);
+  const int32_t largest = *std::max_element(windows.ids.begin(), windows.ids.end());
+  core::require(largest < shape.vocabulary,
+                "{}: a token has the id {}, but the model's embedding has {} rows. Use the tokenizer that belongs to "
+                "the model.",
+                config.corpus, largest, shape.vocabulary);
+  windows.token_hash = core::token_hash(windows.ids);
+  return windows;
+}
+
+core::HiddenStore embedded(core::Model& model, const core::Windows& windows, int64_t batch_tokens) {
+  at::NoGradGuard no_gradient;
+  const int64_t T = windows.seq_len, per_batch = std::max<int64_t>(1, batch_tokens / T);
+  const at::Tensor ids =
+      at::from_blob(const_cast<int32_t*>(windows.ids.data()), {windows.count, T}, at::kInt).to(at::kLong);
+  core::HiddenStore hidden((windows.count + per_batch - 1) / per_batch);
+  for (int64_t i = 0; i < hidden.batches(); ++i) {
+    const at::Tensor batch = ids.slice(0, i * per_batch, (i + 1) * per_batch);  // [B, T]
+    hidden.put(i, model.embed(batch.to(model.embedding().weight().device())));
+  }
+  return hidden;
+}
+
+}  // namespace experiments

@@ -1,0 +1,34 @@
+// The `calibration` section: which text shows the quantizer what the inputs of linears look like.
+#pragma once
+
+#include <string>
+
+#include "core/config/keys.h"
+#include "core/hidden_store.h"
+#include "core/model.h"
+#include "core/text/windows.h"
+
+namespace experiments {
+
+struct CalibrationConfig : core::Section {
+  std::string corpus = "tiny/train";
+  int64_t samples = 64;
+  int64_t seq_len = 256;
+  std::string sampling = "random";
+  bool propagate_error = true;
+  int64_t batch_tokens = 1024;
+
+  void keys(core::Keys& k) override;
+  void check() const override;
+};
+
+// The windows of a text of token ids: `random` starts each at a place that the seed draws, `sequential` takes the first
+// ones that do not overlap, so that others can be given the same tokens. No BOS is added. Errors: the text is too
+// short, a token beyond the embedding, a window longer than the model's context.
+core::Windows calibration_windows(const CalibrationConfig& config, const std::vector<int32_t>& ids,
+                                  const core::Shape& shape, uint64_t seed);
+
+// The inputs of the first block, in batches of `batch_tokens` tokens (at least one window).
+core::HiddenStore embedded(core::Model& model, const core::Windows& windows, int64_t batch_tokens);
+
+}  // namespace experiments

@@ -1,0 +1,95 @@
+#include "quant/calibration.h"
+
+#include <ATen/ATen.h>
+
+namespace quant {
+
+double outlier_columns(const at::Tensor& mean_square) {
+  const at::Tensor rms = at::sqrt(mean_square);
+  return at::mean((rms > 3 * rms.median()).to(at::kFloat)).item<double>();
+}
+
+WeightShape Statistics::shape() const {
+  return {.absmax = absmax.max().item<double>(),
+          .kurtosis = kurtosis,
+          .outlier_columns = quant::outlier_columns(mean_square)};
+}
+
+// ---- Accumulator ----
+
+void Accumulator::add(const at::Tensor& input) {
+  const at::Tensor x = input.reshape({-1, input.size(-1)}).to(at::kFloat);  // [m, I]
+  const int64_t m = x.size(0);
+  if (m == 0) return;  // an expert that no token of this batch was sent to
+  const int64_t features = x.size(1), before = sums_.tokens;
+  if (before == 0) {
+    sums_.mean_square = at::zeros({features}, x.options());
+    sums_.absmax = at::zeros({features}, x.options());
+    if (needs_.hessian) sums_.hessian = at::zeros({features, features}, x.options());
+  }
+  sums_.tokens += m;
+  const double keep = static_cast<double>(before) / static_cast<double>(sums_.tokens);
+  const double share = 1.0 / static_cast<double>(sums_.tokens);
+  if (needs_.hessian) sums_.hessian.addmm_(x.t(), x, keep, share);
+  const at::Tensor square = at::square(x);
+  sums_.mean_square.mul_(keep).add_(square.sum(0), share);
+  sums_.absmax = at::maximum(sums_.absmax, x.abs().amax(0));
+  const at::Tensor powers[] = {x, square, square * x, square * square};
+  for (size_t i = 0; i < 4; ++i) powers_[i] += powers[i].sum().item<double>();
+}
+
+Statistics Accumulator::result() const {
+  Statistics result = sums_;
+  if (result.tokens == 0) return result;
+  const double values = static_cast<double>(result.tokens) * static_cast<double>(result.mean_square.numel());
+  const double m1 = powers_[0] / values, m2 = powers_[1] / values, m3 = powers_[2] / values, m4 = powers_[3] / values;
+  const double variance = m2 - m1 * m1;
+  const double fourth = m4 - 4 * m1 * m3 + 6 * m1 * m1 * m2 - 3 * m1 * m1 * m1 * m1;
+  result.kurtosis = variance > 0 ? fourth / (variance * variance) : 0.0;
+  return result;
+}
+
+// ---- the pass ----
+
+namespace {
+
+// Puts recorders into the slots and takes them out again.
+class Recorders {
+ public:
+  Recorders(const std::vector<Tap>& taps, std::vector<Accumulator>& sums) {
+    for (size_t i = 0; i < taps.size(); ++i) {
+      core::Slot& slot = *taps[i].slot;
+      kept_.emplace_back(&slot, slot.pointer());
+      const auto tap = [&sum = sums[i], input = taps[i].input](const at::Tensor& x) {
+        sum.add(input ? input->apply(x) : x);
+      };
+      slot.put(std::make_shared<core::RecordingLinear>(slot.pointer(), tap));
+    }
+  }
+  ~Recorders() {
+    for (auto it = kept_.rbegin(); it != kept_.rend(); ++it) it->first->put(it->second);
+  }
+  Recorders(const Recorders&) = delete;
+  Recorders& operator=(const Recorders&) = delete;
+
+ private:
+  std::vector<std::pair<core::Slot*, std::shared_ptr<core::Linear>>> kept_;
+};
+
+}  // namespace
+
+std::vector<Statistics> collect(core::Block& block, const core::Pass& pass, const core::HiddenStore& inputs,
+                                const std::vector<Tap>& taps) {
+  at::NoGradGuard no_gradient;
+  std::vector<Accumulator> sums;
+  for (const Tap& tap : taps) sums.emplace_back(tap.needs);
+  {
+    const Recorders recorders(taps, sums);
+    for (int64_t i = 0; i < inputs.batches(); ++i) block.forward(inputs.get(i), pass);
+  }
+  std::vector<Statistics> results;
+  for (const Accumulator& sum : sums) results.push_back(sum.result());
+  return results;
+}
+
+}  // namespace quant

@@ -1,0 +1,289 @@
+// GPTQ (Frantar, Ashkboos, Hoefler and Alistarh 2022, arXiv 2210.17323): columns are rounded one after the other, and
+// the error of each is spread over the columns not yet rounded so that the output on calibration inputs changes least,
+// tr(ΔHΔᵀ) with H = mean of x xᵀ.
+//
+// As in the paper: damping, blocks of columns with one product for all later columns, order of falling diag H
+// (act_order). From its later code and others: groups fitted beforehand (static_groups), an order that keeps groups
+// whole (gar, GPTQModel). Different here: U is found without forming H⁻¹ (core/linalg.h); a failed factorization raises
+// the damping instead of stopping; a column that no input reached (H_jj = 0) keeps its weights and is rounded to the
+// nearest, instead of becoming zero; a group that is fitted on the way sees the errors of its own block too.
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "core/error.h"
+#include "core/linalg.h"
+#include "quant/gptq_columns.h"
+#include "quant/method.h"
+
+namespace quant {
+
+namespace {
+
+using Order_ = std::vector<int64_t>;  // order[j]: the column that is visited as the j-th
+
+std::vector<double> diagonal_of(const at::Tensor& h) {
+  const at::Tensor diagonal = h.diagonal().cpu().contiguous();  // [I]
+  const auto* values = diagonal.const_data_ptr<float>();
+  return {values, values + diagonal.numel()};
+}
+
+// Columns by falling diag H, equal ones in their own order.
+Order_ falling(const std::vector<double>& diagonal, Order_ columns) {
+  std::stable_sort(columns.begin(), columns.end(), [&](int64_t a, int64_t b) { return diagonal[a] > diagonal[b]; });
+  return columns;
+}
+
+// Groups by their largest diag H, and by falling diag H inside each: every group is visited in one go.
+Order_ falling_by_group(const std::vector<double>& diagonal, int64_t group_size) {
+  std::vector<Order_> groups;
+  for (size_t first = 0; first < diagonal.size(); first += group_size) {
+    Order_ columns(group_size);
+    std::iota(columns.begin(), columns.end(), static_cast<int64_t>(first));
+    groups.push_back(falling(diagonal, std::move(columns)));
+  }
+  std::stable_sort(groups.begin(), groups.end(),
+                   [&](const Order_& a, const Order_& b) { return diagonal[a.front()] > diagonal[b.front()]; });
+  Order_ order;
+  for (const Order_& group : groups) order.insert(order.end(), group.begin(), group.end());
+  return order;
+}
+
+// The factor for all linears of one input.
+struct Factor {
+  at::Tensor h;  // whose it is
+  Order_ order;  // [I]
+  at::Tensor u;  // [I, I] float32, upper triangular; undefined: there is none, for the reason below
+  std::string reason;
+  std::string note;  // what is worth knowing beside the result
+};
+
+// Whether groups can be fitted one by one: each has parameters of its own, besides numbers that are the same for all.
+bool fits_group_by_group(const Decoder& decoder, int64_t out_features, int64_t in_features) {
+  const Parameters layout = decoder.layout(out_features, in_features);
+  return std::all_of(layout.begin(), layout.end(), [&](const Parameter& p) {
+    return p.kind == core::Kind::offset || p.shape == std::vector<int64_t>{out_features, decoder.groups(in_features)};
+  });
+}
+
+// The weight while its columns are visited: everything is in the order of the visit.
+struct Visit {
+  at::Tensor w;       // [O, I] float32, errors spread as far as the visit has come
+  at::Tensor codes;   // [O, I] uint8
+  at::Tensor dither;  // [O, I] or undefined
+  const Factor& factor;
+
+  // Columns [first, last) on this grid; then their errors go to all later columns. group: [last − first].
+  void columns(int64_t first, int64_t last, const ElementGrid& grid, const std::vector<int64_t>& group) {
+    const int64_t O = w.size(0), I = w.size(1), n = last - first;
+    const at::Tensor errors = at::empty({O, n}, w.options());
+    std::vector<float> middles;
+    for (size_t k = 0; k + 1 < grid.table.size(); ++k) middles.push_back((grid.table[k] + grid.table[k + 1]) * 0.5f);
+    const ColumnBlock block{.columns = n,
+                            .u = factor.u.const_data_ptr<float>() + first * I + first,
+                            .w = w.const_data_ptr<float>() + first,
+                            .codes = codes.mutable_data_ptr<uint8_t>() + first,
+                            .errors = errors.mutable_data_ptr<float>(),
+                            .u_stride = I,
+                            .stride = I,
+                            .scale = grid.scale.const_data_ptr<float>(),
+                            .shift = grid.table.empty() ? grid.shift.const_data_ptr<float>() : nullptr,
+                            .group = group.data(),
+                            .groups = grid.scale.size(1),
+                            .top = static_cast<float>(grid.top),
+                            .table = grid.table.empty() ? nullptr : grid.table.data(),
+                            .middles = middles.data(),
+                            .dither = dither.defined() ? dither.const_data_ptr<float>() + first : nullptr};
+    at::parallel_for(0, O, kRows, [&](int64_t begin, int64_t end) { quantize_columns(block, begin, end); });
+    if (last < I) w.slice(1, last).addmm_(errors, factor.u.slice(0, first, last).slice(1, last), 1, -1);
+  }
+
+  static constexpr int64_t kRows = 64;  // that a thread takes at least
+};
+
+struct Gptq : Method {
+  double damp = 0.01;
+  int64_t block_size = 128;
+  bool act_order = true, static_groups = true, gar = false, sequential = false;
+
+  std::string summary() const override {
+    return "column by column, the error of each spread over the later ones by the Hessian of calibration inputs";
+  }
+  void keys(core::Keys& k) override {
+    k.key("damp", damp, "added to the Hessian's diagonal, as a share of its mean; times ten as long as it is singular",
+          {0, 1});
+    k.key("block_size", block_size, "columns whose errors reach the later ones in one product", {1, 4096});
+    k.key("act_order", act_order, "visit the columns in the order of falling mean square of their inputs");
+    k.key("static_groups", static_groups,
+          "fit all groups on the original weights; false: each when it is reached, on what the errors made of it");
+    k.key("gar", gar, "act_order inside groups and of groups, so that a group is visited in one go");
+    k.key("true_sequential", sequential,
+          "within a block, measure the inputs of later linears after the earlier ones are quantized");
+  }
+  void check() const override {
+    core::require(act_order || !gar, "{}: gar is an act_order that keeps groups whole. Set act_order: true.",
+                  where("gar"));
+    core::require(static_groups || gar || !act_order,
+                  "{}: act_order scatters the columns of a group, which then cannot be fitted when it is reached. Set "
+                  "gar: true, act_order: false or static_groups: true.",
+                  where("static_groups"));
+  }
+  Needs needs() const override { return {.hessian = true}; }
+  bool true_sequential() const override { return sequential; }
+  std::string refuses(const Decoder& decoder, int64_t out_features, int64_t in_features) const override {
+    if (static_groups || fits_group_by_group(decoder, out_features, in_features)) return {};
+    return "groups that share scales or a table cannot be fitted one by one. Set quant.gptq.static_groups: true.";
+  }
+
+  std::vector<Quantized> quantize(core::BlockContext&, const std::vector<Target>& targets) const override {
+    std::vector<Quantized> all;
+    Factor factor;
+    for (const Target& target : targets) {
+      const Statistics& x = target.inputs;
+      const bool same = factor.h.defined() && factor.h.is_same(x.hessian) && !gar;  // gar's order depends on the groups
+      if (!same) factor = factor_of(x, row_group(target));
+      all.push_back(quantize_linear(target, factor));
+    }
+    return all;
+  }
+
+ private:
+  // Columns that share a scale within a row.
+  static int64_t row_group(const Target& target) {
+    return target.slot->in_features() / target.decoder->groups(target.slot->in_features());
+  }
+
+  Quantized quantize_linear(const Target& target, const Factor& factor) const {
+    const at::Tensor w = target.slot->linear().weight().to(at::kFloat);  // [O, I]
+    return named(target.slot->path(), [&]() -> Quantized {
+      const Decoder& decoder = *target.decoder;
+      if (!factor.u.defined()) return {round_to_nearest(w, decoder, target.inputs), factor.reason, {}};
+      const bool on_the_way = !static_groups && decoder.groups(w.size(1)) > 1;
+      return {on_the_way ? fit_on_the_way(w, decoder, target.inputs, factor)
+                         : fit_beforehand(w, decoder, target.inputs, factor),
+              {},
+              factor.note};
+    });
+  }
+
+  Factor factor_of(const Statistics& x, int64_t group_size) const {
+    TORCH_CHECK(x.tokens == 0 || x.hessian.defined(), "gptq needs the Hessian");
+    if (x.tokens == 0) return {.reason = "no calibration token reached it"};
+    Factor factor{.h = x.hessian};
+    if (!at::isfinite(x.hessian).all().item<bool>()) {
+      factor.reason = "the Hessian is not finite";
+      return factor;
+    }
+    std::vector<double> diagonal = diagonal_of(x.hessian);
+    const int64_t I = static_cast<int64_t>(diagonal.size());
+    factor.order.resize(I);
+    std::iota(factor.order.begin(), factor.order.end(), 0);
+    if (gar) factor.order = falling_by_group(diagonal, group_size);
+    if (act_order && !gar) factor.order = falling(diagonal, std::move(factor.order));
+    factorize(factor, diagonal);
+    return factor;
+  }
+
+  // Raises the damping until the Hessian is positive definite.
+  void factorize(Factor& factor, std::vector<double> diagonal) const {
+    constexpr double kLargest = 10, kSmallest = 1e-4;
+    std::vector<double> dead(diagonal.size());  // 1 where no input was ever other than zero
+    for (size_t j = 0; j < diagonal.size(); ++j) dead[j] = diagonal[j] == 0 ? 1 : 0;
+    const double mean =
+        (std::accumulate(diagonal.begin(), diagonal.end(), 0.0) + std::accumulate(dead.begin(), dead.end(), 0.0)) /
+        static_cast<double>(diagonal.size());
+    double share = damp;
+    for (; share <= kLargest; share = std::max(10 * share, kSmallest)) {
+      std::vector<double> added(diagonal.size());
+      for (size_t j = 0; j < added.size(); ++j) added[j] = dead[factor.order[j]] + share * mean;
+      if (auto u = core::inverse_factor(factor.h, factor.order, added); u && at::isfinite(*u).all().item<bool>()) {
+        factor.u = u->cpu();
+        if (share != damp) factor.note = fmt::format("damp {:g}", share);
+        return;
+      }
+    }
+    factor.reason = fmt::format("the Hessian is singular, also with damp {:g}", kLargest);
+  }
+
+  Visit begin(const at::Tensor& w, const Factor& factor) const {
+    const at::Tensor order = at::tensor(factor.order, at::kLong);
+    const at::Tensor visited = w.cpu().index_select(1, order).contiguous();
+    return {visited, at::empty(visited.sizes(), visited.options().dtype(at::kByte)), {}, factor};
+  }
+
+  // Codes in the order of the columns.
+  static at::Tensor codes_of(const Visit& visit, const at::Tensor& w) {
+    at::Tensor codes = at::empty_like(visit.codes);
+    codes.index_copy_(1, at::tensor(visit.factor.order, at::kLong), visit.codes);
+    return codes.to(w.device());
+  }
+
+  static ElementGrid on_cpu(ElementGrid grid) {
+    grid.scale = grid.scale.cpu().contiguous();
+    if (grid.shift.defined()) grid.shift = grid.shift.cpu().contiguous();
+    return grid;
+  }
+
+  Encoded fit_beforehand(const at::Tensor& w, const Decoder& decoder, const Statistics& x, const Factor& factor) const {
+    const int64_t O = w.size(0), I = w.size(1);
+    Parameters parameters = decoder.fit(w, x);
+    const ElementGrid grid = on_cpu(decoder.element_grid(parameters, O, I));
+    Visit visit = begin(w, factor);
+    if (grid.dither.defined()) visit.dither = grid.dither.cpu().index_select(1, at::tensor(factor.order, at::kLong));
+    for (int64_t first = 0; first < I; first += block_size) {
+      const int64_t last = std::min(first + block_size, I);
+      std::vector<int64_t> group;
+      for (int64_t j = first; j < last; ++j) group.push_back(factor.order[j] / grid.group_size);
+      visit.columns(first, last, grid, group);
+    }
+    return {codes_of(visit, w), std::move(parameters)};
+  }
+
+  // The order keeps groups whole: group after group is fitted, on the weights as they are by then, and visited.
+  Encoded fit_on_the_way(const at::Tensor& w, const Decoder& decoder, const Statistics& x, const Factor& factor) const {
+    const int64_t O = w.size(0), I = w.size(1), G = decoder.groups(I), S = I / G;
+    WeightConfig config = decoder.config();
+    config.group_size = -1;
+    const auto group_decoder = make_decoder(config, decoder.place().path, S, decoder.place().seed);
+    const at::Tensor dither = decoder.element_grid(group_parameters(decoder, O, I), O, I).dither;
+    Parameters parameters = group_parameters(decoder, O, I);
+    Visit visit = begin(w, factor);
+    const at::Tensor order = at::tensor(factor.order, at::kLong);
+    if (dither.defined()) visit.dither = dither.cpu().index_select(1, order);
+    for (int64_t begin = 0; begin < I; begin += S) {
+      const int64_t g = factor.order[begin] / S;
+      Statistics inputs;
+      inputs.tokens = x.tokens;
+      inputs.mean_square = x.mean_square.cpu().index_select(0, order.slice(0, begin, begin + S));
+      const Parameters fitted = group_decoder->fit(visit.w.slice(1, begin, begin + S).contiguous(), inputs);
+      for (Parameter& p : parameters) {
+        const at::Tensor& value = fitted.at(p.name);
+        p.kind == core::Kind::offset ? p.tensor.copy_(value) : p.tensor.select(1, g).copy_(value.select(1, 0));
+      }
+      const ElementGrid grid = on_cpu(group_decoder->element_grid(fitted, O, S));
+      for (int64_t first = begin; first < begin + S; first += block_size) {
+        const int64_t last = std::min(first + block_size, begin + S);
+        visit.columns(first, last, grid, std::vector<int64_t>(last - first, 0));
+      }
+    }
+    for (Parameter& p : parameters) p.tensor = p.tensor.to(w.device());
+    return {codes_of(visit, w), std::move(parameters)};
+  }
+
+  // Parameters of the whole weight with room for the values.
+  static Parameters group_parameters(const Decoder& decoder, int64_t out_features, int64_t in_features) {
+    Parameters parameters = decoder.layout(out_features, in_features);
+    for (Parameter& p : parameters)
+      p.tensor = at::ones(p.shape, at::TensorOptions().dtype(core::is_codes(p.kind) ? at::kByte : at::kFloat));
+    return parameters;
+  }
+};
+
+}  // namespace
+
+std::shared_ptr<Method> make_gptq() { return std::make_shared<Gptq>(); }
+
+}  // namespace quant

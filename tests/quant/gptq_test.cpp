@@ -1,0 +1,252 @@
+// GPTQ against itself in double with plain loops, against rounding to nearest, and in the corners: dead columns,
+// singular and broken Hessians.
+#include <ATen/ATen.h>
+#include <gmock/gmock.h>
+
+#include <cmath>
+#include <numeric>
+
+#include "tests/support/calibrated.h"
+
+namespace quant {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::StartsWith;
+
+constexpr int64_t kRows = 37, kColumns = 192;  // rows: not a multiple of the kernel's tile
+
+at::Tensor weights(int64_t rows = kRows, int64_t columns = kColumns) {
+  at::manual_seed(3);
+  return at::randn({rows, columns}) / 8;
+}
+
+std::string yaml(const std::string& options, const std::string& weight) {
+  return "{method: gptq, gptq: {" + options + "}, weight: {" + weight + "}}";
+}
+std::string rtn(const std::string& weight) { return "{method: rtn, weight: {" + weight + "}}"; }
+
+void expect_same(const Encoded& a, const Encoded& b) {
+  EXPECT_TRUE(at::equal(a.codes, b.codes)) << (a.codes != b.codes).sum().item<int64_t>() << " codes differ";
+  ASSERT_EQ(a.parameters.size(), b.parameters.size());
+  for (size_t i = 0; i < a.parameters.size(); ++i) {
+    EXPECT_EQ(a.parameters[i].name, b.parameters[i].name);
+    EXPECT_TRUE(at::equal(a.parameters[i].tensor, b.parameters[i].tensor)) << a.parameters[i].name;
+  }
+}
+
+// ---- with H = 1 no error is worth spreading ----
+
+std::vector<std::string> grids() {
+  std::vector<std::string> all;
+  for (const char* levels : {"symmetry: asymmetric", "symmetry: asymmetric, zero_point: float", "symmetry: narrow",
+                             "symmetry: span", "symmetry: signed_full", "symmetry: noclip", "symmetry: midrise"}) {
+    for (const char* bits : {"bits: 2", "bits: 3", "bits: 4, clip: 0.8, offset: 0.25", "bits: 8"}) {
+      for (const char* groups : {"group_size: 32", "group_size: -1", "group_size: 0", "group_size: 64, range: mse"})
+        all.push_back(std::string(levels) + ", " + bits + ", " + groups);
+    }
+  }
+  return all;
+}
+
+TEST(Gptq, WithTheIdentityAsHessianIsRoundingToNearestBitForBit) {
+  const Statistics x = statistics_with(at::eye(kColumns));
+  for (const std::string& grid : grids()) {
+    const Encoded nearest = quantized_as(rtn(grid), weights(), x).encoded;
+    for (const char* options : {"", "act_order: false, static_groups: false", "gar: true, static_groups: false"}) {
+      SCOPED_TRACE(grid + " | " + options);
+      expect_same(quantized_as(yaml(options, grid), weights(), x).encoded, nearest);
+    }
+  }
+}
+
+TEST(Gptq, WithTheIdentityAsHessianAndTwoLevelScalesToo) {
+  const Statistics x = statistics_with(at::eye(kColumns));
+  for (const char* grid : {"bits: 2, group_size: 16, scale_bits: 4", "bits: 3, group_size: 16, scale_dtype: bfloat16"})
+    expect_same(quantized_as(yaml("", grid), weights(), x).encoded, quantized_as(rtn(grid), weights(), x).encoded);
+}
+
+// ---- the algorithm, slowly ----
+
+struct Reference {
+  std::vector<int64_t> order;
+  std::vector<double> h;  // [I, I] damped, in the order of the visit
+  int64_t I;
+};
+
+// Cholesky factor of the inverse, upper: Gauss-Jordan, then Cholesky.
+std::vector<double> inverse_factor_of(std::vector<double> a, int64_t n) {
+  std::vector<double> inverse(n * n, 0.0);
+  for (int64_t i = 0; i < n; ++i) inverse[i * n + i] = 1;
+  for (int64_t p = 0; p < n; ++p) {  // positive definite: no pivoting
+    const double pivot = a[p * n + p];
+    for (int64_t j = 0; j < n; ++j) a[p * n + j] /= pivot, inverse[p * n + j] /= pivot;
+    for (int64_t i = 0; i < n; ++i) {
+      const double factor = a[i * n + p];
+      if (i == p || factor == 0) continue;
+      for (int64_t j = 0; j < n; ++j)
+        a[i * n + j] -= factor * a[p * n + j], inverse[i * n + j] -= factor * inverse[p * n + j];
+    }
+  }
+  std::vector<double> u(n * n, 0.0);  // inverse = Uᵀ U
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t j = i; j < n; ++j) {
+      double sum = inverse[i * n + j];
+      for (int64_t k = 0; k < i; ++k) sum -= u[k * n + i] * u[k * n + j];
+      u[i * n + j] = i == j ? std::sqrt(sum) : sum / u[i * n + i];
+    }
+  }
+  return u;
+}
+
+// Static groups, asymmetric grid; codes [O, I].
+at::Tensor slow_gptq(const at::Tensor& weight, const at::Tensor& hessian, const Parameters& fitted, int64_t group_size,
+                     int64_t top, double damp, bool act_order) {
+  const int64_t O = weight.size(0), I = weight.size(1);
+  const at::Tensor H = hessian.contiguous(), W = weight.contiguous(), scale = fitted.at("scale").contiguous(),
+                   zero = fitted.at("zero_point").to(at::kFloat).contiguous();
+  const float* h = H.const_data_ptr<float>();
+  std::vector<int64_t> order(I);
+  std::iota(order.begin(), order.end(), 0);
+  if (act_order)
+    std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) { return h[a * I + a] > h[b * I + b]; });
+  double mean = 0;
+  for (int64_t j = 0; j < I; ++j) mean += h[j * I + j] / static_cast<double>(I);
+  std::vector<double> damped(I * I);
+  for (int64_t i = 0; i < I; ++i) {
+    for (int64_t j = 0; j < I; ++j) damped[i * I + j] = h[order[i] * I + order[j]] + (i == j ? damp * mean : 0.0);
+  }
+  const std::vector<double> u = inverse_factor_of(damped, I);
+  at::Tensor codes = at::empty({O, I}, at::kByte);
+  for (int64_t o = 0; o < O; ++o) {
+    std::vector<double> w(I);
+    for (int64_t j = 0; j < I; ++j) w[j] = W.const_data_ptr<float>()[o * I + order[j]];
+    for (int64_t j = 0; j < I; ++j) {
+      const int64_t group = o * scale.size(1) + order[j] / group_size;
+      const double s = scale.const_data_ptr<float>()[group], z = zero.const_data_ptr<float>()[group];
+      const double k = std::clamp(std::nearbyint(w[j] / s + z), 0.0, static_cast<double>(top));
+      codes.mutable_data_ptr<uint8_t>()[o * I + order[j]] = static_cast<uint8_t>(k);
+      const double error = (w[j] - s * (k - z)) / u[j * I + j];
+      for (int64_t later = j + 1; later < I; ++later) w[later] -= error * u[j * I + later];
+    }
+  }
+  return codes;
+}
+
+TEST(Gptq, AgreesWithTheSlowOneInDouble) {
+  const Statistics x = statistics_of(correlated_inputs(8 * kColumns, kColumns));
+  for (const int64_t bits : {2, 3, 4}) {
+    for (const bool act_order : {false, true}) {
+      const std::string grid = fmt::format("bits: {}, group_size: 32", bits);
+      const std::string options = fmt::format("act_order: {}, damp: 0.02", act_order);
+      SCOPED_TRACE(grid + " | " + options);
+      const at::Tensor w = weights();
+      const Encoded fast = quantized_as(yaml(options, grid), w, x).encoded;
+      const at::Tensor slow = slow_gptq(w, x.hessian, fast.parameters, 32, (1 << bits) - 1, 0.02, act_order);
+      EXPECT_GE((fast.codes == slow).to(at::kFloat).mean().item<double>(), 0.999);
+    }
+  }
+}
+
+// ---- what it is for ----
+
+TEST(Gptq, HasALowerOutputErrorThanRoundingToNearest) {
+  const Statistics x = statistics_of(correlated_inputs(4 * kColumns, kColumns));
+  const at::Tensor w = weights();
+  for (const char* grid : {"bits: 2, group_size: 32", "bits: 3, group_size: 64, symmetry: midrise",
+                           "bits: 4, group_size: -1", "bits: 2, group_size: 32, range: importance"}) {
+    const double nearest = output_error(w, decoded_as(rtn(grid), w, x), x.hessian);
+    for (const char* options : {"", "act_order: false, static_groups: false", "gar: true, static_groups: false"}) {
+      const double gptq = output_error(w, decoded_as(yaml(options, grid), w, x), x.hessian);
+      EXPECT_LT(gptq, 0.8 * nearest) << grid << " | " << options;
+    }
+  }
+}
+
+// ---- what must not matter ----
+
+TEST(Gptq, PermutedRowsGivePermutedCodes) {
+  const Statistics x = statistics_of(correlated_inputs(4 * kColumns, kColumns));
+  const at::Tensor order = at::randperm(kRows), w = weights();
+  const char* grid = "bits: 3, group_size: 32";
+  const at::Tensor straight = quantized_as(yaml("", grid), w, x).encoded.codes.index({order});
+  const at::Tensor permuted = quantized_as(yaml("", grid), w.index({order}), x).encoded.codes;
+  // The product that spreads errors may sum in another order for another row.
+  EXPECT_GE((straight == permuted).to(at::kFloat).mean().item<double>(), 0.999);
+}
+
+TEST(Gptq, TheSizeOfBlocksMattersOnlyToRounding) {
+  const Statistics x = statistics_of(correlated_inputs(4 * kColumns, kColumns));
+  const at::Tensor w = weights();
+  const char* grid = "bits: 3, group_size: 32";
+  for (const char* options : {"", "act_order: false, static_groups: false"}) {
+    const std::string more = *options ? std::string(options) + ", " : "";
+    const at::Tensor whole = quantized_as(yaml(more + "block_size: 192", grid), w, x).encoded.codes;
+    for (const char* size : {"1", "7", "128"}) {
+      const at::Tensor codes = quantized_as(yaml(more + "block_size: " + size, grid), w, x).encoded.codes;
+      EXPECT_GE((codes == whole).to(at::kFloat).mean().item<double>(), 0.999) << size << " | " << options;
+    }
+  }
+}
+
+TEST(Gptq, TwoRunsAreBitIdentical) {
+  const Statistics x = statistics_of(correlated_inputs(4 * kColumns, kColumns));
+  const std::string config = yaml("", "bits: 2, group_size: 32, range: mse");
+  expect_same(quantized_as(config, weights(), x).encoded, quantized_as(config, weights(), x).encoded);
+}
+
+// ---- corners ----
+
+TEST(Gptq, RoundsAColumnThatNoInputReachedToTheNearest) {
+  at::Tensor inputs = correlated_inputs(4 * kColumns, kColumns);
+  inputs.select(1, 5).zero_();
+  const Statistics x = statistics_of(inputs);
+  const char* grid = "bits: 4, group_size: 32";
+  const Quantized result = quantized_as(yaml("", grid), weights(), x);
+  EXPECT_EQ(result.fallback, "");
+  EXPECT_TRUE(
+      at::equal(result.encoded.codes.select(1, 5), quantized_as(rtn(grid), weights(), x).encoded.codes.select(1, 5)));
+}
+
+TEST(Gptq, RaisesTheDampingOfASingularHessian) {
+  const at::Tensor direction = at::randn({1, kColumns});
+  const Statistics x = statistics_of(direction);  // of rank 1
+  const Quantized result = quantized_as(yaml("damp: 0", "bits: 3, group_size: 32"), weights(), x);
+  EXPECT_EQ(result.fallback, "");
+  EXPECT_EQ(result.note, "damp 0.0001");
+}
+
+TEST(Gptq, FallsBackToRoundingToNearestAndSaysWhy) {
+  const char* grid = "bits: 3, group_size: 32";
+  at::Tensor indefinite = at::eye(kColumns), broken = at::eye(kColumns);
+  indefinite[0][0] = -1e6;
+  broken[2][3] = std::numeric_limits<float>::infinity();
+  Statistics nothing;
+  const std::vector<std::pair<Statistics, std::string>> cases{
+      {statistics_with(indefinite), "the Hessian is singular, also with damp 10"},
+      {statistics_with(broken), "the Hessian is not finite"},
+      {nothing, "no calibration token reached it"}};
+  for (const auto& [x, reason] : cases) {
+    const Quantized result = quantized_as(yaml("", grid), weights(), x);
+    EXPECT_EQ(result.fallback, reason);
+    expect_same(result.encoded, quantized_as(rtn(grid), weights(), x).encoded);
+  }
+}
+
+TEST(Mistakes, OfGptqAreToldBeforeTheRun) {
+  using core::message_of;
+  EXPECT_EQ(message_of([] { quant_config("gptq: {static_groups: false}"); }),
+            "a.yaml:1: quant.gptq.static_groups: act_order scatters the columns of a group, which then cannot be "
+            "fitted when it is reached. Set gar: true, act_order: false or static_groups: true.");
+  EXPECT_EQ(message_of([] { quant_config("gptq: {gar: true, act_order: false}"); }),
+            "a.yaml:1: quant.gptq.gar: gar is an act_order that keeps groups whole. Set act_order: true.");
+  const auto model = toy::skeleton();
+  const QuantConfig shared = quant_config(
+      "{method: gptq, gptq: {act_order: false, static_groups: false}, weight: {group_size: 16, scale_bits: 4}}");
+  EXPECT_EQ(message_of([&] { assign(shared, *model); }),
+            "model.layers.0.mlp.up_proj: gptq: groups that share scales or a table cannot be fitted one by one. Set "
+            "quant.gptq.static_groups: true.");
+}
+
+}  // namespace
+}  // namespace quant
