@@ -36,11 +36,6 @@ std::string Inputs::model_hash(const ModelFiles& files) {
   return hasher.hex();
 }
 
-const core::Corpus& Inputs::corpus(const std::string& name) {
-  const auto found = corpora_.find(name);
-  return found != corpora_.end() ? found->second : corpora_.emplace(name, core::load_corpus(name)).first->second;
-}
-
 const core::Windows* Inputs::calibration(const ModelFiles& files, const Spec& spec, core::Model& model) {
   if (spec.quant.method == quant::QuantConfig::kNone) return nullptr;
   if (!quant::needs_statistics(quant::assign(spec.quant, model))) return nullptr;
@@ -50,8 +45,8 @@ const core::Windows* Inputs::calibration(const ModelFiles& files, const Spec& sp
   auto found = windows_.find(key);
   if (found == windows_.end()) {
     found = windows_
-                .emplace(key, calibration_windows(config, corpus(config.corpus), *files.tokenizer, model.shape(),
-                                                  static_cast<uint64_t>(spec.seed)))
+                .emplace(key, calibration_windows(config, tokens(core::find_corpus(config.corpus), *files.tokenizer),
+                                                  model.shape(), static_cast<uint64_t>(spec.seed)))
                 .first;
   }
   return &found->second;

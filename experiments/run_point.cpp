@@ -93,12 +93,15 @@ Working open_result(const Spec& spec, const ModelFiles& files, const std::string
 }
 
 // Writes <directory>/checkpoint; blocks that an interrupted run has finished are not done again.
-std::vector<quant::ModuleReport> quantize(const Spec& spec, const ModelFiles& files, const std::string& directory) {
+// calibration: the text on which inputs are measured; null: nothing is measured.
+std::vector<quant::ModuleReport> quantize(const Spec& spec, const ModelFiles& files, const std::string& directory,
+                                          const core::Windows* calibration) {
   const core::Weights weights = weights_of(spec, files);
   const std::string checkpoint = directory + "/checkpoint", progress = progress_directory(directory);
   const auto model = models::build(files.config);
+  const bool propagates = spec.calibration.propagate_error;
   quant::Quantize stage(spec.quant.methods.at(spec.quant.method), spec.quant.method,
-                        quant::assign(spec.quant, *model, spec.seed));
+                        quant::assign(spec.quant, *model, spec.seed), {.propagate_error = propagates});
   exports::Save save(files.directory, weights, checkpoint, commit(), {progress, {&stage}});
   if (exports::is_quantized_checkpoint(checkpoint)) {
     save.restore_finished(*model);
@@ -106,7 +109,13 @@ std::vector<quant::ModuleReport> quantize(const Spec& spec, const ModelFiles& fi
     model->load_ends(weights);
     exports::UnfinishedSource source(weights, checkpoint, progress);
     core::Progress bar(spec.quant.method, spec.quiet);
-    core::walk(*model, source, {&stage, &save}, {}, [&](int64_t done, int64_t total) { bar.update(done, total); });
+    std::optional<core::HiddenStore> hidden;  // of the calibration text
+    core::Streams streams;
+    if (calibration != nullptr) {
+      hidden.emplace(embedded(*model, *calibration, spec.calibration.batch_tokens));
+      (propagates ? streams.quantized : streams.full) = &*hidden;
+    }
+    core::walk(*model, source, {&stage, &save}, streams, [&](int64_t done, int64_t total) { bar.update(done, total); });
   }
   return stage.reports();
 }
@@ -151,8 +160,12 @@ Findings compute(const Point& point, const std::string& directory, Inputs& input
     });
   }
   if (quantizes) {
-    staged(findings.stages, "quantize", quant::Quantize::kVersion,
-           [&] { return findings.modules = quantize(spec, files, directory), false; });
+    staged(findings.stages, "quantize", quant::Quantize::kVersion, [&] {
+      const core::Windows* text = inputs.calibration(files, spec, *models::build(files.config));
+      if (text != nullptr) findings.calibration_tokens = text->token_hash;
+      findings.modules = quantize(spec, files, directory, text);
+      return false;
+    });
   }
   Working work;
   staged(findings.stages, "load", 1, [&] {  // resident weights are all read here, because each is counted

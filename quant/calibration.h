@@ -3,6 +3,7 @@
 // threads do.
 #pragma once
 
+#include <memory>
 #include <vector>
 
 #include "core/hidden_store.h"

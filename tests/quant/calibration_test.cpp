@@ -123,6 +123,20 @@ TEST(Calibrated, InputsAreThoseOfTheQuantizedPrefixUnlessAskedOtherwise) {
   EXPECT_NE(quantized.hashes[2], full.hashes[2]);
 }
 
+TEST(Calibrated, StatisticsInFullPrecisionAreMeasuredOnceForAllBits) {
+  const core::Scratch scratch;
+  const auto with_bits = [&](int64_t bits, int64_t found, int64_t kept) {
+    StatisticsStore store(core::Cache(scratch.file("cache")), {"statistics", StatisticsStore::kVersion, "toy\n"});
+    const std::string yaml = fmt::format("{{method: gptq, weight: {{bits: {}, group_size: 32}}}}", bits);
+    const Ran fresh = run(yaml, {.propagate_error = false});
+    EXPECT_EQ(run(yaml, {.propagate_error = false, .store = &store}).hashes, fresh.hashes);
+    EXPECT_EQ(store.found(), found);
+    EXPECT_EQ(store.kept(), kept);
+  };
+  with_bits(2, 0, 2 * toy::kLayers);
+  with_bits(3, 2 * toy::kLayers, 0);
+}
+
 TEST(Calibrated, TrueSequentialMeasuresBehindTheQuantizedLinearsOfItsOwnBlock) {
   const Ran together = run(kGptq);
   const Ran sequential = run("{method: gptq, gptq: {true_sequential: true}, weight: {bits: 2, group_size: 32}}");
@@ -140,6 +154,13 @@ TEST(Calibrated, ReportsTheOutputErrorAndTheShapeOfInputs) {
     EXPECT_GT(report.input->absmax, 0);
     EXPECT_FALSE(rtn.reports[i].output_error.has_value() || rtn.reports[i].input.has_value());
   }
+}
+
+TEST(Calibrated, WeightsSeeTheInputsAsTheyAreQuantized) {
+  const Ran plain = run(kGptq);
+  const Ran coarse = run("{method: gptq, weight: {bits: 2, group_size: 32}, activation: {bits: 2}}");
+  EXPECT_NE(plain.reports[0].input->kurtosis, coarse.reports[0].input->kurtosis);
+  EXPECT_NE(plain.hashes[0], coarse.hashes[0]);
 }
 
 TEST(Calibrated, ARangeByImportanceIsMeasuredForRtnToo) {
