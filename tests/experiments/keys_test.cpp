@@ -73,7 +73,16 @@ class Key : public ::testing::Test {
   }
 
   const Strings kSearched{"quant.weight.range=mse"}, kInputs{"quant.activation.bits=4"};
+  // Another run, whose float32 sums have another order.
+  void only_rounding(const std::string& assignment) {
+    Strings changed = calibrated_;
+    changed.push_back(assignment);
+    EXPECT_NE(lab_.id(changed), lab_.id(calibrated_));
+    EXPECT_NEAR(lab_.nll(changed), lab_.nll(calibrated_), 0.02);  // a code at a tie may fall to the other side
+  }
+
   Lab lab_;
+  const Strings calibrated_{"quant.method=gptq", "calibration.samples=4", "calibration.seq_len=64"};
   const std::map<std::string, std::function<void()>> proofs_{
       {"name", [this] { name(); }},
       {"seed", [this] { seed(); }},
@@ -84,6 +93,18 @@ class Key : public ::testing::Test {
       {"model.residency", [this] { residency(); }},
       {"model.spill_above", [this] { keeps_the_result("model.spill_above=0"); }},
       {"quant.method", [this] { changes_the_result("quant.method=none"); }},
+      {"calibration.corpus", [this] { changes_the_result("calibration.corpus=tiny/valid", calibrated_); }},
+      {"calibration.samples", [this] { changes_the_result("calibration.samples=3", calibrated_); }},
+      {"calibration.seq_len", [this] { changes_the_result("calibration.seq_len=32", calibrated_); }},
+      {"calibration.sampling", [this] { changes_the_result("calibration.sampling=sequential", calibrated_); }},
+      {"calibration.propagate_error", [this] { changes_the_result("calibration.propagate_error=false", calibrated_); }},
+      {"calibration.batch_tokens", [this] { only_rounding("calibration.batch_tokens=64"); }},
+      {"quant.gptq.damp", [this] { changes_the_result("quant.gptq.damp=0.2", calibrated_); }},
+      {"quant.gptq.block_size", [this] { only_rounding("quant.gptq.block_size=16"); }},
+      {"quant.gptq.act_order", [this] { changes_the_result("quant.gptq.act_order=false", calibrated_); }},
+      {"quant.gptq.static_groups", [this] { static_groups(); }},
+      {"quant.gptq.gar", [this] { changes_the_result("quant.gptq.gar=true", calibrated_); }},
+      {"quant.gptq.true_sequential", [this] { changes_the_result("quant.gptq.true_sequential=true", calibrated_); }},
       {"quant.weight.bits", [this] { changes_the_result("quant.weight.bits=3"); }},
       {"quant.weight.group_size", [this] { changes_the_result("quant.weight.group_size=32"); }},
       {"quant.weight.symmetry",
@@ -158,6 +179,11 @@ class Key : public ::testing::Test {
   };
 
  private:
+  void static_groups() {
+    Strings natural = calibrated_;
+    natural.push_back("quant.gptq.act_order=false");
+    changes_the_result("quant.gptq.static_groups=false", natural);
+  }
   void residency() {
     keeps_the_result("model.residency=stream");
     keeps_the_result("model.residency=resident");

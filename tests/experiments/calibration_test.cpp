@@ -1,0 +1,95 @@
+// The calibration text: which tokens are taken, and what a mistake is told before the run.
+#include "experiments/calibration.h"
+
+#include <gmock/gmock.h>
+
+#include <algorithm>
+
+#include "core/io/csv.h"
+#include "tests/experiments/support.h"
+
+namespace experiments {
+namespace {
+
+using core::message_of;
+
+core::Windows windows_of(const CalibrationConfig& config, uint64_t seed) {
+  const auto ids = core::load_tokenizer(kTinyModel)->encode(core::load_corpus(config.corpus).text);
+  return calibration_windows(config, ids, {.vocabulary = 1 << 20, .context = 4096}, seed);
+}
+
+CalibrationConfig config_of(int64_t samples, int64_t seq_len, const std::string& sampling) {
+  CalibrationConfig config;
+  config.samples = samples;
+  config.seq_len = seq_len;
+  config.sampling = sampling;
+  return config;
+}
+
+TEST(CalibrationText, SequentialIsTheStartOfTheText) {
+  const core::Windows windows = windows_of(config_of(3, 16, "sequential"), 1);
+  const auto ids = core::load_tokenizer(kTinyModel)->encode(core::load_corpus("tiny/train").text);
+  EXPECT_EQ(windows.ids, std::vector<int32_t>(ids.begin(), ids.begin() + 48));
+  EXPECT_EQ(windows.token_hash, windows_of(config_of(3, 16, "sequential"), 2).token_hash);
+}
+
+TEST(CalibrationText, RandomWindowsAreStretchesOfTheTextThatTheSeedChooses) {
+  const core::Windows windows = windows_of(config_of(5, 16, "random"), 1);
+  const auto ids = core::load_tokenizer(kTinyModel)->encode(core::load_corpus("tiny/train").text);
+  ASSERT_EQ(windows.count, 5);
+  for (int64_t n = 0; n < 5; ++n) {
+    const auto window = windows.window(n);
+    EXPECT_NE(std::search(ids.begin(), ids.end(), window.begin(), window.end()), ids.end()) << "window " << n;
+  }
+  EXPECT_EQ(windows.token_hash, windows_of(config_of(5, 16, "random"), 1).token_hash);
+  EXPECT_NE(windows.token_hash, windows_of(config_of(5, 16, "random"), 2).token_hash);
+}
+
+TEST(CalibrationText, MistakesAreToldBeforeAnythingIsComputed) {
+  const Lab lab;
+  const auto mistake = [&](Strings overrides) {
+    overrides.push_back("quant.method=gptq");
+    return message_of([&] { lab.run(overrides); });
+  };
+  const std::string text = lab.put("short.txt", "a few words\n");
+  EXPECT_THAT(mistake({"calibration.corpus=" + text}),
+              ::testing::MatchesRegex(".*calibration.corpus: .*short.txt has [0-9]+ tokens, fewer than samples x "
+                                      "seq_len = 64 x 256 = 16384. Lower them or name a longer text."));
+  EXPECT_THAT(mistake({"calibration.corpus=tiny/trian"}), ::testing::HasSubstr("tiny/train"));
+  EXPECT_THAT(mistake({"calibration.seq_len=100000"}), ::testing::HasSubstr("longer than the context of the model"));
+  EXPECT_THAT(mistake({"calibration.propagate_error=false", "quant.gptq.true_sequential=true"}),
+              ::testing::HasSubstr("true_sequential measures inputs behind quantized linears"));
+}
+
+TEST(CalibrationText, IsReadOnlyWhenSomethingAsksForIt) {
+  const Lab lab;
+  const std::string missing = "calibration.corpus=no/such/text";
+  EXPECT_TRUE(lab.row({missing})["hashes"]["calibration_tokens"].is_null());
+  EXPECT_THAT(message_of([&] {
+                lab.row({missing, "quant.weight.range=importance"});
+              }),
+              ::testing::HasSubstr("no/such/text"));
+}
+
+TEST(CalibrationText, ItsTokensAndWhatTheyShowedAreInTheResults) {
+  const Lab lab;
+  const Strings gptq{"quant.method=gptq", "calibration.samples=4", "calibration.seq_len=64"};
+  const Json row = lab.row(gptq);
+  EXPECT_EQ(row["hashes"]["calibration_tokens"], windows_of(config_of(4, 64, "random"), 42).token_hash);
+  EXPECT_EQ(row["fallbacks"].size(), 0u);
+  const auto modules = core::parse_csv(core::slurp(lab.directory(row) + "/modules.csv"), "modules.csv");
+  const auto column = [&](const std::string& name) {
+    return std::find(modules[0].begin(), modules[0].end(), name) - modules[0].begin();
+  };
+  for (const char* name : {"output_error", "input_absmax", "input_kurtosis", "input_outlier_columns"})
+    EXPECT_NE(modules[1].at(column(name)), "") << name;
+}
+
+TEST(CalibrationText, TwoRunsAreBitIdentical) {
+  const Lab a, b;
+  const Strings gptq{"quant.method=gptq", "calibration.samples=4", "calibration.seq_len=64"};
+  EXPECT_EQ(a.row(gptq)["hashes"]["codes"], b.row(gptq)["hashes"]["codes"]);
+}
+
+}  // namespace
+}  // namespace experiments
