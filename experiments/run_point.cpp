@@ -14,6 +14,7 @@
 #include "core/io/files.h"
 #include "core/machine.h"
 #include "core/progress.h"
+#include "experiments/cache_key.h"
 #include "experiments/resume.h"
 #include "experiments/stages.h"
 #include "experiments/version.h"
@@ -92,16 +93,29 @@ Working open_result(const Spec& spec, const ModelFiles& files, const std::string
   return open_model(spec, files, checkpoint, core::Weights(written, dtype_of(spec), device_of(spec)));
 }
 
+// Statistics that the points of a sweep share; none when they depend on what is quantized.
+std::optional<quant::StatisticsStore> statistics_store(const Spec& spec, Inputs& inputs, const ModelFiles& files,
+                                                       const core::Windows* calibration) {
+  if (calibration == nullptr || spec.calibration.propagate_error) return std::nullopt;
+  const Dependencies on{.stage = "statistics",
+                        .version = quant::StatisticsStore::kVersion,
+                        .keys = {&spec.calibration},
+                        .inputs = {{"model", inputs.model_hash(files)}, {"tokens", calibration->token_hash}}};
+  return quant::StatisticsStore(inputs.cache(), cache_key(spec, on));
+}
+
 // Writes <directory>/checkpoint; blocks that an interrupted run has finished are not done again.
 // calibration: the text on which inputs are measured; null: nothing is measured.
-std::vector<quant::ModuleReport> quantize(const Spec& spec, const ModelFiles& files, const std::string& directory,
-                                          const core::Windows* calibration) {
+std::vector<quant::ModuleReport> quantize(const Spec& spec, Inputs& inputs, const ModelFiles& files,
+                                          const std::string& directory, const core::Windows* calibration) {
   const core::Weights weights = weights_of(spec, files);
   const std::string checkpoint = directory + "/checkpoint", progress = progress_directory(directory);
   const auto model = models::build(files.config);
   const bool propagates = spec.calibration.propagate_error;
+  std::optional<quant::StatisticsStore> store = statistics_store(spec, inputs, files, calibration);
   quant::Quantize stage(spec.quant.methods.at(spec.quant.method), spec.quant.method,
-                        quant::assign(spec.quant, *model, spec.seed), {.propagate_error = propagates});
+                        quant::assign(spec.quant, *model, spec.seed),
+                        {.propagate_error = propagates, .store = store ? &*store : nullptr});
   exports::Save save(files.directory, weights, checkpoint, commit(), {progress, {&stage}});
   if (exports::is_quantized_checkpoint(checkpoint)) {
     save.restore_finished(*model);
@@ -111,12 +125,13 @@ std::vector<quant::ModuleReport> quantize(const Spec& spec, const ModelFiles& fi
     core::Progress bar(spec.quant.method, spec.quiet);
     std::optional<core::HiddenStore> hidden;  // of the calibration text
     core::Streams streams;
-    if (calibration != nullptr) {
+    if (stage.reads_stream(*model)) {
       hidden.emplace(embedded(*model, *calibration, spec.calibration.batch_tokens));
       (propagates ? streams.quantized : streams.full) = &*hidden;
     }
     core::walk(*model, source, {&stage, &save}, streams, [&](int64_t done, int64_t total) { bar.update(done, total); });
   }
+  if (store) spdlog::info("statistics: {} measured, {} from the cache", store->kept(), store->found());
   return stage.reports();
 }
 
@@ -163,7 +178,7 @@ Findings compute(const Point& point, const std::string& directory, Inputs& input
     staged(findings.stages, "quantize", quant::Quantize::kVersion, [&] {
       const core::Windows* text = inputs.calibration(files, spec, *models::build(files.config));
       if (text != nullptr) findings.calibration_tokens = text->token_hash;
-      findings.modules = quantize(spec, files, directory, text);
+      findings.modules = quantize(spec, inputs, files, directory, text);
       return false;
     });
   }

@@ -15,6 +15,14 @@ WeightShape Statistics::shape() const {
           .outlier_columns = quant::outlier_columns(mean_square)};
 }
 
+Statistics Statistics::to(at::Device device) const {
+  Statistics moved = *this;
+  for (at::Tensor* tensor : {&moved.hessian, &moved.mean_square, &moved.absmax}) {
+    if (tensor->defined()) *tensor = tensor->to(device);
+  }
+  return moved;
+}
+
 // ---- Accumulator ----
 
 void Accumulator::add(const at::Tensor& input) {

@@ -4,13 +4,14 @@
 
 #include <algorithm>
 #include <chrono>
+#include <map>
 #include <nlohmann/json.hpp>
 
 #include "core/linalg.h"
 #include "quant/calibration.h"
 #include "quant/quantized_linear.h"
 
-// A value that may be missing: null.
+// A value that may be missing is null.
 template <typename T>
 struct nlohmann::adl_serializer<std::optional<T>> {
   static void to_json(json& out, const std::optional<T>& value) { out = value ? json(*value) : json(nullptr); }
@@ -58,6 +59,13 @@ double relative_output_error(const at::Tensor& w, const at::Tensor& approximatio
   return whole > 0 ? energy(wide - approximation.to(at::kFloat)) / whole : 0.0;
 }
 
+// How inputs are quantized; "" when they are not.
+std::string as_text(const InputQuantizer* input) {
+  if (input == nullptr) return {};
+  ActivationConfig config = input->config();
+  return core::to_yaml(core::to_node(config));
+}
+
 }  // namespace
 
 WeightShape weight_shape(const at::Tensor& w) {
@@ -81,13 +89,15 @@ Quantize::Quantize(std::shared_ptr<const Method> method, std::string method_name
 std::vector<Quantize::Group> Quantize::groups_of(core::Block& block) const {
   std::vector<Group> groups;
   for (const core::LinearGroup& linears : block.groups()) {
-    Group group;
+    std::map<std::string, Group> by_input;  // linears whose inputs are quantized differently see different inputs
     for (const Assignment& a : assignments_) {
       if (!a.decoder || std::count(linears.slots.begin(), linears.slots.end(), a.slot) == 0) continue;
+      Group& group = by_input[as_text(a.input.get())];
+      if (group.targets.empty()) group.name = a.slot->path() + "\n" + as_text(a.input.get());
       group.targets.push_back({a.slot, a.decoder, a.input});
       group.needs = group.needs | a.needs;
     }
-    if (!group.targets.empty()) groups.push_back(std::move(group));
+    for (auto& [input, group] : by_input) groups.push_back(std::move(group));
   }
   return groups;
 }
@@ -110,20 +120,41 @@ std::vector<std::vector<Quantize::Group>> Quantize::rounds_of(core::Block& block
   return rounds;
 }
 
+bool Quantize::reads_stream(core::Model& model) const {
+  for (int64_t i = 0; i < model.shape().layers; ++i) {
+    for (const Group& group : groups_of(model.block(i))) {
+      const bool kept = calibration_.store != nullptr && calibration_.store->has(group.name, group.needs);
+      if (group.needs.any() && !kept) return true;
+    }
+  }
+  return false;
+}
+
 void Quantize::measure(core::BlockContext& context, std::vector<Group>& round) const {
   std::vector<Tap> taps;
-  for (const Group& group : round) {
-    if (group.needs.any()) taps.push_back({group.targets.front().slot, group.needs, group.targets.front().input});
+  std::vector<Group*> tapped;
+  for (Group& group : round) {
+    if (!group.needs.any()) continue;
+    if (calibration_.store != nullptr) {
+      if (auto found = calibration_.store->find(group.name, group.needs)) {
+        const auto device = group.targets.front().slot->linear().weight().device();
+        group.set(found->to(device));
+        continue;
+      }
+    }
+    taps.push_back({group.targets.front().slot, group.needs, group.targets.front().input});
+    tapped.push_back(&group);
   }
   if (taps.empty()) return;
   const core::HiddenStore* inputs = calibration_.propagate_error ? context.inputs.quantized : context.inputs.full;
+  core::require(inputs != nullptr || calibration_.store == nullptr,
+                "{}: its statistics have left the cache since the run began. Run it again, or raise --cache-limit.",
+                tapped.front()->targets.front().slot->path());
   TORCH_CHECK(inputs != nullptr, "statistics are needed, but the walk does not carry the stream to take them from");
   const std::vector<Statistics> measured = collect(context.block, {.step = context.step}, *inputs, taps);
-  auto next = measured.begin();
-  for (Group& group : round) {
-    if (!group.needs.any()) continue;
-    for (Target& target : group.targets) target.inputs = *next;
-    ++next;
+  for (size_t i = 0; i < tapped.size(); ++i) {
+    tapped[i]->set(measured[i]);
+    if (calibration_.store != nullptr) calibration_.store->keep(tapped[i]->name, tapped[i]->needs, measured[i]);
   }
 }
 

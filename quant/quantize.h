@@ -7,6 +7,7 @@
 
 #include "core/walk.h"
 #include "quant/config.h"
+#include "quant/statistics_store.h"
 
 namespace quant {
 
@@ -32,6 +33,7 @@ struct Calibration {
   static constexpr int64_t kHessianBytes = 500'000'000;
 
   bool propagate_error = true;            // as the blocks before, quantized, leave them; false: in full precision
+  StatisticsStore* store = nullptr;       // of statistics in full precision; null: nothing is kept
   int64_t hessian_bytes = kHessianBytes;  // of Hessians at a time: beyond it fewer groups of linears, but at least one
 };
 
@@ -46,6 +48,8 @@ class Quantize : public core::Stage {
   std::string name() const override { return "quantize"; }
   int version() const override { return kVersion; }
   void block(core::BlockContext& context) override;
+  // Whether statistics must be measured: false when there are none to collect, or all are in the store.
+  bool reads_stream(core::Model& model) const;
   std::string record() const override;  // the reports of the last block
   void restore(const std::string& record) override;
 
@@ -54,8 +58,13 @@ class Quantize : public core::Stage {
  private:
   // Linears with one input.
   struct Group {
+    std::string name;  // of its statistics: the first linear, and how inputs are quantized
     std::vector<Target> targets;
     Needs needs;
+
+    void set(const Statistics& inputs) {
+      for (Target& target : targets) target.inputs = inputs;
+    }
   };
   std::vector<Group> groups_of(core::Block& block) const;
   std::vector<std::vector<Group>> rounds_of(core::Block& block) const;

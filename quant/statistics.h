@@ -33,6 +33,7 @@ struct Statistics {
   int64_t tokens = 0;      // 0: nothing is known
 
   WeightShape shape() const;
+  Statistics to(at::Device device) const;
 };
 
 // Share of columns whose rms exceeds 3 × the median column rms. mean_square: [I].
