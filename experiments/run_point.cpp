@@ -226,11 +226,13 @@ Json run_in(const std::string& directory, const Point& point, Inputs& inputs) {
   const Spec& spec = point.spec;
   const RunLog log(directory);
   const Threads threads(resume(directory, spec));
+  const ModelFiles& files = inputs.model(spec.model.path);
+  if (residency_of(spec, weights_of(spec, files)) == exports::Residency::stream) core::return_freed_tensors();
   core::limit_hidden_states(static_cast<int64_t>(spec.model.spill_above * 1e9), spec.out + "/.cache");
   Spec resolved = spec;
   core::write_atomically(directory + "/resolved.yaml", core::to_yaml(core::to_node(resolved)));
 
-  const Findings findings = compute(point, directory, inputs, inputs.model(spec.model.path));
+  const Findings findings = compute(point, directory, inputs, files);
   for (const Perplexity& p : findings.quantized) log.estimates(p);
 
   core::write_atomically(directory + "/modules.csv", modules_csv(findings.modules));
