@@ -103,7 +103,7 @@ TEST(LlamaCppWindows, MustBeTwo) {
 }
 
 TEST(Windows, StopWhereThePublishedMeasurementOfTheTextStops) {
-  const Corpus corpus{"letters", "", "abcdefgh", /*windows=*/2};
+  const Corpus corpus{.name = "letters", .path = "", .text = "abcdefgh", .windows = 2};
   const auto tokenizer = byte_tokenizer("{}");
   EXPECT_EQ(make_windows(corpus, *tokenizer, {.seq_len = 2}).count, 2);
   EXPECT_EQ(make_windows(corpus, *tokenizer, {.seq_len = 2, .windows = 1}).count, 1);
