@@ -23,7 +23,9 @@ using ::testing::MatchesRegex;
 TEST_F(BadInput, MisspeltKey) {
   refused_after(
       "group_size", "goup_size",
-      "c.yaml:3: quant.weight.goup_size is not a known key. Did you mean `group_size`? Known keys: bits, group_size.");
+      "c.yaml:3: quant.weight.goup_size is not a known key. Did you mean `group_size`? Known keys: bits, group_size, "
+      "symmetry, zero_point, scale_dtype, scale_bits, scale_group, range, range_search, clip, offset, rounding, noise, "
+      "codebook, levels.");
 }
 
 TEST_F(BadInput, DuplicateKey) {
@@ -46,8 +48,9 @@ TEST_F(BadInput, OutOfRange) {
 }
 
 TEST_F(BadInput, UnknownMethod) {
-  refused_after("rtn", "rtm",
-                "c.yaml:3: quant.method: `rtm` is not one of its values. Did you mean `rtn`? Choices: none, rtn.");
+  refused_after(
+      "rtn", "rtm",
+      "c.yaml:3: quant.method: `rtm` is not one of its values. Did you mean `rtn`? Choices: none, gptq, rtn.");
 }
 
 TEST_F(BadInput, RuleThatMatchesNothing) {
@@ -201,8 +204,9 @@ TEST_F(BadInput, OverrideThatIsNone) {
 }
 
 TEST_F(BadInput, OverrideOfAnUnknownKey) {
-  refused("--set quant.bits=3: quant.bits is not a known key. Known keys: method, rtn, weight, rules.",
-          {"c.yaml", "--set", "quant.bits=3"});
+  refused(
+      "--set quant.bits=3: quant.bits is not a known key. Known keys: method, gptq, rtn, weight, activation, rules.",
+      {"c.yaml", "--set", "quant.bits=3"});
 }
 
 TEST_F(BadInput, OverrideOfAMissingItem) {
@@ -220,7 +224,8 @@ TEST_F(BadInput, UnknownList) {
 
 TEST_F(BadInput, UnknownHelpKey) {
   refused(
-      "--help quant.wieght: quant.wieght is not a known key. Did you mean `weight`? Known keys: method, rtn, weight, "
+      "--help quant.wieght: quant.wieght is not a known key. Did you mean `weight`? Known keys: method, gptq, rtn, "
+      "weight, activation, "
       "rules.",
       {"--help", "quant.wieght"});
 }
