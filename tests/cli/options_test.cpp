@@ -128,11 +128,11 @@ TEST(Options, TheCacheIsKeptBelowItsLimit) {
   ASSERT_EQ(program.run({"c.yaml"}).code, 0);
   const Strings first = entries();
   ASSERT_EQ(first.size(), 2u);  // tokens, full precision
-  program.put("other.txt", core::slurp(program.file("text.txt")) + "More.");
+  program.put("other.txt", "More. " + core::slurp(program.file("text.txt")));
   const Strings other{"c.yaml", "--set", "measure.perplexity[0].corpus=other.txt"};
   ASSERT_EQ(program.run(other).code, 0);
   EXPECT_EQ(entries().size(), 4u);
-  program.put("third.txt", core::slurp(program.file("text.txt")) + "Still more.");
+  program.put("third.txt", "Still more. " + core::slurp(program.file("text.txt")));
   ASSERT_EQ(program.run({"c.yaml", "--set", "measure.perplexity[0].corpus=third.txt", "--cache-limit", "1k"}).code, 0);
   const Strings last = entries();  // what is in use goes over the limit
   ASSERT_EQ(last.size(), 1u);
