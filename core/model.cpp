@@ -18,38 +18,21 @@ std::vector<Slot*> Block::slots() {
 
 // ---- Embedding ----
 
-Embedding::Embedding(std::string path, int64_t vocabulary, int64_t width)
-    : path_(std::move(path)), vocabulary_(vocabulary), width_(width) {
-  weight_ = register_parameter("weight", at::Tensor(), /*requires_grad=*/false);
-}
-
-at::Tensor Embedding::forward(const at::Tensor& ids) const {
-  TORCH_CHECK(weight_.defined(), path_, ": used before it was loaded");
-  return at::embedding(weight_, ids);
-}
-
-void Embedding::check(const Weights& weights) const { weights.check(path_ + ".weight", {vocabulary_, width_}); }
-
-void Embedding::load(const Weights& weights) {
-  LoadedTensor loaded = weights.read(path_ + ".weight", {vocabulary_, width_});
-  stored_bits_ = loaded.stored_bits;
-  put(std::move(loaded.tensor));
-}
-
-void Embedding::unload() { put({}); }
-
-void Embedding::put(at::Tensor weight) { parameters_["weight"] = weight_ = std::move(weight); }
+at::Device Embedding::device() const { return linear().state().front().tensor.device(); }
 
 std::vector<State> Embedding::state() const {
-  if (!weight_.defined()) return {};
-  return {{path_ + ".weight", weight_, Kind::embedding}};
+  std::vector<State> all = Slot::state();
+  for (State& entry : all) {
+    if (entry.kind == Kind::weight) entry.kind = Kind::embedding;
+  }
+  return all;
 }
 
 Cost Embedding::cost() const {
-  const int64_t values = vocabulary_ * width_;
-  return {.weights = values,
-          .dense_bits = values * stored_bits_,
-          .bytes_read = width_ * stored_bits_ / 8};  // reads one row
+  Cost cost = linear().cost();
+  cost.macs = 0;
+  cost.bytes_read /= out_features();
+  return cost;
 }
 
 // ---- Model ----
@@ -118,7 +101,7 @@ void Model::load_ends(const Weights& weights) {
   embedding_->load(weights);
   norm_->load(weights);
   if (!shape_.tied) return head_->load(weights);
-  head_->put(std::make_shared<DenseLinear>(embedding_->weight(), at::Tensor(), embedding_->stored_bits()));
+  head_->put(embedding_->pointer());
 }
 
 void load(torch::nn::Module& module, const Weights& weights) {
@@ -162,18 +145,16 @@ namespace {
 // What running a module once costs, without what storing it costs.
 Cost running(const Cost& cost) { return {.macs = cost.macs, .bytes_read = cost.bytes_read}; }
 
-// Whether the head computes with the embedding's own tensor.
-bool shares_embedding(Model& model) {
-  const auto* head = dynamic_cast<const DenseLinear*>(&model.head().linear());
-  return head != nullptr && head->weight().is_same(model.embedding().weight());
-}
-
 }  // namespace
+
+bool shares_embedding(Model& model) { return model.head().pointer() == model.embedding().pointer(); }
 
 Cost bill_of_ends(Model& model) {
   Cost sum = model.embedding().cost();
   sum += model.norm().cost();
-  sum += shares_embedding(model) ? running(model.head().cost()) : model.head().cost();
+  Cost head = shares_embedding(model) ? running(model.head().cost()) : model.head().cost();
+  if (model.shape().tied) head.weights = 0;
+  sum += head;
   return sum;
 }
 

@@ -42,29 +42,17 @@ class Block : public torch::nn::Module {
   std::vector<Slot*> slots();  // of all groups, in execution order
 };
 
-// Token embedding, [V, D].
-class Embedding : public torch::nn::Module, public Loadable {
+// Token embedding: a slot whose linear [V, D] is looked up by rows. A tied head holds the very same linear.
+class Embedding : public Slot {
  public:
-  Embedding(std::string path, int64_t vocabulary, int64_t width);
+  Embedding(const std::string& path, int64_t vocabulary, int64_t width)
+      : Slot(path, Role::embed_tokens, vocabulary, width, /*has_bias=*/false) {}
 
-  at::Tensor forward(const at::Tensor& ids) const;  // [B, T] int64 -> [B, T, D]
-  const at::Tensor& weight() const { return weight_; }
-  int64_t stored_bits() const { return stored_bits_; }
-  int64_t vocabulary() const { return vocabulary_; }
+  at::Tensor forward(const at::Tensor& ids) const { return linear().rows(ids); }  // [B, T] int64 -> [B, T, D]
+  at::Device device() const;
 
-  void check(const Weights& weights) const override;
-  void load(const Weights& weights) override;
-  void unload() override;
   std::vector<State> state() const override;
-  Cost cost() const override;
-
- private:
-  void put(at::Tensor weight);
-
-  std::string path_;
-  int64_t vocabulary_, width_;
-  at::Tensor weight_;  // [V, D]
-  int64_t stored_bits_ = 0;
+  Cost cost() const override;  // a token reads one row and multiplies nothing
 };
 
 // One step of a forward pass: which block runs, as which replica, and whose keys and values it attends to.
@@ -104,7 +92,7 @@ class Model : public torch::nn::Module {
   Slot& head() { return *head_; }
 
   void check(const Weights& weights) const;  // every tensor that the model needs is there, with its shape
-  void load_ends(const Weights& weights);    // embedding, last norm and head (tied: one tensor)
+  void load_ends(const Weights& weights);    // embedding, last norm and head (tied: one linear in both slots)
 
   Plan plan;
 
@@ -119,8 +107,11 @@ class Model : public torch::nn::Module {
 // Everything a module stores, each tensor once (a tied head appears as the embedding only), with Hugging Face names.
 std::vector<State> named_state(torch::nn::Module& module);
 
+// Whether the head computes with the embedding's own tensors.
+bool shares_embedding(Model& model);
+
 // The bill of a module: its slots by their linears, everything else as stored. A tied head costs MACs and reads, not
-// storage.
+// storage; one that was untied is stored, but stands for no original weights of its own.
 Cost bill(Model& model);
 Cost bill_of_ends(Model& model);                 // embedding, last norm and head
 Cost bill_of_block(Block& block, int64_t runs);  // runs: how often the plan runs it; 0: it is only stored

@@ -5,8 +5,19 @@
 namespace core {
 
 const char* name_of(Kind kind) {
-  constexpr std::array kNames{"weight", "bias",       "embedding",   "norm",   "codes", "zero_codes",
-                              "scale",  "zero_point", "scale_codes", "offset", "table"};
+  constexpr std::array kNames{"weight",
+                              "bias",
+                              "embedding",
+                              "norm",
+                              "codes",
+                              "zero_codes",
+                              "scale",
+                              "zero_point",
+                              "scale_codes",
+                              "offset",
+                              "table",
+                              "activation_scale",
+                              "activation_zero_point"};
   return kNames.at(static_cast<size_t>(kind));
 }
 

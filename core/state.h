@@ -21,6 +21,8 @@ enum class Kind {
   scale_codes,  // packed integer scales, relative to a float scale; a buffer
   offset,       // shift of all levels, in steps
   table,        // levels of a codebook
+  activation_scale,
+  activation_zero_point,  // both of a linear's inputs, found on calibration text
 };
 
 // Whether tensors of this kind are small unsigned integers, as opposed to float parameters.

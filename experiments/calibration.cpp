@@ -73,7 +73,7 @@ core::HiddenStore embedded(core::Model& model, const core::Windows& windows, int
   core::HiddenStore hidden((windows.count + per_batch - 1) / per_batch);
   for (int64_t i = 0; i < hidden.batches(); ++i) {
     const at::Tensor batch = ids.slice(0, i * per_batch, (i + 1) * per_batch);  // [B, T]
-    hidden.put(i, model.embed(batch.to(model.embedding().weight().device())));
+    hidden.put(i, model.embed(batch.to(model.embedding().device())));
   }
   return hidden;
 }

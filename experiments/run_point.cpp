@@ -81,7 +81,7 @@ Working open_model(const Spec& spec, const ModelFiles& files, const std::string&
                    const core::Weights& weights) {
   Working work{models::build(files.config), nullptr};
   work.source = exports::open_source(*work.model, directory, weights, residency_of(spec, weights));
-  work.model->load_ends(weights);
+  exports::load_ends(*work.model, directory, weights);
   return work;
 }
 
@@ -117,18 +117,23 @@ std::vector<quant::ModuleReport> quantize(const Spec& spec, Inputs& inputs, cons
                         quant::assign(spec.quant, *model, spec.seed),
                         {.propagate_error = propagates, .store = store ? &*store : nullptr});
   exports::Save save(files.directory, weights, checkpoint, commit(), {progress, {&stage}});
-  if (exports::is_quantized_checkpoint(checkpoint)) {
+  model->load_ends(weights);
+  const bool written = exports::is_quantized_checkpoint(checkpoint);
+  std::optional<core::HiddenStore> hidden;  // of the calibration text
+  const auto embed = [&] { hidden.emplace(embedded(*model, *calibration, spec.calibration.batch_tokens)); };
+  const bool reads = !written && stage.reads_stream(*model);
+  if (reads && !propagates) embed();
+  stage.ends(*model);
+  if (reads && propagates) embed();
+  if (model->shape().tied && !core::shares_embedding(*model))
+    spdlog::info("the model ties lm_head to model.embed_tokens; their settings differ: they are stored apart");
+  if (written) {
     save.restore_finished(*model);
   } else {
-    model->load_ends(weights);
     exports::UnfinishedSource source(weights, checkpoint, progress);
     core::Progress bar(spec.quant.method, spec.quiet);
-    std::optional<core::HiddenStore> hidden;  // of the calibration text
     core::Streams streams;
-    if (stage.reads_stream(*model)) {
-      hidden.emplace(embedded(*model, *calibration, spec.calibration.batch_tokens));
-      (propagates ? streams.quantized : streams.full) = &*hidden;
-    }
+    if (reads) (propagates ? streams.quantized : streams.full) = &*hidden;
     core::walk(*model, source, {&stage, &save}, streams, [&](int64_t done, int64_t total) { bar.update(done, total); });
   }
   if (store) spdlog::info("statistics: {} measured, {} from the cache", store->kept(), store->found());

@@ -3,7 +3,7 @@
 //
 //   config.json, tokenizer files     copied from the source model
 //   block-00003.safetensors          one shard per block, written as soon as the block is finished
-//   ends.safetensors                 embedding, last norm, untied head
+//   ends.safetensors                 embedding, last norm, head if it has tensors of its own
 //   model.safetensors.index.json     which shard holds which tensor
 //   refrain.json                     decoders, hashes, plan (export/manifest.h); written last: its presence means
 //   "complete"
@@ -12,6 +12,8 @@
 //   path.codes        U8 [O, ceil(I · b / 8)], the canonical layout of core/codes.h
 //   path.<parameter>  floats: F16, BF16 or F32 in the parameter's shape; integer zeros and scales of b bits, [O, G]:
 //                     U8 [O, ceil(G · b / 8)], like codes
+//   path.activation_scale, path.activation_zero_point
+//                     F32 [G], of static quantized inputs, also of a dense linear
 //   path.bias         and everything that quantization did not touch: byte for byte as in the source
 #pragma once
 
@@ -53,6 +55,7 @@ class Save : public core::Stage {
 
  private:
   class Shard;
+  void add(const Manifest& block);  // its modules
   void write(const Shard& shard, const std::string& file) const;
   void write_index(const core::Model& model) const;
   void copy_small_files() const;
@@ -101,8 +104,11 @@ bool is_quantized_checkpoint(const std::string& directory);
 // is there with its shape. Reads no tensor. Errors are one line that names the file and the tensor or entry.
 void check(core::Model& model, const std::string& directory, const core::Weights& weights);
 
-// `check`, then the source that fits the directory. Sets model.plan if the directory has one. The embedding, the last
-// norm and the head are loaded by model.load_ends(weights) in either case.
+// Embedding, last norm and head of a model in `directory`, a Hugging Face model or a checkpoint of ours.
+void load_ends(core::Model& model, const std::string& directory, const core::Weights& weights);
+
+// `check`, then the source that fits the directory. Sets model.plan if the directory has one. The ends are loaded by
+// load_ends.
 std::unique_ptr<core::BlockSource> open_source(core::Model& model, const std::string& directory,
                                                const core::Weights& weights, Residency residency = Residency::resident);
 

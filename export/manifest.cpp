@@ -85,6 +85,20 @@ QuantizedModule read_module(const core::JsonObject& json, const std::string& pat
   return module;
 }
 
+ordered_json to_json(const QuantizedInputs& inputs) {
+  quant::ActivationConfig activation = inputs.activation;
+  return {{"activation", to_json(core::to_node(activation))}, {"seed", inputs.seed}};
+}
+
+QuantizedInputs read_inputs(const core::JsonObject& json, const std::string& path) {
+  QuantizedInputs inputs{{}, static_cast<uint64_t>(json.integer("seed", 0))};
+  const std::string where = "inputs." + path + ".activation";
+  core::bind(to_node(json.object("activation").raw(), json.where()), inputs.activation, where);
+  core::require(inputs.activation.covered(), "{}: {}.bits is {}, which quantizes nothing. Write the checkpoint again.",
+                json.where(), where, inputs.activation.bits);
+  return inputs;
+}
+
 ordered_json to_json(const core::Step& step) {
   ordered_json json{{"block", step.block}, {"replica", step.replica}, {"kv", "own"}};
   if (step.kv != core::Step::kOwn) json["kv"] = step.kv;
@@ -118,9 +132,14 @@ Manifest read_manifest(const std::string& file) {
   const auto json = core::JsonObject::read(file);
   json.integer("schema");  // there at all
   json.require_value("schema", kSchema);
-  Manifest manifest{json.where(), json.text("model"), json.text("commit", ""), read_plan(json), {}, {}};
+  Manifest manifest{json.where(), json.text("model"), json.text("commit", ""), read_plan(json), {}};
   const core::JsonObject modules = json.object("modules");
   for (const std::string& path : modules.keys()) manifest.modules[path] = read_module(modules.object(path), path);
+  if (json.has("inputs")) {
+    const core::JsonObject inputs = json.object("inputs");
+    for (const std::string& path : inputs.keys()) manifest.inputs[path] = read_inputs(inputs.object(path), path);
+  }
+  manifest.untied = json.boolean("untied", false);
   if (json.has("records")) {
     const core::JsonObject records = json.object("records");
     for (const std::string& stage : records.keys()) manifest.records[stage] = records.text(stage);
@@ -135,6 +154,8 @@ void write_manifest(const Manifest& manifest) {
   for (const core::Step& step : manifest.plan) json["plan"].push_back(to_json(step));
   json["modules"] = ordered_json::object();
   for (const auto& [path, module] : manifest.modules) json["modules"][path] = to_json(module);
+  for (const auto& [path, inputs] : manifest.inputs) json["inputs"][path] = to_json(inputs);
+  if (manifest.untied) json["untied"] = true;
   if (!manifest.records.empty()) json["records"] = manifest.records;
   core::write_atomically(manifest.file, json.dump(2) + "\n");
 }

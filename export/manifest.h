@@ -3,10 +3,12 @@
 // {"schema": 1, "model": "tiny-qwen3", "commit": "1f0c…",
 //  "plan": [{"block": 0, "replica": 0, "kv": "own"}, …],
 //  "modules": {"model.layers.0.mlp.up_proj": {"decoder": "affine", "weight": {"bits": 2, "group_size": 64},
-//  "code_hash": "…", "seed": 42}, …}}
+//  "code_hash": "…", "seed": 42}, …},
+//  "inputs": {"model.layers.0.mlp.down_proj": {"activation": {"bits": 8}, "seed": 42}, …}, "untied": true}
 // `kv` is "own" or the step whose keys and values are shared; `weight` holds the keys of quant.weight, `activation`
-// (absent: full precision) those of quant.activation; a module that is
-// not listed is dense.
+// (absent: full precision) those of quant.activation; a module that is not listed is dense, of those under `inputs`
+// (absent: none) the inputs are quantized. `untied` (absent: false) says that embedding and head of a model that ties
+// them are stored apart.
 #pragma once
 
 #include <map>
@@ -29,13 +31,21 @@ struct QuantizedModule {
   quant::ActivationConfig activation;
 };
 
+// The quantized inputs of a linear that is dense.
+struct QuantizedInputs {
+  quant::ActivationConfig activation;
+  uint64_t seed = 0;  // of what is drawn
+};
+
 struct Manifest {
   std::string file;    // where it is
   std::string model;   // name of the source model
   std::string commit;  // of the Refrain that wrote it; may be empty
   core::Plan plan;
-  std::map<std::string, QuantizedModule> modules;  // by Hugging Face path
-  std::map<std::string, std::string> records;      // of a block: core::Stage::record() by name of the stage
+  std::map<std::string, QuantizedModule> modules;      // by Hugging Face path
+  std::map<std::string, std::string> records = {};     // of a block: core::Stage::record() by name of the stage
+  std::map<std::string, QuantizedInputs> inputs = {};  // by Hugging Face path, of dense linears
+  bool untied = false;
 };
 
 // Errors: no such file, not JSON, another schema, a missing or wrong entry; each names file and key.

@@ -7,6 +7,7 @@
 
 #include "core/error.h"
 #include "export/checkpoint.h"
+#include "quant/input_quantized_linear.h"
 #include "quant/quantized_linear.h"
 
 namespace exports {
@@ -46,6 +47,35 @@ core::Codes read_codes(const core::Weights& weights, const std::string& name, in
   return core::Codes::from_packed(packed.to(weights.device()), columns, bits);
 }
 
+// ---- quantized inputs ----
+
+std::shared_ptr<const quant::InputQuantizer> input_of(const core::Slot& slot, const quant::ActivationConfig& activation,
+                                                      uint64_t seed) {
+  return quant::make_input_quantizer(activation, slot.path(), slot.in_features(), seed);
+}
+
+void check_input(const core::Slot& slot, const quant::ActivationConfig& activation, const core::Weights& weights) {
+  const auto input = input_of(slot, activation, 0);
+  if (input == nullptr) return;
+  for (const quant::Parameter& p : input->parameters()) weights.check(slot.path() + "." + p.name, p.shape);
+}
+
+core::Weights in_float32(const core::Weights& weights) {
+  return {std::make_shared<core::Checkpoint>(weights.checkpoint()), at::kFloat, weights.device()};
+}
+
+// With the parameters of a static one, in memory of their own.
+std::shared_ptr<const quant::InputQuantizer> read_input(const core::Slot& slot,
+                                                        const quant::ActivationConfig& activation, uint64_t seed,
+                                                        const core::Weights& weights) {
+  const auto input = input_of(slot, activation, seed);
+  if (input == nullptr || input->parameters().empty()) return input;
+  quant::Parameters parameters = input->parameters();
+  for (quant::Parameter& p : parameters)
+    p.tensor = in_float32(weights).read(slot.path() + "." + p.name, p.shape).tensor.clone();
+  return input->with(std::move(parameters));
+}
+
 // ---- one quantized linear ----
 
 void check_quantized(const core::Slot& slot, const QuantizedModule& module, const Manifest& manifest,
@@ -62,11 +92,12 @@ void check_quantized(const core::Slot& slot, const QuantizedModule& module, cons
     }
   }
   if (slot.has_bias()) weights.check(prefix + "bias", {slot.out_features()});
+  check_input(slot, module.activation, weights);
 }
 
 // Parameters live in float32 whatever the compute dtype, in memory of their own because training writes to them.
 quant::Parameters read_parameters(const core::Slot& slot, const quant::Decoder& decoder, const core::Weights& weights) {
-  const core::Weights exact(std::make_shared<core::Checkpoint>(weights.checkpoint()), at::kFloat, weights.device());
+  const core::Weights exact = in_float32(weights);
   quant::Parameters parameters = decoder.layout(slot.out_features(), slot.in_features());
   for (quant::Parameter& p : parameters) {
     const std::string name = slot.path() + "." + p.name;
@@ -88,7 +119,7 @@ std::shared_ptr<core::Linear> read_quantized(const core::Slot& slot, const Quant
   auto linear = std::make_shared<quant::QuantizedLinear>(
       decoder, quant::Encoded{codes.unpack(), read_parameters(slot, *decoder, weights)}, bias.tensor, bias.stored_bits,
       weights.dtype());
-  linear->quantize_input(quant::make_input_quantizer(module.activation, slot.path(), slot.in_features(), module.seed));
+  linear->quantize_input(read_input(slot, module.activation, module.seed, weights));
   return linear;
 }
 
@@ -115,9 +146,14 @@ const QuantizedModule* find(const Manifest& manifest, const core::Slot* slot) {
 void check_modules(core::Model& model, const Manifest& manifest) {
   std::set<std::string> paths;
   for (const core::Slot* slot : model.slots()) paths.insert(slot->path());
-  for (const auto& [path, module] : manifest.modules) {
-    core::require(paths.contains(path), "{}: modules.{} is not a linear of this model's blocks. {}.", manifest.file,
+  for (const auto& [path, input] : manifest.inputs) {
+    core::require(paths.contains(path), "{}: inputs.{} is not a linear of this model's blocks. {}.", manifest.file,
                   path, kAgain);
+  }
+  paths.insert({model.embedding().path(), model.head().path()});
+  for (const auto& [path, module] : manifest.modules) {
+    core::require(paths.contains(path), "{}: modules.{} is not a linear of this model. {}.", manifest.file, path,
+                  kAgain);
   }
 }
 
@@ -127,9 +163,23 @@ void check_tensors(core::Model& model, const Manifest& manifest, const core::Wei
     const auto* slot = dynamic_cast<core::Slot*>(loadable);
     if (const QuantizedModule* entry = find(manifest, slot)) {
       check_quantized(*slot, *entry, manifest, weights);
-    } else if (loadable != nullptr && !(slot == &model.head() && model.shape().tied)) {
+    } else if (loadable != nullptr && !(slot == &model.head() && model.shape().tied && !manifest.untied)) {
       loadable->check(weights);
     }
+    if (slot == nullptr) continue;
+    if (const auto input = manifest.inputs.find(slot->path()); input != manifest.inputs.end())
+      check_input(*slot, input->second.activation, weights);
+  }
+}
+
+void fill(core::Slot& slot, const Manifest& manifest, const core::Weights& weights) {
+  if (const QuantizedModule* entry = find(manifest, &slot)) {
+    return slot.put(read_quantized(slot, *entry, manifest, weights));
+  }
+  slot.load(weights);
+  if (const auto input = manifest.inputs.find(slot.path()); input != manifest.inputs.end()) {
+    slot.put(std::make_shared<quant::InputQuantizedLinear>(
+        slot.pointer(), read_input(slot, input->second.activation, input->second.seed, weights)));
   }
 }
 
@@ -137,8 +187,8 @@ void fill(core::Block& block, const Manifest& manifest, const core::Weights& wei
   for (const auto& module : block.modules(/*include_self=*/false)) {
     auto* loadable = dynamic_cast<core::Loadable*>(module.get());
     auto* slot = dynamic_cast<core::Slot*>(loadable);
-    if (const QuantizedModule* entry = find(manifest, slot)) {
-      slot->put(read_quantized(*slot, *entry, manifest, weights));
+    if (slot != nullptr) {
+      fill(*slot, manifest, weights);
     } else if (loadable != nullptr) {
       loadable->load(weights);
     }
@@ -167,6 +217,15 @@ void UnfinishedSource::load_finished(core::Model& model, int64_t block) {
   const std::string shard = (fs::path(directory_) / shard_file(block)).string();
   fill(model.block(block), read_manifest((fs::path(progress_) / description_file(block)).string()),
        {std::make_shared<core::Checkpoint>(core::Checkpoint::open(shard)), weights().dtype(), weights().device()});
+}
+
+void load_ends(core::Model& model, const std::string& directory, const core::Weights& weights) {
+  if (!is_quantized_checkpoint(directory)) return model.load_ends(weights);
+  const Manifest manifest = read_manifest(directory + "/" + kManifestFile);
+  fill(model.embedding(), manifest, weights);
+  model.norm().load(weights);
+  if (model.shape().tied && !manifest.untied) return model.head().put(model.embedding().pointer());
+  fill(model.head(), manifest, weights);
 }
 
 bool is_quantized_checkpoint(const std::string& directory) {

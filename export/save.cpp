@@ -11,6 +11,7 @@
 #include "core/error.h"
 #include "core/io/files.h"
 #include "export/checkpoint.h"
+#include "quant/input_quantized_linear.h"
 #include "quant/quantized_linear.h"
 
 namespace exports {
@@ -73,25 +74,35 @@ class Save::Shard {
   // Codes and parameters.
   void add(const std::string& path, const quant::QuantizedLinear& linear) {
     add(path + ".codes", linear.codes().packed());
-    for (const quant::Parameter& parameter : linear.parameters()) add(path + "." + parameter.name, stored(parameter));
+    add(path, linear.parameters());
+    if (linear.input() != nullptr) add(path, linear.input()->parameters());
   }
 
-  // A tensor under its Hugging Face name: the source's bytes, unless something has changed it.
-  void add_dense(const std::string& name, const at::Tensor& tensor) {
-    if (source_.has(name) && source_.same(name, tensor)) {
-      const core::TensorView& view = source_.checkpoint().at(name);
+  // A tensor under its Hugging Face name: the source's bytes, unless something has changed it. origin: its name in the
+  // source.
+  void add_dense(const std::string& name, const at::Tensor& tensor, const std::string& origin) {
+    if (source_.has(origin) && source_.same(origin, tensor)) {
+      const core::TensorView& view = source_.checkpoint().at(origin);
       tensors_.push_back({name, view.dtype, view.shape, view.data});
     } else {
       add(name, tensor);
     }
   }
 
+  void add_dense(const std::string& name, const at::Tensor& tensor) { add_dense(name, tensor, name); }
+
   // Everything in a module.
   void add(core::Loadable& loadable, Manifest& manifest) {
     const auto* slot = dynamic_cast<core::Slot*>(&loadable);
     const auto* linear = slot == nullptr ? nullptr : dynamic_cast<const quant::QuantizedLinear*>(&slot->linear());
+    const auto* input = slot == nullptr ? nullptr : dynamic_cast<const quant::InputQuantizedLinear*>(&slot->linear());
     if (linear == nullptr) {
-      for (const core::State& state : loadable.state()) add_dense(state.name, state.tensor);
+      const std::vector<core::State> dense = input == nullptr ? loadable.state() : input->inner()->state();
+      const std::string prefix = input == nullptr ? "" : slot->path() + ".";
+      for (const core::State& state : dense) add_dense(prefix + state.name, state.tensor);
+      if (input == nullptr) return;
+      add(slot->path(), input->input().parameters());
+      manifest.inputs[slot->path()] = {input->input().config(), input->input().place().seed};
       return;
     }
     add(slot->path(), *linear);
@@ -105,6 +116,9 @@ class Save::Shard {
   const std::vector<core::TensorToWrite>& tensors() const { return tensors_; }
 
  private:
+  void add(const std::string& path, const quant::Parameters& parameters) {
+    for (const quant::Parameter& parameter : parameters) add(path + "." + parameter.name, stored(parameter));
+  }
   void add(const std::string& name, const at::Tensor& tensor) {
     kept_.push_back(tensor.detach().cpu().contiguous());
     tensors_.push_back({name, dtype_of(tensor), tensor.sizes().vec(), kept_.back().const_data_ptr()});
@@ -133,6 +147,7 @@ void Save::begin(core::Model& model) {
   core::require_writable_directory(directory_);
   fs::remove(manifest_.file);
   manifest_.modules.clear();
+  manifest_.inputs.clear();
   restore_finished(model);
 }
 
@@ -144,7 +159,7 @@ void Save::restore_finished(const core::Model& model) {
   for (const core::Step& step : model.plan) {
     if (!seen.insert(step.block).second || !finished.finished(step.block)) continue;
     const Manifest block = read_manifest((fs::path(progress_.directory) / description_file(step.block)).string());
-    manifest_.modules.insert(block.modules.begin(), block.modules.end());
+    add(block);
     for (core::Stage* stage : progress_.stages) {
       if (const auto found = block.records.find(stage->name()); found != block.records.end())
         stage->restore(found->second);
@@ -152,19 +167,23 @@ void Save::restore_finished(const core::Model& model) {
   }
 }
 
+void Save::add(const Manifest& block) {
+  manifest_.modules.insert(block.modules.begin(), block.modules.end());
+  manifest_.inputs.insert(block.inputs.begin(), block.inputs.end());
+}
+
 void Save::block(core::BlockContext& context) {
   Manifest finished{.file = (fs::path(progress_.directory) / description_file(context.index)).string(),
                     .model = manifest_.model,
                     .commit = manifest_.commit,
                     .plan = {},
-                    .modules = {},
-                    .records = {}};
+                    .modules = {}};
   Shard shard(source_);
   for (const auto& module : context.block.modules(/*include_self=*/false)) {
     if (auto* loadable = dynamic_cast<core::Loadable*>(module.get())) shard.add(*loadable, finished);
   }
   write(shard, shard_file(context.index));
-  manifest_.modules.insert(finished.modules.begin(), finished.modules.end());
+  add(finished);
   if (progress_.directory.empty()) return;
   for (const core::Stage* stage : progress_.stages) {
     if (std::string record = stage->record(); !record.empty()) finished.records[stage->name()] = std::move(record);
@@ -176,7 +195,13 @@ void Save::end(core::Model& model) {
   Shard shard(source_);
   shard.add(model.embedding(), manifest_);
   shard.add(model.norm(), manifest_);
-  if (!model.shape().tied) shard.add(model.head(), manifest_);
+  manifest_.untied = model.shape().tied && !core::shares_embedding(model);
+  const auto* dense = dynamic_cast<const core::DenseLinear*>(&model.head().linear());
+  if (manifest_.untied && dense != nullptr) {  // the source has it as the embedding
+    shard.add_dense(model.head().path() + ".weight", dense->weight(), model.embedding().path() + ".weight");
+  } else if (!core::shares_embedding(model)) {
+    shard.add(model.head(), manifest_);
+  }
   write(shard, kEnds);
   write_index(model);
   copy_small_files();

@@ -10,7 +10,7 @@ namespace quant {
 void ActivationClip::keys(core::Keys& k) {
   k.key("kind", kind,
         "ratio: `value` times the range; absolute: the range within +-value; percentile: from the (100 - value)-th to "
-        "the value-th percentile",
+        "the value-th percentile (mode: static: of all calibration inputs)",
         {"ratio", "absolute", "percentile"});
   k.key("value", value, "ratio: in (0, 1], 1 clips nothing; absolute: above 0; percentile: in (50, 100]",
         {0, core::kInfinity, /*low_open=*/true});
@@ -23,19 +23,41 @@ void ActivationClip::check() const {
 }
 
 void ActivationConfig::keys(core::Keys& k) {
-  k.key("bits", bits, "bits of an input value, for linears whose weights are quantized; 16: left as it is", {2, 16});
+  k.key("bits", bits,
+        "bits of an input value of every linear in the blocks, also of those with weight.bits: 16; 16: left as it is",
+        {2, 16});
+  k.key("mode", mode,
+        "dynamic: scales are found anew for every input, and not stored; static: found once, on the calibration text, "
+        "and stored, with zero points, in float32",
+        {"dynamic", "static"});
   k.key("granularity", granularity,
-        "values that share a scale, found anew for every input: a token, group_size of its values, or the whole batch",
+        "values that share a scale: a token (dynamic only), group_size of its values (static: the same columns of all "
+        "tokens), or the whole batch (static: all inputs)",
         {"per_token", "per_group", "per_tensor"});
   k.key("group_size", group_size, "of per_group", {1, 65536});
   k.key("symmetry", symmetry, "as in quant.weight; asymmetric has an integer zero point",
         {"asymmetric", "narrow", "span", "signed_full", "noclip", "midrise"});
+  k.key("range", range,
+        "minmax; mse (mode: static): shrunk to the least mean square error on the calibration text, from its histogram",
+        {"minmax", "mse"});
   k.section("clip", clip, "the range within which values keep their size");
   k.key("offset", offset, "shift of all levels in steps", {-65536, 65536});
   k.key("rounding", rounding,
         "nearest: half to even; stochastic: up with a probability equal to the fractional part, the same draw for "
         "every batch",
         {"nearest", "stochastic"});
+}
+
+void ActivationConfig::check() const {
+  if (!covered()) return;
+  core::require(!is_static() || granularity != "per_token",
+                "{}: static scales cannot follow single tokens, and granularity is per_token. Set granularity: "
+                "per_tensor or per_group.",
+                where("mode"));
+  core::require(range == "minmax" || is_static(), "{}: mse is searched on the calibration text. Set mode: static.",
+                where("range"));
+  core::require(range == "minmax" || clip.kind != "percentile",
+                "{}: mse and clip.kind: percentile both choose the range. Leave one of them out.", where("range"));
 }
 
 namespace {
@@ -52,24 +74,83 @@ WeightConfig grid_config(const ActivationConfig& config) {
 
 }  // namespace
 
-InputQuantizer::InputQuantizer(const ActivationConfig& config, Place place)
-    : config_(config), grid_(grid_config(config), std::move(place)) {}
+InputQuantizer::InputQuantizer(const ActivationConfig& config, Place place, int64_t in_features)
+    : config_(config), place_(std::move(place)), in_features_(in_features), grid_(grid_config(config), place_) {
+  if (!config.is_static()) return;
+  parameters_.push_back({"activation_scale", {}, core::Kind::activation_scale, 32, {groups()}, at::kFloat});
+  if (config.symmetry != "asymmetric") return;
+  parameters_.push_back({"activation_zero_point", {}, core::Kind::activation_zero_point, 32, {groups()}, at::kFloat});
+}
+
+int64_t InputQuantizer::groups() const {
+  return config_.granularity == "per_group" ? in_features_ / config_.group_size : 1;
+}
 
 at::Tensor InputQuantizer::grouped(const at::Tensor& x) const {
   if (config_.granularity == "per_tensor") return x.reshape({1, 1, -1});
-  const int64_t columns = x.size(-1), size = config_.granularity == "per_group" ? config_.group_size : columns;
-  return x.reshape({-1, columns / size, size});
+  return x.reshape({-1, groups(), in_features_ / groups()});
 }
 
-Range InputQuantizer::range(const at::Tensor& groups) const {
+Range InputQuantizer::clipped(const Range& whole) const {
   const double value = config_.clip.value;
-  if (config_.clip.kind == "percentile") {
-    return {at::quantile(groups, 1 - value / 100, -1).clamp_max(0), at::quantile(groups, value / 100, -1).clamp_min(0)};
-  }
-  const Range whole = Range::of(groups);
   if (config_.clip.kind == "absolute") return {whole.lo.clamp_min(-value), whole.hi.clamp_max(value)};
-  return whole.scaled(at::full({}, value, groups.options()));
+  return whole.scaled(at::full({}, value, whole.lo.options()));
 }
+
+// ---- dynamic: the range of what is there ----
+
+Range InputQuantizer::range(const at::Tensor& groups) const {
+  if (config_.clip.kind != "percentile") return clipped(Range::of(groups));
+  const double value = config_.clip.value;
+  return {at::quantile(groups, 1 - value / 100, -1).clamp_max(0), at::quantile(groups, value / 100, -1).clamp_min(0)};
+}
+
+// ---- static: the range of what was seen ----
+
+InputHistogram InputQuantizer::histogram() const {
+  return {groups(), /*counts=*/config_.range == "mse" || config_.clip.kind == "percentile"};
+}
+
+Range InputQuantizer::range(const InputHistogram& seen) const {
+  if (config_.clip.kind == "percentile") return seen.percentile(config_.clip.value);
+  if (config_.range == "minmax") return clipped(seen.range());
+  RangeSearch squares;
+  squares.norm = 2;
+  const auto approximate = [this](const at::Tensor& x, const Range& range) { return grid_.round_trip(x, range); };
+  const at::Tensor shrink = best_shrink(seen.centres(), seen.range(), seen.counts(), squares, approximate);
+  return clipped(seen.range().scaled(shrink));
+}
+
+std::shared_ptr<const InputQuantizer> InputQuantizer::with(Parameters parameters) const {
+  auto made = std::make_shared<InputQuantizer>(*this);
+  made->parameters_ = std::move(parameters);
+  return made;
+}
+
+std::shared_ptr<const InputQuantizer> InputQuantizer::calibrated(const InputHistogram& seen) const {
+  core::require(!seen.empty(),
+                "{}: no calibration token reached it, so it has no static activation scale. Use mode: dynamic.",
+                place_.path);
+  core::require(at::isfinite(seen.range().largest()).all().item<bool>(),
+                "{}: an input that calibration saw is not finite, so it has no static activation scale. The quantized "
+                "blocks before are broken, or float16 overflows.",
+                place_.path);
+  const AffineGrid::Steps steps = grid_.steps(range(seen));  // [1, G] each
+  Parameters parameters = parameters_;
+  parameters.at("activation_scale") = steps.scale.reshape({-1}).clone();
+  if (parameters.has("activation_zero_point"))
+    parameters.at("activation_zero_point") = steps.zero.reshape({-1}).clone();
+  return with(std::move(parameters));
+}
+
+AffineGrid::Steps InputQuantizer::steps() const {
+  const at::Tensor scale = parameters_.at("activation_scale").unsqueeze(0);  // [1, G]
+  TORCH_CHECK(scale.defined(), place_.path, ": a static quantizer is used before it is calibrated");
+  if (!parameters_.has("activation_zero_point")) return grid_.constant_steps(scale);
+  return {scale, parameters_.at("activation_zero_point").unsqueeze(0)};
+}
+
+// ---- both ----
 
 at::Tensor InputQuantizer::apply(const at::Tensor& x) const {
   if (x.numel() == 0) return x;
@@ -77,9 +158,10 @@ at::Tensor InputQuantizer::apply(const at::Tensor& x) const {
   at::Tensor dither;
   if (config_.rounding == "stochastic") {
     const int64_t columns = x.size(-1);
-    dither = uniform_draw(grid_.place(), "activation", 0, x.numel() / columns, columns).to(x.device());
+    dither = uniform_draw(place_, "activation", 0, x.numel() / columns, columns).to(x.device());
   }
-  return grid_.round_trip(groups, range(groups), dither).reshape(x.sizes()).to(x.scalar_type());
+  const AffineGrid::Steps found = config_.is_static() ? steps() : grid_.steps(range(groups));
+  return grid_.round_trip(groups, found, dither).reshape(x.sizes()).to(x.scalar_type());
 }
 
 std::shared_ptr<const InputQuantizer> make_input_quantizer(const ActivationConfig& config, const std::string& path,
@@ -88,7 +170,7 @@ std::shared_ptr<const InputQuantizer> make_input_quantizer(const ActivationConfi
   core::require(config.granularity != "per_group" || in_features % config.group_size == 0,
                 "{}: activation group_size {} does not divide {} input features. Choose a divisor.", path,
                 config.group_size, in_features);
-  return std::make_shared<InputQuantizer>(config, Place{path, seed});
+  return std::make_shared<InputQuantizer>(config, Place{path, seed}, in_features);
 }
 
 }  // namespace quant

@@ -1,9 +1,11 @@
-// Quantized activations: the input x of a linear takes levels of the same grids as weights (quant/affine.h), with
-// scales in float32 that are found anew for every input. Nothing is stored. Weights are calibrated on the quantized
-// inputs.
+// Quantized activations: the input x of a linear takes levels of the same grids as weights (quant/affine.h). Dynamic
+// scales are found anew for every input, and nothing is stored; static ones are found once, on the calibration text,
+// and stored with their zero points. Both are float32: inputs reach beyond float16, and a linear has few of them.
+// Weights are calibrated on the quantized inputs.
 #pragma once
 
 #include "quant/affine.h"
+#include "quant/input_histogram.h"
 
 namespace quant {
 
@@ -20,30 +22,51 @@ struct ActivationConfig : core::Section {
   static constexpr int64_t kFullPrecision = 16;
 
   int64_t bits = kFullPrecision;
+  std::string mode = "dynamic";
   std::string granularity = "per_token";
   int64_t group_size = 64;
   std::string symmetry = "asymmetric";
+  std::string range = "minmax";
   ActivationClip clip;
   double offset = 0.0;
   std::string rounding = "nearest";
 
   void keys(core::Keys& k) override;
+  void check() const override;
   bool covered() const { return bits != kFullPrecision; }
+  bool is_static() const { return covered() && mode == "static"; }
 };
 
 class InputQuantizer {
  public:
-  InputQuantizer(const ActivationConfig& config, Place place);
+  InputQuantizer(const ActivationConfig& config, Place place, int64_t in_features);
 
   const ActivationConfig& config() const { return config_; }
+  const Place& place() const { return place_; }
   at::Tensor apply(const at::Tensor& x) const;  // [..., I] -> the same shape and dtype
 
+  // What a static quantizer stores, tensors undefined until it is calibrated: activation_scale [G], and with symmetry:
+  // asymmetric activation_zero_point [G]; G is 1 for per_tensor. Of a dynamic one: nothing.
+  const Parameters& parameters() const { return parameters_; }
+  // The static quantizer with these parameters, or with those that the inputs ask for. Errors: no input was seen, one
+  // was not finite.
+  std::shared_ptr<const InputQuantizer> with(Parameters parameters) const;
+  std::shared_ptr<const InputQuantizer> calibrated(const InputHistogram& seen) const;
+  InputHistogram histogram() const;  // an empty one, with what `calibrated` reads
+
  private:
+  int64_t groups() const;                         // G of a row
   at::Tensor grouped(const at::Tensor& x) const;  // [..., I] -> [T, G, S], or [1, 1, T · I]
   Range range(const at::Tensor& groups) const;
+  Range range(const InputHistogram& seen) const;
+  Range clipped(const Range& whole) const;
+  AffineGrid::Steps steps() const;  // of the parameters
 
   ActivationConfig config_;
+  Place place_;
+  int64_t in_features_;
   AffineGrid grid_;
+  Parameters parameters_;
 };
 
 // Null for 16 bits. Error: a group size that does not divide the inputs.

@@ -24,9 +24,18 @@ at::Tensor AffineGrid::zero(const Range& range, const at::Tensor& scale) const {
   return config().zero_point == "int" ? at::round(exact).clamp(0, top()) : format().rounded(exact);
 }
 
-at::Tensor AffineGrid::round_trip(const at::Tensor& groups, const Range& range, const at::Tensor& dither) const {
+AffineGrid::Steps AffineGrid::steps(const Range& range) const {
   const at::Tensor scale = format().rounded_scale(exact_scale(range));
-  const at::Tensor shift = (zero(range, scale) - config().offset).unsqueeze(-1), step = scale.unsqueeze(-1);
+  return {scale, zero(range, scale)};
+}
+
+AffineGrid::Steps AffineGrid::constant_steps(const at::Tensor& scale) const {
+  TORCH_CHECK(!stores_zero(), config().symmetry, " has no constant zero point");
+  return {scale, at::full_like(scale, constant_zero())};
+}
+
+at::Tensor AffineGrid::round_trip(const at::Tensor& groups, const Steps& steps, const at::Tensor& dither) const {
+  const at::Tensor shift = (steps.zero - config().offset).unsqueeze(-1), step = steps.scale.unsqueeze(-1);
   at::Tensor position = at::div(groups, step).add_(shift);  // in steps
   if (dither.defined()) {
     const at::Tensor below = at::floor(position);

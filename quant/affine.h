@@ -30,8 +30,15 @@ class AffineGrid : public ScalarGrid {
   Parameters layout(int64_t out_features, int64_t in_features) const override;
   ElementGrid element_grid(const Parameters& parameters, int64_t out_features, int64_t in_features) const override;
 
-  // What groups [O, G, S] of this range are rounded to. dither: uniform in [0, 1), as many; undefined: to the nearest.
-  at::Tensor round_trip(const at::Tensor& groups, const Range& range, const at::Tensor& dither = {}) const;
+  // What groups [O, G, S] of this range, or with these steps, are rounded to. dither: uniform in [0, 1), as many;
+  // undefined: to the nearest.
+  struct Steps {
+    at::Tensor scale, zero;  // [O, G] float32
+  };
+  Steps steps(const Range& range) const;                // scales as they are stored
+  Steps constant_steps(const at::Tensor& scale) const;  // of a symmetry that stores no zero point
+  at::Tensor round_trip(const at::Tensor& groups, const Steps& steps, const at::Tensor& dither = {}) const;
+  at::Tensor round_trip(const at::Tensor& groups, const Range& range) const { return round_trip(groups, steps(range)); }
 
  private:
   bool stores_zero() const { return config().symmetry == "asymmetric"; }

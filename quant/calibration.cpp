@@ -61,19 +61,14 @@ Statistics Accumulator::result() const {
 
 namespace {
 
-// Puts recorders into the slots and takes them out again.
+// Puts recorders into slots and takes them out again.
 class Recorders {
  public:
-  Recorders(const std::vector<Tap>& taps, std::vector<Accumulator>& sums) {
-    for (size_t i = 0; i < taps.size(); ++i) {
-      core::Slot& slot = *taps[i].slot;
-      kept_.emplace_back(&slot, slot.pointer());
-      const auto tap = [&sum = sums[i], input = taps[i].input](const at::Tensor& x) {
-        sum.add(input ? input->apply(x) : x);
-      };
-      slot.put(std::make_shared<core::RecordingLinear>(slot.pointer(), tap));
-    }
+  void put(core::Slot& slot, core::RecordingLinear::Tap tap) {
+    kept_.emplace_back(&slot, slot.pointer());
+    slot.put(std::make_shared<core::RecordingLinear>(slot.pointer(), std::move(tap)));
   }
+  Recorders() = default;
   ~Recorders() {
     for (auto it = kept_.rbegin(); it != kept_.rend(); ++it) it->first->put(it->second);
   }
@@ -84,20 +79,37 @@ class Recorders {
   std::vector<std::pair<core::Slot*, std::shared_ptr<core::Linear>>> kept_;
 };
 
+void run(core::Block& block, const core::Pass& pass, const core::HiddenStore& inputs) {
+  at::NoGradGuard no_gradient;
+  for (int64_t i = 0; i < inputs.batches(); ++i) block.forward(inputs.get(i), pass);
+}
+
 }  // namespace
 
 std::vector<Statistics> collect(core::Block& block, const core::Pass& pass, const core::HiddenStore& inputs,
                                 const std::vector<Tap>& taps) {
-  at::NoGradGuard no_gradient;
   std::vector<Accumulator> sums;
   for (const Tap& tap : taps) sums.emplace_back(tap.needs);
   {
-    const Recorders recorders(taps, sums);
-    for (int64_t i = 0; i < inputs.batches(); ++i) block.forward(inputs.get(i), pass);
+    Recorders recorders;
+    for (size_t i = 0; i < taps.size(); ++i) {
+      recorders.put(*taps[i].slot, [&sum = sums[i], input = taps[i].input](const at::Tensor& x) {
+        sum.add(input ? input->apply(x) : x);
+      });
+    }
+    run(block, pass, inputs);
   }
   std::vector<Statistics> results;
   for (const Accumulator& sum : sums) results.push_back(sum.result());
   return results;
+}
+
+void collect(core::Block& block, const core::Pass& pass, const core::HiddenStore& inputs,
+             const std::vector<core::Slot*>& slots, std::vector<InputHistogram>& histograms) {
+  Recorders recorders;
+  for (size_t i = 0; i < slots.size(); ++i)
+    recorders.put(*slots[i], [&histogram = histograms[i]](const at::Tensor& x) { histogram.add(x); });
+  run(block, pass, inputs);
 }
 
 }  // namespace quant

@@ -26,6 +26,11 @@ struct Tap {
 std::vector<Statistics> collect(core::Block& block, const core::Pass& pass, const core::HiddenStore& inputs,
                                 const std::vector<Tap>& taps);
 
+// The same for the distribution of the inputs, as they are before they are quantized. histograms: an empty one per
+// slot.
+void collect(core::Block& block, const core::Pass& pass, const core::HiddenStore& inputs,
+             const std::vector<core::Slot*>& slots, std::vector<InputHistogram>& histograms);
+
 // The running means of one linear's inputs.
 class Accumulator {
  public:

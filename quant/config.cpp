@@ -3,6 +3,7 @@
 #include <fnmatch.h>
 
 #include <algorithm>
+#include <optional>
 
 #include "core/error.h"
 
@@ -10,7 +11,9 @@ namespace quant {
 
 void Rule::keys(core::Keys& k) {
   k.key("match", match,
-        "pattern of Hugging Face module paths (* stands for any characters), or role:<name>, e.g. role:down_proj");
+        "pattern of Hugging Face module paths (* stands for any characters), or role:<name>, e.g. role:down_proj; "
+        "embedding and head are meant only by a pattern that ends with embed_tokens or lm_head, and are quantized only "
+        "by a rule that gives weight.bits: they are rounded to nearest, whatever the method");
   k.partial<WeightConfig>("weight", weight, "keys of quant.weight that differ for these modules");
   k.partial<ActivationConfig>("activation", activation, "keys of quant.activation that differ for their inputs");
 }
@@ -21,7 +24,7 @@ void QuantConfig::keys(core::Keys& k) {
   k.key("method", method, "how codes are chosen; none: the model stays in full precision", names);
   for (const auto& [name, method] : methods) k.section(name, *method, method->summary());
   k.section("weight", weight, "the grid of the weights");
-  k.section("activation", activation, "the grid of the inputs of quantized linears");
+  k.section("activation", activation, "the grid of the inputs of linears");
   k.list("rules", rules, "exceptions by module, merged key by key; of several that match, the last wins");
 }
 
@@ -47,8 +50,14 @@ void QuantConfig::check() const {
 
 namespace {
 
+bool is_end(const core::Slot& slot) {
+  return slot.role() == core::Role::lm_head || slot.role() == core::Role::embed_tokens;
+}
+
 bool matches(const std::string& pattern, const core::Slot& slot) {
-  if (pattern.starts_with("role:")) return pattern.substr(5) == core::name_of(slot.role());
+  const std::string role = core::name_of(slot.role());
+  if (is_end(slot) && !pattern.ends_with(role)) return false;  // `*` means the blocks
+  if (pattern.starts_with("role:")) return pattern.substr(5) == role;
   return fnmatch(pattern.c_str(), slot.path().c_str(), 0) == 0;
 }
 
@@ -76,42 +85,100 @@ ActivationConfig activation_of(const core::Slot& slot, const QuantConfig& config
   return activation;
 }
 
-void require_every_rule_to_match(const QuantConfig& config, const std::vector<core::Slot*>& slots) {
+// Whether the pattern means norms of the model.
+bool names_a_norm(const std::string& pattern, core::Model& model) {
+  for (const auto& module : model.modules(/*include_self=*/false)) {
+    const auto* norm = dynamic_cast<const core::RmsNorm*>(module.get());
+    if (norm != nullptr && fnmatch(pattern.c_str(), norm->path().c_str(), 0) == 0) return true;
+  }
+  return false;
+}
+
+void require_every_rule_to_match(const QuantConfig& config, core::Model& model) {
+  std::vector<core::Slot*> slots = model.slots();
+  slots.insert(slots.end(), {&model.embedding(), &model.head()});
   for (const Rule& rule : config.rules) {
     const bool used =
         std::any_of(slots.begin(), slots.end(), [&](const core::Slot* s) { return matches(rule.match, *s); });
-    core::require(used, "{}: `{}` matches no linear of this model. Its linears are named like {}.", rule.where("match"),
+    if (used) continue;
+    core::require(!names_a_norm(rule.match, model),
+                  "{}: `{}` names a norm, and norms are not quantized. Name linears, e.g. {}.", rule.where("match"),
                   rule.match, slots.front()->path());
+    core::fail("{}: `{}` matches no linear of this model. Its linears are named like {}.", rule.where("match"),
+               rule.match, slots.front()->path());
   }
+}
+
+// A linear of a block.
+Assignment assignment_of(core::Slot* slot, const QuantConfig& config, uint64_t seed) {
+  Assignment a{slot, weight_of(*slot, config), nullptr, nullptr, {}};
+  if (config.method == QuantConfig::kNone) return a;
+  a.input = make_input_quantizer(activation_of(*slot, config), slot->path(), slot->in_features(), seed);
+  if (!a.weight.covered()) return a;
+  a.decoder = make_decoder(a.weight, slot->path(), slot->in_features(), seed);
+  const Method& method = *config.methods.at(config.method);
+  const std::vector<Order> accepted = method.accepts();
+  core::require(std::count(accepted.begin(), accepted.end(), a.decoder->order()) > 0,
+                "{}: {} cannot encode for the decoder {}. Choose another method.", slot->path(), config.method,
+                a.decoder->name());
+  const std::string reason = method.refuses(*a.decoder, slot->out_features(), slot->in_features());
+  core::require(reason.empty(), "{}: {}: {}", slot->path(), config.method, reason);
+  a.needs = method.needs() | a.decoder->needs();
+  return a;
+}
+
+// ---- embedding and head ----
+
+// Its inputs are quantized only if a rule that names it says so; quant.activation is meant for the blocks.
+ActivationConfig activation_of_end(const core::Slot& slot, const QuantConfig& config) {
+  for (const Rule& rule : config.rules) {
+    if (matches(rule.match, slot) && rule.activation.find("bits") != nullptr) return activation_of(slot, config);
+  }
+  return {};
+}
+
+// Null when no rule gives the end bits to quantize it with.
+std::optional<Assignment> assignment_of_end(core::Slot* slot, const QuantConfig& config, uint64_t seed) {
+  const Rule* named = nullptr;
+  bool gives_bits = false;
+  for (const Rule& rule : config.rules) {
+    if (!matches(rule.match, *slot)) continue;
+    named = &rule;
+    gives_bits = gives_bits || rule.weight.find("bits") != nullptr;
+  }
+  if (named == nullptr || config.method == QuantConfig::kNone) return std::nullopt;
+  core::require(gives_bits, "{}: `{}` needs weight.bits: {} stays in full precision unless a rule says how many.",
+                named->where("match"), named->match, slot->path());
+  Assignment a{slot, weight_of(*slot, config), nullptr, nullptr, {}};
+  const ActivationConfig activation = activation_of_end(*slot, config);
+  const bool looked_up = slot->role() == core::Role::embed_tokens;
+  core::require(!activation.covered() || (a.weight.covered() && !looked_up && !activation.is_static()),
+                "{}: inputs of {} cannot be quantized so: dynamic ones of an lm_head with weight.bits below 16 can.",
+                named->where("activation"), slot->path());
+  if (!a.weight.covered()) return std::nullopt;
+  core::require(a.weight.range != "importance",
+                "{}: the inputs of {} are not measured. Give the rule range: minmax or mse.", named->where("weight"),
+                slot->path());
+  a.decoder = make_decoder(a.weight, slot->path(), slot->in_features(), seed);
+  a.input = make_input_quantizer(activation, slot->path(), slot->in_features(), seed);
+  return a;
 }
 
 }  // namespace
 
 std::vector<Assignment> assign(const QuantConfig& config, core::Model& model, uint64_t seed) {
-  const std::vector<core::Slot*> slots = model.slots();
-  require_every_rule_to_match(config, slots);
+  require_every_rule_to_match(config, model);
   std::vector<Assignment> assignments;
-  for (core::Slot* slot : slots) {
-    Assignment a{slot, weight_of(*slot, config), nullptr, nullptr, {}};
-    if (config.method != QuantConfig::kNone && a.weight.covered()) {
-      a.decoder = make_decoder(a.weight, slot->path(), slot->in_features(), seed);
-      a.input = make_input_quantizer(activation_of(*slot, config), slot->path(), slot->in_features(), seed);
-      const Method& method = *config.methods.at(config.method);
-      const std::vector<Order> accepted = method.accepts();
-      core::require(std::count(accepted.begin(), accepted.end(), a.decoder->order()) > 0,
-                    "{}: {} cannot encode for the decoder {}. Choose another method.", slot->path(), config.method,
-                    a.decoder->name());
-      const std::string reason = method.refuses(*a.decoder, slot->out_features(), slot->in_features());
-      core::require(reason.empty(), "{}: {}: {}", slot->path(), config.method, reason);
-      a.needs = method.needs() | a.decoder->needs();
-    }
-    assignments.push_back(std::move(a));
+  for (core::Slot* slot : model.slots()) assignments.push_back(assignment_of(slot, config, seed));
+  for (core::Slot* slot : {static_cast<core::Slot*>(&model.embedding()), &model.head()}) {
+    if (auto end = assignment_of_end(slot, config, seed)) assignments.push_back(std::move(*end));
   }
   return assignments;
 }
 
 bool needs_statistics(const std::vector<Assignment>& assignments) {
-  return std::any_of(assignments.begin(), assignments.end(), [](const Assignment& a) { return a.needs.any(); });
+  return std::any_of(assignments.begin(), assignments.end(),
+                     [](const Assignment& a) { return a.needs.any() || (a.input && a.input->config().is_static()); });
 }
 
 }  // namespace quant

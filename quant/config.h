@@ -33,7 +33,7 @@ struct QuantConfig : core::Section {
   void check() const override;
 };
 
-// What happens to one linear of the model.
+// What happens to one linear of the model, or to its embedding.
 struct Assignment {
   core::Slot* slot;
   WeightConfig weight;
@@ -42,12 +42,13 @@ struct Assignment {
   Needs needs = {};                             // of the method and of the decoder
 };
 
-// Whether anything has to be known about the inputs of some linear.
+// Whether anything has to be known about the inputs of some linear: statistics, or a static range.
 bool needs_statistics(const std::vector<Assignment>& assignments);
 
-// Applies the rules to every linear of the model's blocks, last match wins, key by key. Needs no tensor. seed: of what
-// decoders draw. Errors: a rule that matches nothing or gives a key that its module does not read, a group size that
-// does not divide, a decoder that the method does not accept.
+// Applies the rules to every linear of the model's blocks, last match wins, key by key; then to the ends, embedding and
+// head, of which only those are listed that a rule names. Needs no tensor. seed: of what decoders draw. Errors: a rule
+// that matches nothing or gives a key that its module does not read, a group size that does not divide, a decoder that
+// the method does not accept.
 std::vector<Assignment> assign(const QuantConfig& config, core::Model& model, uint64_t seed = 0);
 
 }  // namespace quant

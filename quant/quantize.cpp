@@ -9,6 +9,7 @@
 
 #include "core/linalg.h"
 #include "quant/calibration.h"
+#include "quant/input_quantized_linear.h"
 #include "quant/quantized_linear.h"
 
 // A value that may be missing is null.
@@ -37,7 +38,10 @@ int64_t bias_bits(const core::Linear& linear) {
   return cost.dense_bits / (cost.weights + linear.out_features());
 }
 
-std::shared_ptr<QuantizedLinear> quantized(const core::Linear& linear, const Target& target, Encoded encoded) {
+// What goes into the slot: codes, or the linear itself with quantized inputs. encoded: undefined without a decoder.
+std::shared_ptr<core::Linear> quantized(const core::Slot& slot, const Target& target, Encoded encoded) {
+  const core::Linear& linear = slot.linear();
+  if (!target.decoder) return std::make_shared<InputQuantizedLinear>(slot.pointer(), target.input);
   auto made = std::make_shared<QuantizedLinear>(target.decoder, std::move(encoded), linear.bias(), bias_bits(linear),
                                                 linear.weight().scalar_type());
   made->quantize_input(target.input);
@@ -58,6 +62,8 @@ double relative_output_error(const at::Tensor& w, const at::Tensor& approximatio
   const double whole = energy(wide);
   return whole > 0 ? energy(wide - approximation.to(at::kFloat)) / whole : 0.0;
 }
+
+std::string as_text(WeightConfig config) { return core::to_yaml(core::to_node(config)); }
 
 // How inputs are quantized; "" when they are not.
 std::string as_text(const InputQuantizer* input) {
@@ -91,7 +97,7 @@ std::vector<Quantize::Group> Quantize::groups_of(core::Block& block) const {
   for (const core::LinearGroup& linears : block.groups()) {
     std::map<std::string, Group> by_input;  // linears whose inputs are quantized differently see different inputs
     for (const Assignment& a : assignments_) {
-      if (!a.decoder || std::count(linears.slots.begin(), linears.slots.end(), a.slot) == 0) continue;
+      if ((!a.decoder && !a.input) || std::count(linears.slots.begin(), linears.slots.end(), a.slot) == 0) continue;
       Group& group = by_input[as_text(a.input.get())];
       if (group.targets.empty()) group.name = a.slot->path() + "\n" + as_text(a.input.get());
       group.targets.push_back({a.slot, a.decoder, a.input});
@@ -123,11 +129,40 @@ std::vector<std::vector<Quantize::Group>> Quantize::rounds_of(core::Block& block
 bool Quantize::reads_stream(core::Model& model) const {
   for (int64_t i = 0; i < model.shape().layers; ++i) {
     for (const Group& group : groups_of(model.block(i))) {
+      if (group.is_static()) return true;
       const bool kept = calibration_.store != nullptr && calibration_.store->has(group.name, group.needs);
       if (group.needs.any() && !kept) return true;
     }
   }
   return false;
+}
+
+// The stream that inputs are measured on. first: of the linears in question.
+const core::HiddenStore& Quantize::stream(core::BlockContext& context, const Group& first) const {
+  const core::HiddenStore* inputs = calibration_.propagate_error ? context.inputs.quantized : context.inputs.full;
+  core::require(inputs != nullptr || calibration_.store == nullptr,
+                "{}: its statistics have left the cache since the run began. Run it again, or raise --cache-limit.",
+                first.targets.front().slot->path());
+  TORCH_CHECK(inputs != nullptr, "inputs are to be measured, but the walk does not carry the stream to take them from");
+  return *inputs;
+}
+
+// Static quantizers get their parameters, each from the inputs of its group.
+void Quantize::calibrate_inputs(core::BlockContext& context, std::vector<Group>& round) const {
+  std::vector<core::Slot*> slots;
+  std::vector<Group*> groups;
+  std::vector<InputHistogram> histograms;
+  for (Group& group : round) {
+    if (!group.is_static()) continue;
+    slots.push_back(group.targets.front().slot);
+    groups.push_back(&group);
+    histograms.push_back(group.targets.front().input->histogram());
+  }
+  if (slots.empty()) return;
+  collect(context.block, {.step = context.step}, stream(context, *groups.front()), slots, histograms);
+  for (size_t i = 0; i < groups.size(); ++i) {
+    for (Target& target : groups[i]->targets) target.input = target.input->calibrated(histograms[i]);
+  }
 }
 
 void Quantize::measure(core::BlockContext& context, std::vector<Group>& round) const {
@@ -146,12 +181,8 @@ void Quantize::measure(core::BlockContext& context, std::vector<Group>& round) c
     tapped.push_back(&group);
   }
   if (taps.empty()) return;
-  const core::HiddenStore* inputs = calibration_.propagate_error ? context.inputs.quantized : context.inputs.full;
-  core::require(inputs != nullptr || calibration_.store == nullptr,
-                "{}: its statistics have left the cache since the run began. Run it again, or raise --cache-limit.",
-                tapped.front()->targets.front().slot->path());
-  TORCH_CHECK(inputs != nullptr, "statistics are needed, but the walk does not carry the stream to take them from");
-  const std::vector<Statistics> measured = collect(context.block, {.step = context.step}, *inputs, taps);
+  const core::HiddenStore& inputs = stream(context, *tapped.front());
+  const std::vector<Statistics> measured = collect(context.block, {.step = context.step}, inputs, taps);
   for (size_t i = 0; i < tapped.size(); ++i) {
     tapped[i]->set(measured[i]);
     if (calibration_.store != nullptr) calibration_.store->keep(tapped[i]->name, tapped[i]->needs, measured[i]);
@@ -161,21 +192,26 @@ void Quantize::measure(core::BlockContext& context, std::vector<Group>& round) c
 void Quantize::block(core::BlockContext& context) {
   before_block_ = reports_.size();
   at::NoGradGuard no_gradient;
-  std::vector<std::pair<core::Slot*, std::shared_ptr<QuantizedLinear>>> finished;
+  std::vector<std::pair<core::Slot*, std::shared_ptr<core::Linear>>> finished;
   const auto put = [&] {
     for (auto& [slot, linear] : finished) slot->put(linear);
     finished.clear();
   };
   for (std::vector<Group>& round : rounds_of(context.block)) {
     const auto start = std::chrono::steady_clock::now();
+    calibrate_inputs(context, round);
     measure(context, round);
-    std::vector<Target> targets;
-    for (Group& group : round) targets.insert(targets.end(), group.targets.begin(), group.targets.end());
+    std::vector<Target> targets, in_full_precision;
+    for (const Group& group : round) {
+      for (const Target& target : group.targets) (target.decoder ? targets : in_full_precision).push_back(target);
+    }
     round.clear();
     std::vector<Quantized> results = method_->quantize(context, targets);
+    targets.insert(targets.end(), in_full_precision.begin(), in_full_precision.end());
+    results.resize(targets.size());
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     for (size_t i = 0; i < targets.size(); ++i) {
-      const auto linear = quantized(targets[i].slot->linear(), targets[i], std::move(results[i].encoded));
+      const auto linear = quantized(*targets[i].slot, targets[i], std::move(results[i].encoded));
       reports_.push_back(report(targets[i], results[i], *linear, seconds / static_cast<double>(targets.size())));
       finished.emplace_back(targets[i].slot, linear);
     }
@@ -184,27 +220,70 @@ void Quantize::block(core::BlockContext& context) {
   put();  // not earlier: what is measured in a later round must not depend on what fits into one
 }
 
-ModuleReport Quantize::report(const Target& target, const Quantized& result, const QuantizedLinear& linear,
+ModuleReport Quantize::report(const Target& target, const Quantized& result, const core::Linear& linear,
                               double seconds) const {
   const core::Slot& slot = *target.slot;
-  const at::Tensor w = slot.linear().weight(), approximation = linear.weight();
+  const at::Tensor w = slot.linear().weight();
   ModuleReport report{.path = slot.path(),
-                      .method = method_name_,
+                      .method = target.decoder ? method_name_ : QuantConfig::kNone,
                       .out_features = slot.out_features(),
                       .in_features = slot.in_features(),
-                      .bits = linear.codes().bits(),
-                      .groups = c10::multiply_integers(linear.parameters().front().shape),
-                      .weight_error = relative_error(w, approximation),
+                      .bits = WeightConfig::kFullPrecision,
+                      .groups = 0,
+                      .weight_error = 0,
                       .output_error = {},
                       .weight = weight_shape(w),
                       .input = {},
                       .seconds = seconds,
                       .fallback = result.fallback,
                       .note = result.note};
-  if (target.inputs.hessian.defined())
-    report.output_error = relative_output_error(w, approximation, target.inputs.hessian);
+  if (const auto* coded = dynamic_cast<const QuantizedLinear*>(&linear)) {
+    const at::Tensor approximation = coded->weight();
+    report.bits = coded->codes().bits();
+    report.groups = c10::multiply_integers(coded->parameters().front().shape);
+    report.weight_error = relative_error(w, approximation);
+    if (target.inputs.hessian.defined())
+      report.output_error = relative_output_error(w, approximation, target.inputs.hessian);
+  }
   if (target.inputs.tokens > 0) report.input = target.inputs.shape();
   return report;
+}
+
+// ---- the ends ----
+
+const Assignment* Quantize::assigned(const core::Slot& slot) const {
+  const auto found = std::find_if(assignments_.begin(), assignments_.end(),
+                                  [&](const Assignment& a) { return a.slot == &slot && a.decoder; });
+  return found == assignments_.end() ? nullptr : &*found;
+}
+
+std::shared_ptr<core::Linear> Quantize::encode_end(core::Slot& slot, const Assignment& assignment,
+                                                   const std::string& note) {
+  const auto start = std::chrono::steady_clock::now();
+  const Target target{&slot, assignment.decoder, assignment.input};
+  Quantized result = named(slot.path(), [&]() -> Quantized {
+    return {round_to_nearest(slot.linear().weight().to(at::kFloat), *assignment.decoder, {}), {}, note};
+  });
+  auto linear = quantized(slot, target, std::move(result.encoded));
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  reports_.push_back(report(target, result, *linear, seconds));
+  reports_.back().method = "rtn";
+  return linear;
+}
+
+void Quantize::ends(core::Model& model) {
+  at::NoGradGuard no_gradient;
+  const Assignment *embedding = assigned(model.embedding()), *head = assigned(model.head());
+  const auto text = [](const Assignment& a) { return as_text(a.weight) + as_text(a.input.get()); };
+  const bool shared =
+      core::shares_embedding(model) && embedding != nullptr && head != nullptr && text(*embedding) == text(*head);
+  std::shared_ptr<core::Linear> rows, outputs;
+  if (embedding != nullptr) rows = encode_end(model.embedding(), *embedding, shared ? "shared with lm_head" : "");
+  if (head != nullptr && !shared) outputs = encode_end(model.head(), *head, "");
+  if (rows) model.embedding().put(rows);
+  if (outputs) model.head().put(outputs);
+  if (shared) model.head().put(rows);
+  before_block_ = reports_.size();
 }
 
 std::string Quantize::record() const {

@@ -17,7 +17,7 @@ WeightShape weight_shape(const at::Tensor& w);  // w: [O, I]
 
 // One row of modules.csv.
 struct ModuleReport {
-  std::string path, method;
+  std::string path, method;                         // method: none for a weight in full precision with quantized inputs
   int64_t out_features, in_features, bits, groups;  // groups: of the whole weight
   double weight_error;                              // Σ (w − ŵ)² / Σ w²
   std::optional<double> output_error;  // tr(ΔHΔᵀ) / tr(WHWᵀ) with Δ = W − Ŵ; where the Hessian is known
@@ -39,7 +39,7 @@ struct Calibration {
 
 class Quantize : public core::Stage {
  public:
-  static constexpr int kVersion = 2;  // bumped by hand when codes or parameters change
+  static constexpr int kVersion = 3;  // bumped by hand when codes or parameters change
 
   // With statistics to collect, the walk must carry the stream that `calibration` reads.
   Quantize(std::shared_ptr<const Method> method, std::string method_name, std::vector<Assignment> assignments,
@@ -48,7 +48,11 @@ class Quantize : public core::Stage {
   std::string name() const override { return "quantize"; }
   int version() const override { return kVersion; }
   void block(core::BlockContext& context) override;
-  // Whether statistics must be measured: false when there are none to collect, or all are in the store.
+  // Quantizes embedding and head where rules name them, rounding to nearest whatever the method. They must be loaded;
+  // a tied pair of equal settings shares one set of codes, another pair is untied. Before the walk: the inputs of the
+  // first block are then those of the quantized embedding.
+  void ends(core::Model& model);
+  // Whether inputs must be measured: false when there is nothing to collect, or all statistics are in the store.
   bool reads_stream(core::Model& model) const;
   std::string record() const override;  // the reports of the last block
   void restore(const std::string& record) override;
@@ -62,15 +66,19 @@ class Quantize : public core::Stage {
     std::vector<Target> targets;
     Needs needs;
 
+    bool is_static() const { return targets.front().input != nullptr && targets.front().input->config().is_static(); }
     void set(const Statistics& inputs) {
       for (Target& target : targets) target.inputs = inputs;
     }
   };
   std::vector<Group> groups_of(core::Block& block) const;
   std::vector<std::vector<Group>> rounds_of(core::Block& block) const;
+  void calibrate_inputs(core::BlockContext& context, std::vector<Group>& round) const;
   void measure(core::BlockContext& context, std::vector<Group>& round) const;
-  ModuleReport report(const Target& target, const Quantized& result, const QuantizedLinear& linear,
-                      double seconds) const;
+  const core::HiddenStore& stream(core::BlockContext& context, const Group& first) const;
+  const Assignment* assigned(const core::Slot& slot) const;  // null: nothing is done to it
+  std::shared_ptr<core::Linear> encode_end(core::Slot& slot, const Assignment& assignment, const std::string& note);
+  ModuleReport report(const Target& target, const Quantized& result, const core::Linear& linear, double seconds) const;
 
   std::shared_ptr<const Method> method_;
   std::string method_name_;

@@ -25,6 +25,12 @@ QuantizedLinear::QuantizedLinear(std::shared_ptr<const Decoder> decoder, Encoded
   if (bias.defined()) bias_ = register_parameter("bias", std::move(bias), /*requires_grad=*/false);
 }
 
+void QuantizedLinear::quantize_input(std::shared_ptr<const InputQuantizer> input) {
+  input_ = std::move(input);
+  if (input_ == nullptr) return;
+  for (const Parameter& p : input_->parameters()) register_parameter(p.name, p.tensor, /*requires_grad=*/false);
+}
+
 at::Tensor QuantizedLinear::forward(const at::Tensor& x) {
   return at::linear(input_ ? input_->apply(x) : x, weight(), bias_);
 }
@@ -32,6 +38,26 @@ at::Tensor QuantizedLinear::forward(const at::Tensor& x) {
 at::Tensor QuantizedLinear::weight() const {
   const at::Tensor decoded = decoder_->decode(codes_.unpack(), parameters_);
   return (decoder_->config().noise.in_inference() ? decoded + noise() : decoded).to(compute_dtype_);
+}
+
+// [O, …] -> [n, …]; what all rows share stays.
+Parameters QuantizedLinear::parameters_of_rows(const at::Tensor& index) const {
+  Parameters some = parameters_;
+  for (Parameter& p : some) {
+    if (p.tensor.dim() == 2 && p.tensor.size(0) == codes_.rows()) p.tensor = p.tensor.index_select(0, index);
+  }
+  return some;
+}
+
+at::Tensor QuantizedLinear::rows(const at::Tensor& index) const {
+  const at::Tensor flat = index.reshape({-1});  // [n]
+  const core::Codes codes =
+      core::Codes::from_packed(codes_.packed().index_select(0, flat), codes_.columns(), codes_.bits());
+  at::Tensor decoded = decoder_->decode(codes.unpack(), parameters_of_rows(flat));
+  if (decoder_->config().noise.in_inference()) decoded = decoded + noise().index_select(0, flat);
+  std::vector<int64_t> shape = index.sizes().vec();
+  shape.push_back(codes_.columns());
+  return decoded.to(compute_dtype_).reshape(shape);
 }
 
 // The draw is kept while the linear lives, the scales that it is multiplied with may change.
@@ -46,6 +72,9 @@ at::Tensor QuantizedLinear::noise() const {
 std::vector<core::State> QuantizedLinear::state() const {
   std::vector<core::State> all{{"codes", codes_.packed(), core::Kind::codes}};
   for (const Parameter& p : parameters_) all.push_back({p.name, p.tensor, p.kind});
+  if (input_ != nullptr) {
+    for (const Parameter& p : input_->parameters()) all.push_back({p.name, p.tensor, p.kind});
+  }
   if (bias_.defined()) all.push_back({"bias", bias_, core::Kind::bias});
   return all;
 }
@@ -53,7 +82,8 @@ std::vector<core::State> QuantizedLinear::state() const {
 core::Cost QuantizedLinear::cost() const {
   const int64_t weights = codes_.rows() * codes_.columns();
   const int64_t bias = bias_.defined() ? bias_.numel() * bias_bits_ : 0;
-  const int64_t parameters = parameter_bits(parameters_);
+  const int64_t inputs = input_ != nullptr ? parameter_bits(input_->parameters()) : 0;
+  const int64_t parameters = parameter_bits(parameters_) + inputs;
   return {.weights = weights,
           .code_bits = codes_.stored_bits(),
           .parameter_bits = parameters,

@@ -18,12 +18,13 @@ class QuantizedLinear : public core::Linear {
 
   at::Tensor forward(const at::Tensor& x) override;
   at::Tensor weight() const override;  // decoded, compute dtype; with the noise of inference if there is any
+  at::Tensor rows(const at::Tensor& index) const override;  // decodes these rows only
   at::Tensor bias() const override { return bias_; }
-  std::vector<core::State> state() const override;  // "codes", the parameters' names, "bias"
+  std::vector<core::State> state() const override;  // "codes", the parameters' names (of the inputs too), "bias"
   core::Cost cost() const override;
 
-  // The linear then quantizes its inputs; null: it does not.
-  void quantize_input(std::shared_ptr<const InputQuantizer> input) { input_ = std::move(input); }
+  // The linear then quantizes its inputs, and keeps what that needs; null: it does not. Once, after it is made.
+  void quantize_input(std::shared_ptr<const InputQuantizer> input);
   const InputQuantizer* input() const { return input_.get(); }
 
   const Decoder& decoder() const { return *decoder_; }
@@ -32,7 +33,8 @@ class QuantizedLinear : public core::Linear {
   int64_t bias_bits() const { return bias_bits_; }
 
  private:
-  at::Tensor noise() const;  // [O, I] float32
+  at::Tensor noise() const;                                      // [O, I] float32
+  Parameters parameters_of_rows(const at::Tensor& index) const;  // index: [n] int64
 
   std::shared_ptr<const Decoder> decoder_;
   std::shared_ptr<const InputQuantizer> input_;

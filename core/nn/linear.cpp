@@ -1,6 +1,10 @@
 #include "core/nn/linear.h"
 
+#include <ATen/ATen.h>
+
 namespace core {
+
+at::Tensor Linear::rows(const at::Tensor& index) const { return at::embedding(weight(), index); }
 
 DenseLinear::DenseLinear(at::Tensor weight, at::Tensor bias, int64_t stored_bits)
     : Linear(weight.size(0), weight.size(1)), stored_bits_(stored_bits) {

@@ -16,7 +16,9 @@ class Linear : public torch::nn::Module {
  public:
   virtual at::Tensor forward(const at::Tensor& x) = 0;  // [..., I] -> [..., O]
   virtual at::Tensor weight() const = 0;  // [O, I], dense, in the compute dtype; may be computed on demand
-  virtual at::Tensor bias() const = 0;    // [O], or undefined
+  // Rows of the weight, for a table that is looked up: index [...] int64 -> [..., I].
+  virtual at::Tensor rows(const at::Tensor& index) const;
+  virtual at::Tensor bias() const = 0;  // [O], or undefined
   virtual std::vector<State> state()
       const = 0;  // stored tensors, named relative to the module ("weight", "codes", ...)
   virtual Cost cost() const = 0;

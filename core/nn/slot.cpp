@@ -7,7 +7,8 @@
 namespace core {
 
 const char* name_of(Role role) {
-  constexpr std::array kNames{"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head"};
+  constexpr std::array kNames{"q_proj",  "k_proj",    "v_proj",  "o_proj",      "gate_proj",
+                              "up_proj", "down_proj", "lm_head", "embed_tokens"};
   return kNames.at(static_cast<size_t>(role));
 }
 

@@ -10,7 +10,7 @@
 namespace core {
 
 // What the linear does in its block; patterns in rules and reports use these names.
-enum class Role { q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, lm_head };
+enum class Role { q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, lm_head, embed_tokens };
 
 const char* name_of(Role role);
 

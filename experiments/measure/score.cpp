@@ -111,7 +111,7 @@ Scores score(core::Model& model, core::BlockSource& source, const core::Windows&
     return batch_ids(windows, i * per_batch, std::min((i + 1) * per_batch, windows.count));
   };
   core::HiddenStore hidden(batches);
-  for (int64_t i = 0; i < batches; ++i) hidden.put(i, model.embed(ids(i).to(model.embedding().weight().device())));
+  for (int64_t i = 0; i < batches; ++i) hidden.put(i, model.embed(ids(i).to(model.embedding().device())));
   core::walk(model, source, {}, {.quantized = &hidden}, options.on_step);
   std::vector<Sums> sums(windows.count);
   std::vector<float> kl(options.reference == nullptr ? 0 : windows.scored());

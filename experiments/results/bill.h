@@ -10,7 +10,7 @@ namespace experiments {
 
 struct Bill {
   core::Cost all;                        // the whole model; a tied embedding once
-  core::Cost covered;                    // the linears that have codes
+  core::Cost covered;                    // the linears that have codes, the head among them; an embedding is no linear
   std::optional<std::string> code_hash;  // of all codes, in the order of the blocks; none without codes
   double mac_multiplier = 1;             // MACs per token relative to using every linear once
 };

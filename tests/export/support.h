@@ -42,7 +42,7 @@ inline Opened opened(const std::string& directory, at::ScalarType dtype = at::kF
   const core::Weights weights = weights_of(directory, dtype);
   auto model = models::build(core::read_hf_config(directory));
   auto source = open_source(*model, directory, weights);
-  model->load_ends(weights);
+  load_ends(*model, directory, weights);
   for (int64_t i = 0; i < model->shape().layers; ++i) source->load(*model, i);
   return {directory, model, weights, std::move(source)};
 }
