@@ -19,9 +19,9 @@ void InputHistogram::add(const at::Tensor& input) {
   range_ = empty() ? batch : Range{at::minimum(range_.lo, batch.lo), at::maximum(range_.hi, batch.hi)};
   if (!keeps_counts_ || !at::isfinite(range_.largest()).all().item<bool>()) return;
   widen(range_.largest().squeeze(0));
-  const at::Tensor position = (x / limit_.unsqueeze(-1) + 1) * (kBins / 2.0);  // in bins
-  const at::Tensor first = at::arange(groups_, position.options().dtype(at::kLong)).unsqueeze(-1) * kBins;
-  const at::Tensor bin = position.to(at::kLong).clamp_(0, kBins - 1) + first;
+  const at::Tensor from_zero = at::floor(x / (limit_ * (2.0 / kBins)).unsqueeze(-1));  // bins, exact: powers of two
+  const at::Tensor first = at::arange(groups_, limit_.options().dtype(at::kLong)).unsqueeze(-1) * kBins;
+  const at::Tensor bin = (from_zero.to(at::kLong) + kBins / 2).clamp_(0, kBins - 1) + first;
   counts_ += at::bincount(bin.reshape({-1}), {}, groups_ * kBins).reshape({groups_, kBins});
 }
 

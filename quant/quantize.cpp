@@ -7,6 +7,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "core/error.h"
 #include "core/linalg.h"
 #include "quant/calibration.h"
 #include "quant/input_quantized_linear.h"
@@ -46,6 +47,13 @@ std::shared_ptr<core::Linear> quantized(const core::Slot& slot, const Target& ta
                                                 linear.weight().scalar_type());
   made->quantize_input(target.input);
   return made;
+}
+
+// What is read from a file is finite; this is about what was made of it since.
+void require_finite(const core::Slot& slot) {
+  core::require(at::isfinite(slot.linear().weight()).all().item<bool>(),
+                "{}: a weight is not finite, and no grid has a level for it. Check what was done to the model before.",
+                slot.path());
 }
 
 // Σ (w − ŵ)² / Σ w²; the difference is taken in float32 whatever the compute dtype.
@@ -206,6 +214,7 @@ void Quantize::block(core::BlockContext& context) {
       for (const Target& target : group.targets) (target.decoder ? targets : in_full_precision).push_back(target);
     }
     round.clear();
+    for (const Target& target : targets) require_finite(*target.slot);
     std::vector<Quantized> results = method_->quantize(context, targets);
     targets.insert(targets.end(), in_full_precision.begin(), in_full_precision.end());
     results.resize(targets.size());
@@ -261,6 +270,7 @@ std::shared_ptr<core::Linear> Quantize::encode_end(core::Slot& slot, const Assig
                                                    const std::string& note) {
   const auto start = std::chrono::steady_clock::now();
   const Target target{&slot, assignment.decoder, assignment.input};
+  require_finite(slot);
   Quantized result = named(slot.path(), [&]() -> Quantized {
     return {round_to_nearest(slot.linear().weight().to(at::kFloat), *assignment.decoder, {}), {}, note};
   });

@@ -48,6 +48,10 @@ class Killed : public ::testing::Test {
  protected:
   Killed() {
     program_.edit("seq_len: 64, windows: 2", "seq_len: 64, windows: 8");
+    find_directory();
+  }
+
+  void find_directory() {
     const std::string plan = program_.run({"c.yaml", "--dry-run"}).out;
     directory_ = plan.substr(plan.find("runs/"), plan.find_last_not_of(" \n") + 1 - plan.find("runs/"));
   }
@@ -119,6 +123,22 @@ TEST_F(Killed, AtTheFirstBlockInTheMiddleAndWhileMeasuringEndsBitIdentical) {
     ASSERT_FALSE(exists("results.json")) << "the signal came too late";
     goes_on_to(whole);
     EXPECT_THAT(content("log.txt"), HasSubstr("goes on with an interrupted run: "));
+    start_over();
+  }
+}
+
+TEST_F(Killed, WithStaticActivationsAndQuantizedEndsEndsBitIdentical) {
+  program_.edit("quant: {method: rtn,",
+                "calibration: {samples: 4, seq_len: 64}\nquant: {method: rtn, activation: {bits: 6, mode: static, "
+                "granularity: per_tensor, range: mse}, rules: [{match: lm_head, weight: {bits: 3}}, {match: "
+                "\"*.q_proj\", weight: {bits: 16}}],");
+  find_directory();
+  const Files whole = expected();
+  for (const char* point : {"progress/block-00002.json", "checkpoint/refrain.json"}) {
+    SCOPED_TRACE(point);
+    ASSERT_EQ(stopped_at(point, SIGKILL).code, -SIGKILL);
+    ASSERT_FALSE(exists("results.json")) << "the signal came too late";
+    goes_on_to(whole);
     start_over();
   }
 }

@@ -61,6 +61,19 @@ TEST(CalibrationText, MistakesAreToldBeforeAnythingIsComputed) {
               ::testing::HasSubstr("true_sequential measures inputs behind quantized linears"));
 }
 
+TEST(CalibrationText, StaticActivationsNeedItToo) {
+  const Lab lab;
+  const auto mistake = [&](const std::string& corpus) {
+    return message_of([&] {
+      lab.run({"quant.activation={bits: 8, mode: static, granularity: per_tensor}", "calibration.corpus=" + corpus});
+    });
+  };
+  const std::string text = lab.put("short.txt", "a few words\n");
+  EXPECT_THAT(mistake(text), ::testing::HasSubstr("short.txt has "));
+  EXPECT_THAT(mistake("no/such/text"), ::testing::HasSubstr("no/such/text"));
+  EXPECT_THAT(lab.listing(), ::testing::Not(::testing::Contains("runs/lab"))) << "nothing was computed";
+}
+
 TEST(CalibrationText, IsReadOnlyWhenSomethingAsksForIt) {
   const Lab lab;
   const std::string missing = "calibration.corpus=no/such/text";

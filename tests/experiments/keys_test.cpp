@@ -86,6 +86,13 @@ class Key : public ::testing::Test {
 
   Lab lab_;
   const Strings calibrated_{"quant.method=gptq", "calibration.samples=4", "calibration.seq_len=64"};
+  const Strings at_once_{"quant.activation.bits=4", "quant.activation.granularity=per_tensor", "calibration.samples=4",
+                         "calibration.seq_len=64"};
+  const Strings static_ = [this] {
+    Strings all = at_once_;
+    all.push_back("quant.activation.mode=static");
+    return all;
+  }();
   const std::map<std::string, std::function<void()>> proofs_{
       {"name", [this] { name(); }},
       {"seed", [this] { seed(); }},
@@ -144,6 +151,8 @@ class Key : public ::testing::Test {
                             {"quant.weight.codebook=levels", "quant.weight.levels=[-1, -0.3, 0.3, 1]"});
        }},
       {"quant.activation.bits", [this] { changes_the_result("quant.activation.bits=4"); }},
+      {"quant.activation.mode", [this] { changes_the_result("quant.activation.mode=static", at_once_); }},
+      {"quant.activation.range", [this] { changes_the_result("quant.activation.range=mse", static_); }},
       {"quant.activation.granularity",
        [this] {
          changes_the_result("quant.activation.granularity=per_tensor", kInputs);
@@ -232,6 +241,8 @@ class Key : public ::testing::Test {
     const Strings one{"quant.rules=[{match: \"*.down_proj\", weight: {bits: 4}}]"};
     changes_the_result("quant.rules[0].match=role:q_proj", one);
     changes_the_result("quant.rules[0].weight={group_size: 16}", one);
+    changes_the_result("quant.rules=[{match: lm_head, weight: {bits: 3}}]");
+    changes_the_result("quant.rules=[{match: \"*embed_tokens\", weight: {bits: 3}}]");
   }
   void protocol() {
     changes_the_result("measure.perplexity[0].protocol=llama.cpp");

@@ -132,6 +132,22 @@ TEST(Results, BitsAreThoseOfTheFormat) {
   EXPECT_LT(bits["file"].get<double>(), 1.2 * bits["with_head"].get<double>());
 }
 
+TEST(Results, QuantizedEndsAreInTheBill) {
+  const Lab lab;
+  const auto bits = [&](const std::string& rules) { return lab.row({"quant.rules=[" + rules + "]"})["bits"]; };
+  const double blocks = 6 * (2 * 128 * 128 + 2 * 64 * 128 + 3 * 256 * 128), table = 1024 * 128,
+               norms = 6 * (2 * 128 + 2 * 32) + 128, all = blocks + table + norms;
+  const double side = (16 + 4) / 64.0;  // of 4 bits in groups of 64
+  const std::string rows = "{match: \"*embed_tokens\", weight: {bits: 4}}",
+                    outputs = "{match: lm_head, weight: {bits: 4}}";
+  const Json shared = bits(rows + ", " + outputs), one = bits(rows), other = bits(outputs);
+  EXPECT_DOUBLE_EQ(shared["with_head"], (2.28125 * blocks + (4 + side) * table + 16 * norms) / all);
+  for (const Json& untied : {one, other})
+    EXPECT_DOUBLE_EQ(untied["with_head"], (2.28125 * blocks + (4 + side + 16) * table + 16 * norms) / all);
+  EXPECT_EQ(one["codes"], 2.0) << "an embedding is no linear";
+  for (const Json& head : {shared, other}) EXPECT_DOUBLE_EQ(head["codes"], (2 * blocks + 4 * table) / (blocks + table));
+}
+
 TEST(Results, AModuleInFullPrecisionIsOutOfTheDenominator) {
   const Lab lab;
   const Json bits = lab.row({"quant.rules=[{match: \"*.down_proj\", weight: {bits: 16}}]"})["bits"];
@@ -249,6 +265,20 @@ TEST(RunDirectory, ItsCheckpointMeasuresBitForBitTheSame) {
   EXPECT_TRUE(restored["baseline"].is_null()) << "a quantized model has no full precision";
   for (const char* figure : {"codes", "with_parameters", "with_head"}) {
     EXPECT_EQ(restored["bits"][figure], first["bits"][figure]) << figure;
+  }
+}
+
+TEST(RunDirectory, ItsCheckpointRemembersStaticActivationsAndQuantizedEnds) {
+  const Lab lab;
+  for (const char* rules : {"[]", "[{match: lm_head, weight: {bits: 4}}, {match: \"*.down_proj\", weight: {bits: 16}}]",
+                            "[{match: lm_head, weight: {bits: 4}}, {match: \"*embed_tokens\", weight: {bits: 4}}]"}) {
+    const Json made = lab.row({"quant.activation={bits: 5, mode: static, granularity: per_tensor}",
+                               "calibration.samples=4", "calibration.seq_len=64", std::string("quant.rules=") + rules});
+    const Json again = lab.row({"quant.method=none", "model.path=" + lab.directory(made) + "/checkpoint"});
+    EXPECT_EQ(Lab::nll_of(again), Lab::nll_of(made)) << rules;
+    EXPECT_EQ(again["hashes"]["codes"], made["hashes"]["codes"]) << rules;
+    for (const char* bits : {"codes", "with_parameters", "with_head"})
+      EXPECT_EQ(again["bits"][bits], made["bits"][bits]) << rules << bits;
   }
 }
 

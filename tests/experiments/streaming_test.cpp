@@ -29,6 +29,19 @@ TEST_F(Streaming, GivesTheSameBitsAsResidentWithAndWithoutSpilledStates) {
   }
 }
 
+TEST_F(Streaming, StaticActivationsAndQuantizedEndsToo) {
+  const Strings all{"quant.method=gptq", "calibration.samples=4", "calibration.seq_len=64",
+                    "quant.activation={bits: 6, mode: static, granularity: per_tensor, range: mse}",
+                    "quant.rules=[{match: \"*embed_tokens\", weight: {bits: 4}}, {match: lm_head, weight: {bits: 4}}, "
+                    "{match: \"*.down_proj\", weight: {bits: 16}}]"};
+  const auto with = [&](const char* residency) {
+    Strings some = all;
+    some.push_back(residency);
+    return outcome(some);
+  };
+  EXPECT_EQ(with("model.residency=stream"), with("model.residency=resident"));
+}
+
 TEST_F(Streaming, ACheckpointOfOursIsStreamedWithTheSameBits) {
   const Lab lab;
   const std::string checkpoint = lab.directory(lab.row()) + "/checkpoint";

@@ -186,10 +186,28 @@ TEST_F(Damaged, OtherBitsThanTheCodesHave) {
 }
 
 TEST_F(Damaged, AModuleThatTheModelDoesNotHave) {
+  EXPECT_EQ(with_manifest([](auto& json) { json["modules"]["model.layers.9.mlp.up_proj"] = json["modules"][kModule]; }),
+            file("refrain.json") +
+                ": modules.model.layers.9.mlp.up_proj is not a linear of this model. Write the checkpoint again.");
   EXPECT_EQ(
-      with_manifest([](auto& json) { json["modules"]["model.layers.9.mlp.up_proj"] = json["modules"][kModule]; }),
-      file("refrain.json") +
-          ": modules.model.layers.9.mlp.up_proj is not a linear of this model's blocks. Write the checkpoint again.");
+      with_manifest([](auto& json) {
+        json["inputs"]["lm_head"] = {{"activation", {{"bits", 8}}}, {"seed", 1}};
+      }),
+      file("refrain.json") + ": inputs.lm_head is not a linear of this model's blocks. Write the checkpoint again.");
+}
+
+TEST_F(Damaged, InputsWithoutTheirScale) {
+  EXPECT_THAT(with_manifest([](auto& json) {
+                json["inputs"]["model.layers.0.mlp.down_proj"] = {
+                    {"activation", {{"bits", 8}, {"mode", "static"}, {"granularity", "per_tensor"}}}, {"seed", 1}};
+              }),
+              ::testing::HasSubstr("model.layers.0.mlp.down_proj.activation_scale"));
+  EXPECT_EQ(with_manifest([](auto& json) {
+              json["inputs"]["model.layers.0.mlp.down_proj"] = {{"activation", {{"bits", 16}}}, {"seed", 1}};
+            }),
+            file("refrain.json") +
+                ": inputs.model.layers.0.mlp.down_proj.activation.bits is 16, which quantizes "
+                "nothing. Write the checkpoint again.");
 }
 
 TEST_F(Damaged, APlanThatTheModelCannotRun) {

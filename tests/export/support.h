@@ -58,9 +58,13 @@ inline void save(Opened& opened, const std::string& quant_yaml, const std::strin
   Save save(opened.directory, opened.weights, out, commit);
   std::vector<core::Stage*> stages;
   if (config.method != quant::QuantConfig::kNone) stages.push_back(&quantize);
+  core::HiddenStore text(1);
+  text.put(0, opened.model->embed(at::arange(8, at::kLong).reshape({2, 4})));
+  quantize.ends(*opened.model);
   stages.insert(stages.end(), between.begin(), between.end());
   stages.push_back(&save);
-  core::walk(*opened.model, *opened.source, stages, {});
+  const bool reads = quantize.reads_stream(*opened.model);
+  core::walk(*opened.model, *opened.source, stages, {.quantized = reads ? &text : nullptr});
 }
 
 // Doubles the last norm, as folding a factor into it would.

@@ -4,6 +4,10 @@
 #include <ATen/ATen.h>
 #include <gmock/gmock.h>
 
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
 #include "quant/quantized_linear.h"
 #include "tests/io/support.h"
 
@@ -34,19 +38,19 @@ struct Slow {
   std::string symmetry = "asymmetric";
 
   std::vector<double> operator()(const std::vector<double>& x) const {
-    double lo = 0, hi = 0;
-    for (const double v : x) lo = std::min(lo, v), hi = std::max(hi, v);
-    lo *= clip, hi *= clip;
-    const double top = std::pow(2.0, bits) - 1, largest = std::max(hi, -lo);
-    const bool asymmetric = symmetry == "asymmetric";
-    const double scale = asymmetric ? (hi - lo) / top : 2 * largest / top;
-    const double zero = asymmetric ? std::nearbyint(-lo / scale) : top / 2;
+    const auto [lo, hi] = std::minmax_element(x.begin(), x.end());
     std::vector<double> out;
-    for (const double v : x) {
-      const double code = std::clamp(std::nearbyint(v / scale + zero - offset), 0.0, top);
-      out.push_back(scale * (code - zero + offset));
-    }
+    for (const double v : x) out.push_back(within(*lo, *hi, v));
     return out;
+  }
+  // The level of v when the group reaches from lo to hi.
+  double within(double lo, double hi, double v) const {
+    const double top = std::pow(2.0, bits) - 1, largest = std::max(hi, -lo) * clip;
+    const bool asymmetric = symmetry == "asymmetric";
+    const double scale = asymmetric ? (std::max(hi, 0.0) - std::min(lo, 0.0)) * clip / top : 2 * largest / top;
+    const double zero = asymmetric ? std::nearbyint(-std::min(lo, 0.0) * clip / scale) : top / 2;
+    const double code = std::clamp(std::nearbyint(v / scale + zero - offset), 0.0, top);
+    return scale * (code - zero + offset);
   }
 };
 
@@ -136,7 +140,122 @@ TEST(InputQuantizer, TheLinearMultipliesWhatItGives) {
   EXPECT_TRUE(at::equal(linear.forward(x), at::linear(rounded("bits: 3", x), linear.weight())));
 }
 
+// ---- static scales ----
+
+std::shared_ptr<const InputQuantizer> calibrated(const std::string& yaml, const std::vector<at::Tensor>& seen) {
+  const auto quantizer = make_input_quantizer(activation_config("{mode: static, " + yaml + "}"), "a", kWidth, 1);
+  InputHistogram histogram = quantizer->histogram();
+  for (const at::Tensor& x : seen) histogram.add(x);
+  return quantizer->calibrated(histogram);
+}
+
+// Later inputs take the levels that the range of the calibration inputs makes, also beyond it.
+TEST(StaticInputs, TakeTheLevelsOfTheCalibrationText) {
+  const std::vector<at::Tensor> seen{inputs() * 0.1, inputs() * 0.2};
+  const at::Tensor x = inputs().contiguous();
+  struct Grid {
+    std::string yaml;
+    Slow slow;
+    int64_t size;
+  };
+  for (const auto& [yaml, slow, size] :
+       {Grid{"bits: 4, granularity: per_tensor", {.bits = 4}, kWidth},
+        Grid{"bits: 8, granularity: per_tensor, symmetry: midrise", {.bits = 8, .symmetry = "midrise"}, kWidth},
+        Grid{"bits: 5, granularity: per_tensor, clip: {value: 0.6}, offset: 0.2",
+             {.bits = 5, .clip = 0.6, .offset = 0.2},
+             kWidth},
+        Grid{"bits: 4, granularity: per_group, group_size: 4", {.bits = 4}, 4}}) {
+    SCOPED_TRACE(yaml);
+    const at::Tensor found = calibrated(yaml, seen)->apply(x).reshape({-1, kWidth});
+    const at::Tensor all = at::cat(seen).reshape({-1, kWidth}), flat = x.reshape({-1, kWidth});
+    for (int64_t first = 0; first < kWidth; first += size) {
+      const double lo = all.narrow(1, first, size).min().item<double>(),
+                   hi = all.narrow(1, first, size).max().item<double>();
+      for (int64_t t = 0; t < flat.size(0); ++t) {
+        for (int64_t j = first; j < first + size; ++j) {
+          const double exact = slow.within(lo, hi, flat[t][j].item<double>());
+          ASSERT_NEAR(found[t][j].item<double>(), exact, 2e-6 * std::max(hi, -lo)) << t << " " << j;
+        }
+      }
+    }
+  }
+}
+
+TEST(StaticInputs, ASearchedRangeLosesLessThanMinimumAndMaximum) {
+  at::manual_seed(23);
+  const at::Tensor x = at::randn({64, kWidth});
+  const auto error = [&](const std::string& yaml) {
+    const auto quantizer = calibrated("bits: 3, granularity: per_tensor, symmetry: midrise, " + yaml, {x});
+    return at::mean(at::square(quantizer->apply(x) - x)).item<double>();
+  };
+  const double largest = x.abs().max().item<double>();
+  double best = 1e9;  // of all shrink factors, on the values themselves
+  for (int i = 0; i < 80; ++i) {
+    const double reach = largest * (1 - i / 100.0);
+    best = std::min(best, error(fmt::format("clip: {{kind: absolute, value: {}}}", reach)));
+  }
+  const double searched = error("range: mse");
+  EXPECT_LT(searched, 0.9 * error("range: minmax"));
+  EXPECT_NEAR(searched, best, 0.01 * best) << "bins of a thousandth cost more than a hundredth";
+}
+
+TEST(StaticInputs, ClipAtAPercentileOfAllThatWasSeen) {
+  const at::Tensor seen = at::linspace(-50, 50, 101 * kWidth).reshape({-1, kWidth});
+  const auto quantizer = calibrated("bits: 12, granularity: per_tensor, clip: {kind: percentile, value: 90}", {seen});
+  const double step = 80.0 / 4095, bin = 50.0 / 1024;
+  EXPECT_TRUE(at::allclose(quantizer->apply(seen), seen.clamp(-40, 40), 0, bin + step));
+}
+
+TEST(StaticInputs, StoreScaleAndZeroInTheLinear) {
+  WeightConfig config;
+  config.group_size = -1;
+  const auto decoder = make_decoder(config, "a", kWidth);
+  const auto linear_with = [&](const std::string& yaml) {
+    auto linear = std::make_unique<QuantizedLinear>(
+        decoder, decoder->encode(at::ones({5, kWidth}), decoder->fit(at::ones({5, kWidth}), {})), at::Tensor(), 0,
+        at::kFloat);
+    if (!yaml.empty()) linear->quantize_input(calibrated(yaml, {inputs()}));
+    return linear;
+  };
+  const auto plain = linear_with(""), asymmetric = linear_with("bits: 8, granularity: per_group, group_size: 4"),
+             symmetric = linear_with("bits: 8, granularity: per_tensor, symmetry: span");
+  EXPECT_EQ(asymmetric->cost().parameter_bits - plain->cost().parameter_bits, 4 * 2 * 32);
+  EXPECT_EQ(symmetric->cost().parameter_bits - plain->cost().parameter_bits, 32);
+  std::vector<std::string> names;
+  for (const core::State& state : asymmetric->state()) names.push_back(state.name + " " + core::name_of(state.kind));
+  EXPECT_THAT(names, ::testing::IsSupersetOf(
+                         {"activation_scale activation_scale", "activation_zero_point activation_zero_point"}));
+  EXPECT_TRUE(symmetric->named_parameters().contains("activation_scale"));
+  EXPECT_FALSE(symmetric->named_parameters()["activation_scale"].requires_grad());
+}
+
 // ---- mistakes ----
+
+TEST(Mistakes, OfStaticActivations) {
+  const auto config = [](const std::string& yaml) {
+    return core::message_of([&] { activation_config("{bits: 8, " + yaml + "}"); });
+  };
+  EXPECT_EQ(config("mode: static"),
+            "test.yaml:1: quant.activation.mode: static scales cannot follow single tokens, and granularity is "
+            "per_token. Set granularity: per_tensor or per_group.");
+  EXPECT_EQ(config("range: mse"),
+            "test.yaml:1: quant.activation.range: mse is searched on the calibration text. Set mode: static.");
+  EXPECT_EQ(config("mode: static, granularity: per_tensor, range: mse, clip: {kind: percentile, value: 99}"),
+            "test.yaml:1: quant.activation.range: mse and clip.kind: percentile both choose the range. Leave one of "
+            "them out.");
+  const auto seen = [](const at::Tensor& x) {
+    return core::message_of([&] { calibrated("bits: 8, granularity: per_tensor", {x}); });
+  };
+  EXPECT_EQ(seen(at::zeros({0, kWidth})),
+            "a: no calibration token reached it, so it has no static activation scale. Use mode: dynamic.");
+  for (const double bad : {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {
+    at::Tensor x = at::ones({2, kWidth});
+    x[1][3] = bad;
+    EXPECT_EQ(seen(x),
+              "a: an input that calibration saw is not finite, so it has no static activation scale. The quantized "
+              "blocks before are broken, or float16 overflows.");
+  }
+}
 
 std::string mistake(const std::string& yaml) {
   return core::message_of([&] { rounded(yaml, inputs()); });

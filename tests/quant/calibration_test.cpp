@@ -163,6 +163,43 @@ TEST(Calibrated, WeightsSeeTheInputsAsTheyAreQuantized) {
   EXPECT_NE(plain.hashes[0], coarse.hashes[0]);
 }
 
+TEST(Calibrated, StaticScalesAreThoseOfTheInputsInFullPrecisionOrBehindQuantizedBlocks) {
+  const char* yaml =
+      "{method: rtn, weight: {bits: 2, group_size: 32}, activation: {bits: 6, mode: static, granularity: per_tensor, "
+      "symmetry: span}}";
+  const auto scales = [&](bool propagates) {
+    toy::Toy toy;
+    core::HiddenStore hidden = inputs(*toy.model);
+    const QuantConfig config = quant_config(yaml);
+    Quantize stage(config.methods.at("rtn"), "rtn", assign(config, *toy.model), {.propagate_error = propagates});
+    EXPECT_TRUE(stage.reads_stream(*toy.model));
+    toy.walk({&stage}, {.full = propagates ? nullptr : &hidden, .quantized = propagates ? &hidden : nullptr});
+    std::vector<double> all;
+    for (core::Slot* slot : toy.model->slots()) {
+      const auto& linear = dynamic_cast<const QuantizedLinear&>(slot->linear());
+      all.push_back(linear.input()->parameters().at("activation_scale").item<double>());
+    }
+    return all;
+  };
+  toy::Toy dense;
+  dense.load_blocks();
+  core::HiddenStore hidden = inputs(*dense.model);
+  const auto first = collect(dense.model->block(0), {}, hidden, {{&dense.slot(0), {.absmax = true}}});
+  const std::vector<double> quantized = scales(true), full = scales(false);
+  EXPECT_FLOAT_EQ(quantized[0], 2 * first[0].absmax.max().item<double>() / 63);
+  EXPECT_EQ(quantized[0], full[0]);
+  EXPECT_NE(quantized[2], full[2]);
+}
+
+TEST(Calibrated, WeightsSeeTheInputsAsStaticScalesLeaveThem) {
+  const std::string weight = "weight: {bits: 2, group_size: 32}",
+                    activation = "activation: {bits: 3, mode: static, granularity: per_tensor}";
+  const Ran plain = run("{method: gptq, " + weight + "}"),
+            coarse = run("{method: gptq, " + weight + ", " + activation + "}");
+  EXPECT_NE(plain.reports[0].input->kurtosis, coarse.reports[0].input->kurtosis);
+  EXPECT_NE(plain.hashes[0], coarse.hashes[0]);
+}
+
 TEST(Calibrated, ARangeByImportanceIsMeasuredForRtnToo) {
   const Ran mse = run("{method: rtn, weight: {bits: 2, group_size: 32, range: mse}}");
   const Ran importance = run("{method: rtn, weight: {bits: 2, group_size: 32, range: importance}}");

@@ -120,6 +120,60 @@ TEST(Mistakes, VariablesThatContradictEachOther) {
       "more.");
 }
 
+// ---- embedding and head ----
+
+// Paths and bits of the ends that are quantized.
+std::vector<std::string> ends(const std::string& yaml) {
+  std::vector<std::string> out;
+  for (const Assignment& a : assigned(yaml)) {
+    if (a.slot->role() == core::Role::lm_head || a.slot->role() == core::Role::embed_tokens)
+      out.push_back(fmt::format("{} {}", a.slot->path(), a.decoder->code_bits()));
+  }
+  return out;
+}
+
+TEST(Ends, AreLeftAloneUnlessARuleNamesThem) {
+  for (const char* all : {"rules: [{match: '*', weight: {bits: 2}}]", "weight: {bits: 2}",
+                          "rules: [{match: 'model.*', weight: {bits: 2}}]"})
+    EXPECT_THAT(ends(all), ElementsAre()) << all;
+  EXPECT_THAT(ends("rules: [{match: lm_head, weight: {bits: 2}}]"), ElementsAre("lm_head 2"));
+  EXPECT_THAT(ends("rules: [{match: '*lm_head', weight: {bits: 2}}, {match: 'role:lm_head', weight: {bits: 5}}]"),
+              ElementsAre("lm_head 5"));
+  EXPECT_THAT(ends("rules: [{match: '*embed_tokens', weight: {bits: 3}}, {match: lm_head, weight: {bits: 2}}]"),
+              ElementsAre("model.embed_tokens 3", "lm_head 2"));
+  EXPECT_THAT(ends("rules: [{match: 'role:embed_tokens', weight: {bits: 16}}]"), ElementsAre());
+  EXPECT_THAT(ends("method: none\nrules: [{match: lm_head, weight: {bits: 2}}]"), ElementsAre());
+}
+
+TEST(Ends, KeepTheirInputsUnlessARuleSaysOtherwise) {
+  const auto input = [](const std::string& yaml) { return assigned(yaml).back().input; };
+  EXPECT_EQ(input("activation: {bits: 8}\nrules: [{match: lm_head, weight: {bits: 4}}]"), nullptr);
+  EXPECT_EQ(input("rules: [{match: lm_head, weight: {bits: 4}, activation: {bits: 6}}]")->config().bits, 6);
+}
+
+TEST(Mistakes, OfRulesForTheEnds) {
+  EXPECT_EQ(mistake("rules: [{match: lm_head, weight: {group_size: 32}}]"),
+            "a.yaml:1: quant.rules[0].match: `lm_head` needs weight.bits: lm_head stays in full precision unless a "
+            "rule says how many.");
+  EXPECT_EQ(mistake("rules: [{match: '*embed_tokens', weight: {bits: 4, range: importance}}]"),
+            "a.yaml:1: quant.rules[0].weight: the inputs of model.embed_tokens are not measured. Give the rule range: "
+            "minmax or mse.");
+  for (const char* rule : {"match: '*embed_tokens', weight: {bits: 4}, activation: {bits: 8}",
+                           "match: lm_head, weight: {bits: 16}, activation: {bits: 8}",
+                           "match: lm_head, weight: {bits: 4}, activation: {bits: 8, mode: static, granularity: "
+                           "per_tensor}"})
+    EXPECT_THAT(
+        mistake(fmt::format("rules: [{{{}}}]", rule)),
+        ::testing::HasSubstr("cannot be quantized so: dynamic ones of an lm_head with weight.bits below 16 can."))
+        << rule;
+}
+
+TEST(Mistakes, ARuleThatNamesANorm) {
+  EXPECT_EQ(mistake("rules: [{match: '*.norm', weight: {bits: 8}}]"),
+            "a.yaml:1: quant.rules[0].match: `*.norm` names a norm, and norms are not quantized. Name linears, e.g. "
+            "model.layers.0.mlp.up_proj.");
+}
+
 TEST(Method, NoneLeavesEveryLinearInFullPrecision) {
   EXPECT_THAT(variables("method: none"), ElementsAre("-", "-", "-", "-", "-", "-"));
 }

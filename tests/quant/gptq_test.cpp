@@ -166,13 +166,15 @@ TEST(Gptq, RaisesTheDampingOfASingularHessian) {
 
 TEST(Gptq, FallsBackToRoundingToNearestAndSaysWhy) {
   const char* grid = "bits: 3, group_size: 32";
-  at::Tensor indefinite = at::eye(kColumns), broken = at::eye(kColumns);
+  at::Tensor indefinite = at::eye(kColumns), broken = at::eye(kColumns), unknown = at::eye(kColumns);
+  unknown[1][1] = std::numeric_limits<float>::quiet_NaN();
   indefinite[0][0] = -1e6;
   broken[2][3] = std::numeric_limits<float>::infinity();
   Statistics nothing;
   const std::vector<std::pair<Statistics, std::string>> cases{
       {statistics_with(indefinite), "the Hessian is singular, also with damp 10"},
       {statistics_with(broken), "the Hessian is not finite"},
+      {statistics_with(unknown), "the Hessian is not finite"},
       {nothing, "no calibration token reached it"}};
   for (const auto& [x, reason] : cases) {
     const Quantized result = quantized_as(yaml("", grid), weights(), x);

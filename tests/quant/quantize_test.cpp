@@ -121,6 +121,138 @@ TEST(Mistakes, ANanAmongTheWeightsIsRefusedBeforeQuantization) {
   EXPECT_THAT(message, StartsWith("model.layers.1.mlp.down_proj.weight: value at [2, 3] is not finite."));
 }
 
+// Breaks a weight after it was read, as a transform could.
+class Breaks : public core::Stage {
+ public:
+  explicit Breaks(double value) : value_(value) {}
+  std::string name() const override { return "breaks"; }
+  int version() const override { return 1; }
+  void block(core::BlockContext& context) override {
+    core::Slot& slot = *context.block.slots().at(1);
+    const at::Tensor w = slot.linear().weight().clone();
+    w[2][3] = value_;
+    slot.put(std::make_shared<core::DenseLinear>(w, at::Tensor(), 32));
+  }
+
+ private:
+  double value_;
+};
+
+TEST(Mistakes, AWeightThatIsNotFiniteIsRefusedByEveryGrid) {
+  const double nan = std::numeric_limits<double>::quiet_NaN(), infinity = std::numeric_limits<double>::infinity();
+  for (const char* grid : {"symmetry: asymmetric", "zero_point: float", "symmetry: narrow", "symmetry: span",
+                           "symmetry: signed_full", "symmetry: noclip", "symmetry: midrise", "codebook: normal_float",
+                           "codebook: lloyd_max", "codebook: levels, levels: [-1, -0.3, 0.3, 1]"}) {
+    for (const char* range : {"minmax", "mse"}) {
+      for (const double value : {nan, infinity, -infinity}) {
+        SCOPED_TRACE(fmt::format("{}, {}, {}", grid, range, value));
+        toy::Toy toy;
+        QuantConfig config;
+        core::bind(core::parse_yaml(fmt::format("weight: {{bits: 2, range: {}, {}}}", range, grid), "a.yaml"), config);
+        Breaks breaks(value);
+        Quantize stage = stage_of(config, *toy.model);
+        EXPECT_EQ(
+            message_of([&] {
+              toy.walk({&breaks, &stage});
+            }),
+            "model.layers.0.mlp.down_proj: a weight is not finite, and no grid has a level for it. Check what was "
+            "done to the model before.");
+      }
+    }
+  }
+}
+
+// ---- the ends ----
+
+QuantConfig config_from(const std::string& yaml) {
+  QuantConfig config;
+  core::bind(core::parse_yaml(yaml, "a.yaml"), config);
+  return config;
+}
+
+// The toy model, whose head is tied, with its ends quantized.
+struct Ends {
+  toy::Toy toy, dense;
+  Quantize stage;
+  explicit Ends(const std::string& rules) : stage(stage_of(config_from("rules: [" + rules + "]"), *toy.model)) {
+    stage.ends(*toy.model);
+  }
+  core::Slot &embedding = toy.model->embedding(), &head = toy.model->head();
+};
+
+const char *const kRows = "{match: '*embed_tokens', weight: {bits: 3, group_size: 16}}",
+                  *const kOutputs = "{match: lm_head, weight: {bits: 3, group_size: 16}}";
+
+TEST(QuantizedEnds, ATiedPairOfEqualSettingsSharesItsCodes) {
+  Ends ends(std::string(kRows) + ", " + kOutputs);
+  EXPECT_EQ(ends.head.pointer(), ends.embedding.pointer());
+  const auto decoder = make_decoder(quantized(ends.embedding).decoder().config(), "", toy::kWidth);
+  const Encoded alone = rtn().quantize(ends.dense.model->embedding().linear().weight(), *decoder, {});
+  EXPECT_TRUE(at::equal(quantized(ends.embedding).codes().unpack(), alone.codes));
+  ASSERT_EQ(ends.stage.reports().size(), 1u);
+  EXPECT_EQ(ends.stage.reports()[0].path, "model.embed_tokens");
+  EXPECT_EQ(ends.stage.reports()[0].method, "rtn");
+  EXPECT_EQ(ends.stage.reports()[0].note, "shared with lm_head");
+}
+
+TEST(QuantizedEnds, OneAloneOrOtherSettingsUntieThePair) {
+  Ends rows(kRows), outputs(kOutputs), both(std::string(kRows) + ", {match: 'role:lm_head', weight: {bits: 4}}");
+  EXPECT_TRUE(at::equal(rows.head.linear().weight(), rows.dense.model->head().linear().weight()));
+  EXPECT_EQ(quantized(rows.embedding).codes().bits(), 3);
+  EXPECT_EQ(dynamic_cast<QuantizedLinear*>(&outputs.embedding.linear()), nullptr);
+  EXPECT_EQ(quantized(outputs.head).codes().bits(), 3);
+  EXPECT_EQ(quantized(both.embedding).codes().bits(), 3);
+  EXPECT_EQ(quantized(both.head).codes().bits(), 4);
+  for (Ends* ends : {&rows, &outputs, &both}) EXPECT_FALSE(core::shares_embedding(*ends->toy.model));
+}
+
+TEST(QuantizedEnds, AreBilledAsStoredOverTheOriginalWeights) {
+  constexpr int64_t table = toy::kVocabulary * toy::kWidth, side = table / 16 * (16 + 3), norm = toy::kWidth * 32;
+  const auto bill = [](Ends& ends) { return core::bill_of_ends(*ends.toy.model); };
+  Ends shared(std::string(kRows) + ", " + kOutputs), rows(kRows), outputs(kOutputs);
+  for (Ends* ends : {&shared, &rows, &outputs}) {
+    EXPECT_EQ(bill(*ends).weights, table + toy::kWidth) << "a tied table once";
+    EXPECT_EQ(bill(*ends).code_bits, 3 * table);
+    EXPECT_EQ(bill(*ends).parameter_bits, side);
+    EXPECT_EQ(bill(*ends).macs, table);
+  }
+  EXPECT_EQ(bill(shared).dense_bits, norm);
+  EXPECT_EQ(bill(rows).dense_bits, norm + 32 * table) << "the head is stored apart now";
+  EXPECT_EQ(bill(outputs).dense_bits, norm + 32 * table);
+}
+
+TEST(QuantizedLinear, DecodesTheRowsThatAreLookedUp) {
+  for (const char* variables : {"group_size: 16", "group_size: -1, zero_point: float, offset: 0.3", "group_size: 0",
+                                "scale_bits: 4, scale_group: 2, group_size: 16", "codebook: lloyd_max, group_size: 32",
+                                "group_size: 16, noise: {sigma: 0.4}"}) {
+    SCOPED_TRACE(variables);
+    Ends ends(fmt::format("{{match: '*embed_tokens', weight: {{bits: 3, {}}}}}", variables));
+    const at::Tensor ids = toy::ids(2, 5), found = ends.toy.model->embed(ids);
+    EXPECT_TRUE(at::equal(found, at::embedding(ends.embedding.linear().weight(), ids)));
+    EXPECT_FALSE(at::equal(found, ends.dense.model->embed(ids)));
+  }
+}
+
+// ---- inputs of linears in full precision ----
+
+TEST(Quantize, QuantizesTheInputsOfALinearOfSixteenBits) {
+  toy::Toy toy, dense;
+  dense.load_blocks();
+  Quantize stage = stage_of(
+      config_from("{weight: {bits: 4}, activation: {bits: 3}, rules: [{match: '*.down_proj', weight: {bits: 16}}]}"),
+      *toy.model);
+  toy.walk({&stage});
+  const at::Tensor x = at::randn({2, 3, toy::kFfn});
+  ActivationConfig activation;
+  activation.bits = 3;
+  const at::Tensor coarse = make_input_quantizer(activation, "", toy::kFfn)->apply(x);
+  EXPECT_TRUE(at::equal(toy.slot(1).linear().forward(x), dense.slot(1).linear().forward(coarse)));
+  EXPECT_EQ(stage.reports()[1].path, "model.layers.0.mlp.down_proj");
+  EXPECT_EQ(stage.reports()[1].method, "none");
+  EXPECT_EQ(stage.reports()[1].bits, 16);
+  EXPECT_EQ(stage.reports()[1].weight_error, 0);
+}
+
 // ---- what the slot then holds ----
 
 TEST(QuantizedLinear, ForwardIsTheDenseForwardWithTheDecodedWeight) {
