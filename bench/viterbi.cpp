@@ -1,5 +1,5 @@
-// Weights per second and core of the Viterbi encoder, beside the plain scalar loop: reference/vit.cpp of the study that
-// the decoder comes from, compiled without vector instructions. 2 bits, tiles of 256 weights.
+// Weights per second and core of the Viterbi encoder, beside the plain scalar loop that anyone would write first,
+// compiled without vector instructions. 2 bits, tiles of 256 weights.
 #include "replication/viterbi.h"
 
 #include <benchmark/benchmark.h>

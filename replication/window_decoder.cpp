@@ -127,7 +127,7 @@ at::Tensor WindowDecoder::decode_reference(const at::Tensor& codes, const Parame
 quant::EncodedColumns WindowDecoder::encode_columns(const at::Tensor& w, const Parameters& parameters, int64_t first,
                                                     int64_t in_features) const {
   const int64_t O = w.size(0), n = w.size(1);
-  const at::Tensor scale = noise_scale(parameters, O, in_features).detach().cpu();
+  const at::Tensor scale = noise_scale(parameters, O, in_features).detach().cpu();  // [O, G]
   const at::Tensor group = at::arange(first, first + n, at::kLong).div(in_features / scale.size(1), "floor");
   const at::Tensor step = scale.index_select(1, group);  // [O, n]
   const at::Tensor level = table(parameters).detach().cpu().contiguous();
