@@ -17,7 +17,8 @@ const char* name_of(Kind kind) {
                               "offset",
                               "table",
                               "activation_scale",
-                              "activation_zero_point"};
+                              "activation_zero_point",
+                              "low_rank"};
   return kNames.at(static_cast<size_t>(kind));
 }
 

@@ -23,6 +23,7 @@ enum class Kind {
   table,        // levels of a codebook
   activation_scale,
   activation_zero_point,  // both of a linear's inputs, found on calibration text
+  low_rank,               // factor of a low-rank branch
 };
 
 // Whether tensors of this kind are small unsigned integers, as opposed to float parameters.

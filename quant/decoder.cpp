@@ -32,6 +32,10 @@ ElementGrid Decoder::element_grid(const Parameters&, int64_t, int64_t) const {
   TORCH_CHECK(false, "the decoder ", name(), " does not choose codes one by one");
 }
 
+EncodedColumns Decoder::encode_columns(const at::Tensor&, const Parameters&, int64_t, int64_t) const {
+  TORCH_CHECK(false, "the decoder ", name(), " chooses codes one by one");
+}
+
 std::shared_ptr<const Decoder> make_decoder(const WeightConfig& config, const std::string& path, int64_t in_features,
                                             uint64_t seed) {
   core::require(config.group_size <= 0 || in_features % config.group_size == 0,

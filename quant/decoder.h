@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "core/config/node.h"
 #include "core/state.h"
 #include "quant/element_grid.h"
 #include "quant/statistics.h"
@@ -39,6 +40,11 @@ struct Encoded {
   Parameters parameters;
 };
 
+// Codes of some columns, and what they decode to.
+struct EncodedColumns {
+  at::Tensor codes, levels;  // [O, n] uint8 and float32
+};
+
 // Whether the code of a weight can be chosen alone, or depends on its neighbours' codes.
 enum class Order { elementwise, sequence };
 
@@ -60,6 +66,10 @@ class Decoder {
   int64_t code_bits() const { return config_.bits; }      // per weight
   virtual int64_t groups(int64_t in_features) const = 0;  // per row
   virtual Needs needs() const { return {}; }              // what `fit` reads of the statistics
+  // What it was made from besides config(), for refrain.json: of a replication strategy, {strategy: X, X: {…}}.
+  virtual core::Node replication() const { return {}; }
+  // Multiply-accumulates per token of a linear that decodes so.
+  virtual int64_t macs(int64_t out_features, int64_t in_features) const { return out_features * in_features; }
 
   // w: [O, I] float32. Chooses the parameters for w; x tells about its inputs.
   virtual Parameters fit(const at::Tensor& w, const Statistics& x) const = 0;
@@ -72,6 +82,15 @@ class Decoder {
   virtual Parameters layout(int64_t out_features, int64_t in_features) const = 0;
   // Elementwise decoders only: the levels of every weight, for kernels that choose one code at a time.
   virtual ElementGrid element_grid(const Parameters& parameters, int64_t out_features, int64_t in_features) const;
+  // Sequence decoders only: columns first … first + n of a weight [O, I], coded without regard to the others. w: [O,
+  // n]; first and n are multiples of column_block().
+  virtual EncodedColumns encode_columns(const at::Tensor& w, const Parameters& parameters, int64_t first,
+                                        int64_t in_features) const;
+  virtual int64_t column_block() const { return 1; }
+  // What noise is measured in: [O, G].
+  virtual at::Tensor noise_scale(const Parameters& parameters, int64_t out_features, int64_t in_features) const {
+    return element_grid(parameters, out_features, in_features).scale;
+  }
 
  private:
   WeightConfig config_;

@@ -64,8 +64,8 @@ at::Tensor QuantizedLinear::rows(const at::Tensor& index) const {
 at::Tensor QuantizedLinear::noise() const {
   const int64_t rows = codes_.rows(), columns = codes_.columns();
   if (!draw_.defined()) draw_ = normal_draw(decoder_->place(), "noise", 0, rows, columns).to(codes_.packed().device());
-  const ElementGrid grid = decoder_->element_grid(parameters_, rows, columns);
-  const at::Tensor scale = grid.scale.unsqueeze(-1) * decoder_->config().noise.sigma;  // [O, G, 1]
+  const at::Tensor per_group = decoder_->noise_scale(parameters_, rows, columns);     // [O, G]
+  const at::Tensor scale = per_group.unsqueeze(-1) * decoder_->config().noise.sigma;  // [O, G, 1]
   return (draw_.reshape({rows, scale.size(1), -1}) * scale).reshape({rows, columns});
 }
 

@@ -15,8 +15,8 @@
 #include <numeric>
 
 #include "core/error.h"
-#include "core/linalg.h"
 #include "quant/gptq_columns.h"
+#include "quant/hessian_factor.h"
 #include "quant/method.h"
 
 namespace quant {
@@ -52,15 +52,6 @@ Order_ falling_by_group(const std::vector<double>& diagonal, int64_t group_size)
   return order;
 }
 
-// The factor for all linears of one input.
-struct Factor {
-  at::Tensor h;  // whose it is
-  Order_ order;  // [I]
-  at::Tensor u;  // [I, I] float32, upper triangular; undefined: there is none, for the reason below
-  std::string reason;
-  std::string note;  // what is worth knowing beside the result
-};
-
 // Whether groups can be fitted one by one: each has parameters of its own, besides numbers that are the same for all.
 bool fits_group_by_group(const Decoder& decoder, int64_t out_features, int64_t in_features) {
   const Parameters layout = decoder.layout(out_features, in_features);
@@ -74,7 +65,7 @@ struct Visit {
   at::Tensor w;       // [O, I] float32, errors spread as far as the visit has come
   at::Tensor codes;   // [O, I] uint8
   at::Tensor dither;  // [O, I] or undefined
-  const Factor& factor;
+  const HessianFactor& factor;
 
   // Columns [first, last) on this grid; then their errors go to all later columns. group: [last − first].
   void columns(int64_t first, int64_t last, const ElementGrid& grid, const std::vector<int64_t>& group) {
@@ -140,7 +131,7 @@ struct Gptq : Method {
 
   std::vector<Quantized> quantize(core::BlockContext&, const std::vector<Target>& targets) const override {
     std::vector<Quantized> all;
-    Factor factor;
+    HessianFactor factor;
     for (const Target& target : targets) {
       const Statistics& x = target.inputs;
       const bool same = factor.h.defined() && factor.h.is_same(x.hessian) && !gar;  // gar's order depends on the groups
@@ -156,7 +147,7 @@ struct Gptq : Method {
     return target.slot->in_features() / target.decoder->groups(target.slot->in_features());
   }
 
-  Quantized quantize_linear(const Target& target, const Factor& factor) const {
+  Quantized quantize_linear(const Target& target, const HessianFactor& factor) const {
     const at::Tensor w = target.slot->linear().weight().to(at::kFloat);  // [O, I]
     return named(target.slot->path(), [&]() -> Quantized {
       const Decoder& decoder = *target.decoder;
@@ -169,46 +160,15 @@ struct Gptq : Method {
     });
   }
 
-  Factor factor_of(const Statistics& x, int64_t group_size) const {
-    TORCH_CHECK(x.tokens == 0 || x.hessian.defined(), "gptq needs the Hessian");
-    if (x.tokens == 0) return {.reason = "no calibration token reached it"};
-    Factor factor{.h = x.hessian};
-    if (!at::isfinite(x.hessian).all().item<bool>()) {
-      factor.reason = "the Hessian is not finite";
-      return factor;
-    }
-    std::vector<double> diagonal = diagonal_of(x.hessian);
-    const int64_t I = static_cast<int64_t>(diagonal.size());
-    factor.order.resize(I);
-    std::iota(factor.order.begin(), factor.order.end(), 0);
-    if (gar) factor.order = falling_by_group(diagonal, group_size);
-    if (act_order && !gar) factor.order = falling(diagonal, std::move(factor.order));
-    factorize(factor, diagonal);
-    return factor;
+  HessianFactor factor_of(const Statistics& x, int64_t group_size) const {
+    if (std::string reason = unusable(x); !reason.empty()) return {.h = x.hessian, .reason = std::move(reason)};
+    const std::vector<double> diagonal = diagonal_of(x.hessian);
+    if (gar) return factorized(x, falling_by_group(diagonal, group_size), damp);
+    Order_ order = natural_order(static_cast<int64_t>(diagonal.size()));
+    return factorized(x, act_order ? falling(diagonal, std::move(order)) : std::move(order), damp);
   }
 
-  // Raises the damping until the Hessian is positive definite.
-  void factorize(Factor& factor, std::vector<double> diagonal) const {
-    constexpr double kLargest = 10, kSmallest = 1e-4;
-    std::vector<double> dead(diagonal.size());  // 1 where no input was ever other than zero
-    for (size_t j = 0; j < diagonal.size(); ++j) dead[j] = diagonal[j] == 0 ? 1 : 0;
-    const double mean =
-        (std::accumulate(diagonal.begin(), diagonal.end(), 0.0) + std::accumulate(dead.begin(), dead.end(), 0.0)) /
-        static_cast<double>(diagonal.size());
-    double share = damp;
-    for (; share <= kLargest; share = std::max(10 * share, kSmallest)) {
-      std::vector<double> added(diagonal.size());
-      for (size_t j = 0; j < added.size(); ++j) added[j] = dead[factor.order[j]] + share * mean;
-      if (auto u = core::inverse_factor(factor.h, factor.order, added); u && at::isfinite(*u).all().item<bool>()) {
-        factor.u = u->cpu();
-        if (share != damp) factor.note = fmt::format("damp {:g}", share);
-        return;
-      }
-    }
-    factor.reason = fmt::format("the Hessian is singular, also with damp {:g}", kLargest);
-  }
-
-  Visit begin(const at::Tensor& w, const Factor& factor) const {
+  Visit begin(const at::Tensor& w, const HessianFactor& factor) const {
     const at::Tensor order = at::tensor(factor.order, at::kLong);
     const at::Tensor visited = w.cpu().index_select(1, order).contiguous();
     return {visited, at::empty(visited.sizes(), visited.options().dtype(at::kByte)), {}, factor};
@@ -227,7 +187,8 @@ struct Gptq : Method {
     return grid;
   }
 
-  Encoded fit_beforehand(const at::Tensor& w, const Decoder& decoder, const Statistics& x, const Factor& factor) const {
+  Encoded fit_beforehand(const at::Tensor& w, const Decoder& decoder, const Statistics& x,
+                         const HessianFactor& factor) const {
     const int64_t O = w.size(0), I = w.size(1);
     Parameters parameters = decoder.fit(w, x);
     const ElementGrid grid = on_cpu(decoder.element_grid(parameters, O, I));
@@ -243,7 +204,8 @@ struct Gptq : Method {
   }
 
   // The order keeps groups whole: group after group is fitted, on the weights as they are by then, and visited.
-  Encoded fit_on_the_way(const at::Tensor& w, const Decoder& decoder, const Statistics& x, const Factor& factor) const {
+  Encoded fit_on_the_way(const at::Tensor& w, const Decoder& decoder, const Statistics& x,
+                         const HessianFactor& factor) const {
     const int64_t O = w.size(0), I = w.size(1), G = decoder.groups(I), S = I / G;
     WeightConfig config = decoder.config();
     config.group_size = -1;

@@ -50,7 +50,7 @@ TEST_F(BadInput, OutOfRange) {
 TEST_F(BadInput, UnknownMethod) {
   refused_after(
       "rtn", "rtm",
-      "c.yaml:3: quant.method: `rtm` is not one of its values. Did you mean `rtn`? Choices: none, gptq, rtn.");
+      "c.yaml:3: quant.method: `rtm` is not one of its values. Did you mean `rtn`? Choices: none, gptq, ldlq, rtn.");
 }
 
 TEST_F(BadInput, RuleThatMatchesNothing) {
@@ -205,7 +205,8 @@ TEST_F(BadInput, OverrideThatIsNone) {
 
 TEST_F(BadInput, OverrideOfAnUnknownKey) {
   refused(
-      "--set quant.bits=3: quant.bits is not a known key. Known keys: method, gptq, rtn, weight, activation, rules.",
+      "--set quant.bits=3: quant.bits is not a known key. Known keys: method, gptq, ldlq, rtn, weight, activation, "
+      "rules.",
       {"c.yaml", "--set", "quant.bits=3"});
 }
 
@@ -224,7 +225,8 @@ TEST_F(BadInput, UnknownList) {
 
 TEST_F(BadInput, UnknownHelpKey) {
   refused(
-      "--help quant.wieght: quant.wieght is not a known key. Did you mean `weight`? Known keys: method, gptq, rtn, "
+      "--help quant.wieght: quant.wieght is not a known key. Did you mean `weight`? Known keys: method, gptq, ldlq, "
+      "rtn, "
       "weight, activation, "
       "rules.",
       {"--help", "quant.wieght"});

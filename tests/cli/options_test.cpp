@@ -58,7 +58,7 @@ TEST(Options, ListsPrintWhatThereIs) {
   experiments::Spec spec;
   const Finished all = program.run({"--list"});
   EXPECT_EQ(all.code, 0);
-  for (const char* text : {"methods:\ngptq ", "\nrtn ", "families: llama, qwen2, qwen3\n", "\ntiny-qwen3\n",
+  for (const char* text : {"methods:\ngptq ", "\nldlq ", "\nrtn ", "families: llama, qwen2, qwen3\n", "\ntiny-qwen3\n",
                            "corpora:\n", "tiny/test\n"}) {
     EXPECT_THAT(all.out, HasSubstr(text));
   }

@@ -111,6 +111,11 @@ class Key : public ::testing::Test {
       {"calibration.batch_tokens", [this] { only_rounding("calibration.batch_tokens=64"); }},
       {"quant.gptq.damp", [this] { changes_the_result("quant.gptq.damp=0.2", calibrated_); }},
       {"quant.gptq.block_size", [this] { only_rounding("quant.gptq.block_size=16"); }},
+      {"quant.ldlq.damp",
+       [this] {
+         changes_the_result("quant.ldlq.damp=0.2",
+                            {"quant.method=ldlq", "calibration.samples=4", "calibration.seq_len=64"});
+       }},
       {"quant.gptq.act_order", [this] { changes_the_result("quant.gptq.act_order=false", calibrated_); }},
       {"quant.gptq.static_groups", [this] { static_groups(); }},
       {"quant.gptq.gar", [this] { changes_the_result("quant.gptq.gar=true", calibrated_); }},

@@ -1,0 +1,106 @@
+// LDLQ by blocks of columns (Chee, Cai, Kuleshov and De Sa 2023, arXiv 2307.13304; blocks as in QuIP#, Tseng et al.
+// 2024, arXiv 2402.04396): 16 columns are coded together, from left to right, and their errors E are spread over the
+// columns to the right, W_rest −= E U_BB⁻¹ U_B,rest with (H + damping)⁻¹ = Uᵀ U. For one column at a time this is GPTQ
+// without act_order. Inside a block errors are not spread: the codes of a block may depend on each other, which is what
+// decoders that look at neighbouring codes need.
+#include <ATen/ATen.h>
+
+#include "quant/hessian_factor.h"
+#include "quant/method.h"
+
+namespace quant {
+
+namespace {
+
+constexpr int64_t kBlock = 16;  // columns
+
+// Codes and levels of columns first … first + n, whatever the decoder's order.
+class ColumnEncoder {
+ public:
+  ColumnEncoder(const Decoder& decoder, const Parameters& parameters, int64_t out_features, int64_t in_features)
+      : decoder_(decoder), parameters_(parameters), in_features_(in_features) {
+    if (decoder.order() == Order::elementwise) grid_ = decoder.element_grid(parameters, out_features, in_features);
+  }
+
+  EncodedColumns operator()(const at::Tensor& w, int64_t first) const {
+    if (decoder_.order() == Order::sequence) return decoder_.encode_columns(w, parameters_, first, in_features_);
+    const ElementGrid part = columns(first, w.size(1));
+    const at::Tensor codes = part.encode(w);
+    return {codes, part.decode(codes)};
+  }
+
+ private:
+  // The grid of some columns: every one a group of its own.
+  ElementGrid columns(int64_t first, int64_t n) const {
+    const at::Tensor group = at::arange(first, first + n, at::kLong).div(grid_.group_size, "floor");
+    const auto pick = [&](const at::Tensor& x) { return x.defined() ? x.cpu().index_select(1, group) : x; };
+    const at::Tensor dither = grid_.dither.defined() ? grid_.dither.cpu().narrow(1, first, n) : grid_.dither;
+    return {pick(grid_.scale), pick(grid_.shift), 1, grid_.top, grid_.table, dither};
+  }
+
+  const Decoder& decoder_;
+  const Parameters& parameters_;
+  int64_t in_features_;
+  ElementGrid grid_;
+};
+
+struct Ldlq : Method {
+  double damp = 0.01;
+
+  std::string summary() const override {
+    return "blocks of 16 columns from left to right, the error of each spread over the later ones by the Hessian";
+  }
+  void keys(core::Keys& k) override {
+    k.key("damp", damp, "added to the Hessian's diagonal, as a share of its mean; times ten as long as it is singular",
+          {0, 1});
+  }
+  Needs needs() const override { return {.hessian = true}; }
+  std::vector<Order> accepts() const override { return {Order::elementwise, Order::sequence}; }
+
+  std::vector<Quantized> quantize(core::BlockContext&, const std::vector<Target>& targets) const override {
+    std::vector<Quantized> all;
+    HessianFactor factor;
+    for (const Target& target : targets) {
+      if (!factor.h.defined() || !factor.h.is_same(target.inputs.hessian)) factor = factor_of(target.inputs);
+      const at::Tensor w = target.slot->linear().weight().to(at::kFloat);  // [O, I]
+      all.push_back(named(target.slot->path(), [&]() -> Quantized {
+        if (!factor.u.defined()) return {round_to_nearest(w, *target.decoder, target.inputs), factor.reason, {}};
+        return {spread(w, *target.decoder, target.inputs, factor.u), {}, factor.note};
+      }));
+    }
+    return all;
+  }
+
+ private:
+  HessianFactor factor_of(const Statistics& x) const {
+    if (std::string reason = unusable(x); !reason.empty()) return {.h = x.hessian, .reason = std::move(reason)};
+    return factorized(x, natural_order(x.hessian.size(0)), damp);
+  }
+
+  // u: [I, I]
+  static Encoded spread(const at::Tensor& w, const Decoder& decoder, const Statistics& x, const at::Tensor& u) {
+    const int64_t O = w.size(0), I = w.size(1);
+    TORCH_CHECK(kBlock % decoder.column_block() == 0, "columns are coded ", decoder.column_block(), " together");
+    Parameters parameters = decoder.fit(w, x);
+    const ColumnEncoder encode(decoder, parameters, O, I);
+    const at::Tensor rest = w.cpu().clone(), codes = at::empty({O, I}, rest.options().dtype(at::kByte));
+    for (int64_t first = 0; first < I; first += kBlock) {
+      const int64_t last = std::min(first + kBlock, I);
+      const at::Tensor block = rest.slice(1, first, last).contiguous();  // W_B: [O, n]
+      const EncodedColumns found = encode(block, first);
+      codes.slice(1, first, last).copy_(found.codes);
+      if (last == I) break;
+      const at::Tensor rows = u.slice(0, first, last);
+      const at::Tensor scaled = at::linalg_solve_triangular(rows.slice(1, first, last), block - found.levels,
+                                                            /*upper=*/true, /*left=*/false);  // E U_BB⁻¹
+      rest.slice(1, last).addmm_(scaled, rows.slice(1, last), 1, -1);
+    }
+    return {codes.to(w.device()), std::move(parameters)};
+  }
+};
+
+}  // namespace
+
+std::shared_ptr<Method> make_ldlq() { return std::make_shared<Ldlq>(); }
+
+}  // namespace quant
