@@ -5,8 +5,9 @@
 namespace core {
 
 const char* name_of(Kind kind) {
-  constexpr std::array kNames{"weight", "bias",       "embedding",   "norm",   "codes", "zero_codes",
-                              "scale",  "zero_point", "scale_codes", "offset", "table"};
+  constexpr std::array kNames{"weight",       "bias",       "embedding",   "norm",      "codes", "zero_codes",
+                              "scale",        "zero_point", "scale_codes", "offset",    "table", "row_scale",
+                              "column_scale", "low_rank",   "gate",        "token_gate"};
   return kNames.at(static_cast<size_t>(kind));
 }
 

@@ -17,10 +17,15 @@ enum class Kind {
   codes,       // packed codes, a buffer
   zero_codes,  // packed integer zero points, a buffer
   scale,
-  zero_point,   // float zero point
-  scale_codes,  // packed integer scales, relative to a float scale; a buffer
-  offset,       // shift of all levels, in steps
-  table,        // levels of a codebook
+  zero_point,    // float zero point
+  scale_codes,   // packed integer scales, relative to a float scale; a buffer
+  offset,        // shift of all levels, in steps
+  table,         // levels of a codebook
+  row_scale,     // factor per output, of row × column scales
+  column_scale,  // factor per input
+  low_rank,      // factor of a low-rank branch
+  gate,          // of a residual branch
+  token_gate,    // what mixes scales by the token
 };
 
 // Whether tensors of this kind are small unsigned integers, as opposed to float parameters.

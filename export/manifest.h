@@ -5,8 +5,8 @@
 //  "modules": {"model.layers.0.mlp.up_proj": {"decoder": "affine", "weight": {"bits": 2, "group_size": 64},
 //  "code_hash": "…", "seed": 42}, …}}
 // `kv` is "own" or the step whose keys and values are shared; `weight` holds the keys of quant.weight, `activation`
-// (absent: full precision) those of quant.activation; a module that is
-// not listed is dense.
+// (absent: full precision) those of quant.activation, `replication` (absent: a plain grid) the strategy and its
+// options; a module that is not listed is dense.
 #pragma once
 
 #include <map>
@@ -27,6 +27,7 @@ struct QuantizedModule {
   std::string code_hash;       // core::Codes::hash()
   uint64_t seed = 0;           // of what the decoder draws
   quant::ActivationConfig activation;
+  core::Node replication = {};  // quant::Decoder::replication(); null: a grid
 };
 
 struct Manifest {

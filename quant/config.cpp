@@ -87,14 +87,20 @@ void require_every_rule_to_match(const QuantConfig& config, const std::vector<co
 
 }  // namespace
 
-std::vector<Assignment> assign(const QuantConfig& config, core::Model& model, uint64_t seed) {
+Coding grid_coding(const core::Slot& slot, const WeightConfig& weight, uint64_t seed) {
+  return {make_decoder(weight, slot.path(), slot.in_features(), seed)};
+}
+
+std::vector<Assignment> assign(const QuantConfig& config, core::Model& model, uint64_t seed, const CodingOf& coding) {
   const std::vector<core::Slot*> slots = model.slots();
   require_every_rule_to_match(config, slots);
   std::vector<Assignment> assignments;
   for (core::Slot* slot : slots) {
     Assignment a{slot, weight_of(*slot, config), nullptr, nullptr, {}};
     if (config.method != QuantConfig::kNone && a.weight.covered()) {
-      a.decoder = make_decoder(a.weight, slot->path(), slot->in_features(), seed);
+      const Coding chosen = coding(*slot, a.weight, seed);
+      a.decoder = chosen.decoder;
+      a.refinement = chosen.refinement;
       a.input = make_input_quantizer(activation_of(*slot, config), slot->path(), slot->in_features(), seed);
       const Method& method = *config.methods.at(config.method);
       const std::vector<Order> accepted = method.accepts();
@@ -104,6 +110,7 @@ std::vector<Assignment> assign(const QuantConfig& config, core::Model& model, ui
       const std::string reason = method.refuses(*a.decoder, slot->out_features(), slot->in_features());
       core::require(reason.empty(), "{}: {}: {}", slot->path(), config.method, reason);
       a.needs = method.needs() | a.decoder->needs();
+      if (a.refinement) a.needs = a.needs | a.refinement->needs();
     }
     assignments.push_back(std::move(a));
   }

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "core/config/node.h"
 #include "core/state.h"
 #include "quant/element_grid.h"
 #include "quant/statistics.h"
@@ -60,6 +61,10 @@ class Decoder {
   int64_t code_bits() const { return config_.bits; }      // per weight
   virtual int64_t groups(int64_t in_features) const = 0;  // per row
   virtual Needs needs() const { return {}; }              // what `fit` reads of the statistics
+  // What it was made from besides config(), for refrain.json: of a replication strategy, {strategy: X, X: {…}}.
+  virtual core::Node replication() const { return {}; }
+  // Multiply-accumulates per token of a linear that decodes so.
+  virtual int64_t macs(int64_t out_features, int64_t in_features) const { return out_features * in_features; }
 
   // w: [O, I] float32. Chooses the parameters for w; x tells about its inputs.
   virtual Parameters fit(const at::Tensor& w, const Statistics& x) const = 0;
@@ -76,6 +81,22 @@ class Decoder {
  private:
   WeightConfig config_;
   Place place_;
+};
+
+struct Refined {
+  Encoded encoded;
+  std::string note = {};  // for modules.csv
+};
+
+// What becomes of an encoded weight: the codes stay, other parameters decode them.
+class Refinement {
+ public:
+  virtual ~Refinement() = default;
+  virtual Needs needs() const { return {}; }
+  virtual const std::shared_ptr<const Decoder>& decoder() const = 0;  // of what `refine` returns
+  // w: [O, I] float32, the original weight; encoded: by the method, with the parameters of the decoder that it encoded
+  // for.
+  virtual Refined refine(const at::Tensor& w, Encoded encoded, const Statistics& x) const = 0;
 };
 
 // Bits that the parameters store.
