@@ -38,7 +38,7 @@ std::string Inputs::model_hash(const ModelFiles& files) {
 
 const core::Windows* Inputs::calibration(const ModelFiles& files, const Spec& spec, core::Model& model) {
   if (spec.quant.method == quant::QuantConfig::kNone) return nullptr;
-  if (!quant::needs_statistics(quant::assign(spec.quant, model))) return nullptr;
+  if (!quant::needs_statistics(assignments(spec, model))) return nullptr;
   const CalibrationConfig& config = spec.calibration;
   const std::string key = fmt::format("calibration {} {} {} {} {} {}", files.directory, config.corpus, config.samples,
                                       config.seq_len, config.sampling, spec.seed);
@@ -136,6 +136,10 @@ exports::Residency residency_of(const Spec& spec, const core::Weights& weights) 
                                                                  : exports::Residency::resident;
 }
 
+std::vector<quant::Assignment> assignments(const Spec& spec, core::Model& model) {
+  return quant::assign(spec.quant, model, static_cast<uint64_t>(spec.seed), replication::coding_of(spec.replication));
+}
+
 void check_point(const Spec& spec, Inputs& inputs) {
   device_of(spec);  // refuses one that is not there
   const ModelFiles& files = inputs.model(spec.model.path);
@@ -144,7 +148,7 @@ void check_point(const Spec& spec, Inputs& inputs) {
   core::require(!(quantizes && files.quantized), "{}: {} is quantized already. Use method: none to measure it.",
                 spec.quant.where("method"), files.directory);
   exports::check(*model, files.directory, weights_of(spec, files));
-  if (quantizes) quant::assign(spec.quant, *model);
+  if (quantizes) assignments(spec, *model);
   inputs.calibration(files, spec, *model);
   for (const PerplexityConfig& config : spec.measure.perplexity) inputs.windows(files, config, model->shape());
 }

@@ -113,8 +113,7 @@ std::vector<quant::ModuleReport> quantize(const Spec& spec, Inputs& inputs, cons
   const auto model = models::build(files.config);
   const bool propagates = spec.calibration.propagate_error;
   std::optional<quant::StatisticsStore> store = statistics_store(spec, inputs, files, calibration);
-  quant::Quantize stage(spec.quant.methods.at(spec.quant.method), spec.quant.method,
-                        quant::assign(spec.quant, *model, spec.seed),
+  quant::Quantize stage(spec.quant.methods.at(spec.quant.method), spec.quant.method, assignments(spec, *model),
                         {.propagate_error = propagates, .store = store ? &*store : nullptr});
   exports::Save save(files.directory, weights, checkpoint, commit(), {progress, {&stage}});
   model->load_ends(weights);

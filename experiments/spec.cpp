@@ -43,6 +43,7 @@ void Spec::keys(core::Keys& k) {
   k.section("model", model, "the model under test");
   k.section("calibration", calibration, "the text on which inputs of linears are measured, where that is needed");
   k.section("quant", quant, "how its weights are quantized");
+  k.section("replication", replication, "how the codes are used several times");
   k.section("measure", measure, "what is measured, beside the full-precision model");
   k.key("checkpoint", checkpoint, "whether the quantized model is kept in the run directory", {"keep", "discard"});
   k.section("sweep", sweep, "many runs from one file").only_if_given();
@@ -69,6 +70,9 @@ void Spec::check() const {
                 "{}: true_sequential measures inputs behind quantized linears, propagate_error: false behind none. "
                 "Leave one of them out.",
                 calibration.where("propagate_error"));
+  core::require(!replication.selected() || quant.method != quant::QuantConfig::kNone,
+                "{}: {} uses codes several times, but quant.method: none makes none. Choose a method.",
+                replication.where("strategy"), replication.strategy);
   core::require(!out.empty(), "{}: out is empty. Name a directory, e.g. runs.", where("out"));
   core::require(!model.path.empty(), "{}: model.path is missing. Name a model directory, e.g. tiny-qwen3.",
                 where("model"));

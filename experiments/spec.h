@@ -10,6 +10,7 @@
 #include "experiments/expect.h"
 #include "experiments/measure/perplexity.h"
 #include "quant/config.h"
+#include "replication/config.h"
 
 namespace experiments {
 
@@ -45,6 +46,7 @@ struct Spec : core::Section {
   ModelConfig model;
   CalibrationConfig calibration;
   quant::QuantConfig quant;
+  replication::ReplicationConfig replication;
   MeasureConfig measure;
   std::string checkpoint = "keep";
   SweepConfig sweep;

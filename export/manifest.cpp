@@ -68,18 +68,20 @@ ordered_json to_json(const QuantizedModule& module) {
                     {"seed", module.seed}};
   quant::ActivationConfig activation = module.activation;
   if (activation.covered()) json["activation"] = to_json(core::to_node(activation));
+  if (!module.replication.is_null()) json["replication"] = to_json(module.replication);
   return json;
 }
 
 QuantizedModule read_module(const core::JsonObject& json, const std::string& path) {
   QuantizedModule module{
-      json.text("decoder"), {}, json.text("code_hash"), static_cast<uint64_t>(json.integer("seed", 0)), {}};
+      json.text("decoder"), {}, json.text("code_hash"), static_cast<uint64_t>(json.integer("seed", 0)), {}, {}};
   const std::string where = "modules." + path + ".weight";
   core::bind(to_node(json.object("weight").raw(), json.where()), module.weight, where);
   if (json.has("activation")) {
     core::bind(to_node(json.object("activation").raw(), json.where()), module.activation,
                "modules." + path + ".activation");
   }
+  if (json.has("replication")) module.replication = to_node(json.object("replication").raw(), json.where());
   core::require(module.weight.covered(), "{}: {}.bits is {}, which has no codes. Write the checkpoint again.",
                 json.where(), where, module.weight.bits);
   return module;

@@ -6,9 +6,9 @@
 //  "code_hash": "…", "seed": 42}, …},
 //  "inputs": {"model.layers.0.mlp.down_proj": {"activation": {"bits": 8}, "seed": 42}, …}, "untied": true}
 // `kv` is "own" or the step whose keys and values are shared; `weight` holds the keys of quant.weight, `activation`
-// (absent: full precision) those of quant.activation; a module that is not listed is dense, of those under `inputs`
-// (absent: none) the inputs are quantized. `untied` (absent: false) says that embedding and head of a model that ties
-// them are stored apart.
+// (absent: full precision) those of quant.activation, `replication` (absent: a plain grid) the strategy and its
+// options; a module that is not listed is dense, of those under `inputs` (absent: none) the inputs are quantized.
+// `untied` (absent: false) says that embedding and head of a model that ties them are stored apart.
 #pragma once
 
 #include <map>
@@ -29,6 +29,7 @@ struct QuantizedModule {
   std::string code_hash;       // core::Codes::hash()
   uint64_t seed = 0;           // of what the decoder draws
   quant::ActivationConfig activation;
+  core::Node replication = {};  // quant::Decoder::replication(); null: a grid
 };
 
 // The quantized inputs of a linear that is dense.

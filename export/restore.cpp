@@ -9,6 +9,7 @@
 #include "export/checkpoint.h"
 #include "quant/input_quantized_linear.h"
 #include "quant/quantized_linear.h"
+#include "replication/config.h"
 
 namespace exports {
 
@@ -22,7 +23,9 @@ int64_t packed_bytes(int64_t columns, int64_t bits) { return (columns * bits + 7
 
 std::shared_ptr<const quant::Decoder> decoder_of(const core::Slot& slot, const QuantizedModule& module,
                                                  const Manifest& manifest) {
-  const auto decoder = quant::make_decoder(module.weight, slot.path(), slot.in_features(), module.seed);
+  const auto decoder = replication::restored_decoder(module.weight, module.replication, {slot.path(), module.seed},
+                                                     {slot.out_features(), slot.in_features()},
+                                                     "modules." + slot.path() + ".replication");
   core::require(
       decoder->name() == module.decoder,
       "{}: modules.{}.decoder is `{}`, but these variables make `{}`. Use the Refrain that wrote the checkpoint.",

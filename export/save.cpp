@@ -109,7 +109,7 @@ class Save::Shard {
     if (slot->has_bias()) add_dense(slot->path() + ".bias", linear->bias());
     const quant::Decoder& decoder = linear->decoder();
     manifest.modules[slot->path()] = {
-        decoder.name(), decoder.config(), linear->codes().hash(), decoder.place().seed, {}};
+        decoder.name(), decoder.config(), linear->codes().hash(), decoder.place().seed, {}, decoder.replication()};
     if (linear->input() != nullptr) manifest.modules[slot->path()].activation = linear->input()->config();
   }
 

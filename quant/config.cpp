@@ -110,12 +110,14 @@ void require_every_rule_to_match(const QuantConfig& config, core::Model& model) 
 }
 
 // A linear of a block.
-Assignment assignment_of(core::Slot* slot, const QuantConfig& config, uint64_t seed) {
+Assignment assignment_of(core::Slot* slot, const QuantConfig& config, uint64_t seed, const CodingOf& coding) {
   Assignment a{slot, weight_of(*slot, config), nullptr, nullptr, {}};
   if (config.method == QuantConfig::kNone) return a;
   a.input = make_input_quantizer(activation_of(*slot, config), slot->path(), slot->in_features(), seed);
   if (!a.weight.covered()) return a;
-  a.decoder = make_decoder(a.weight, slot->path(), slot->in_features(), seed);
+  const Coding chosen = coding(*slot, a.weight, seed);
+  a.decoder = chosen.decoder;
+  a.refinement = chosen.refinement;
   const Method& method = *config.methods.at(config.method);
   const std::vector<Order> accepted = method.accepts();
   core::require(std::count(accepted.begin(), accepted.end(), a.decoder->order()) > 0,
@@ -124,6 +126,7 @@ Assignment assignment_of(core::Slot* slot, const QuantConfig& config, uint64_t s
   const std::string reason = method.refuses(*a.decoder, slot->out_features(), slot->in_features());
   core::require(reason.empty(), "{}: {}: {}", slot->path(), config.method, reason);
   a.needs = method.needs() | a.decoder->needs();
+  if (a.refinement) a.needs = a.needs | a.refinement->needs();
   return a;
 }
 
@@ -166,10 +169,14 @@ std::optional<Assignment> assignment_of_end(core::Slot* slot, const QuantConfig&
 
 }  // namespace
 
-std::vector<Assignment> assign(const QuantConfig& config, core::Model& model, uint64_t seed) {
+Coding grid_coding(const core::Slot& slot, const WeightConfig& weight, uint64_t seed) {
+  return {make_decoder(weight, slot.path(), slot.in_features(), seed)};
+}
+
+std::vector<Assignment> assign(const QuantConfig& config, core::Model& model, uint64_t seed, const CodingOf& coding) {
   require_every_rule_to_match(config, model);
   std::vector<Assignment> assignments;
-  for (core::Slot* slot : model.slots()) assignments.push_back(assignment_of(slot, config, seed));
+  for (core::Slot* slot : model.slots()) assignments.push_back(assignment_of(slot, config, seed, coding));
   for (core::Slot* slot : {static_cast<core::Slot*>(&model.embedding()), &model.head()}) {
     if (auto end = assignment_of_end(slot, config, seed)) assignments.push_back(std::move(*end));
   }

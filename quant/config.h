@@ -1,6 +1,7 @@
 // The `quant` section: which method, on which variables, with which exceptions.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -33,22 +34,34 @@ struct QuantConfig : core::Section {
   void check() const override;
 };
 
+// How the codes of one linear become weights.
+struct Coding {
+  std::shared_ptr<const Decoder> decoder;  // for which the method encodes
+  std::shared_ptr<const Refinement> refinement = {};
+};
+using CodingOf = std::function<Coding(const core::Slot& slot, const WeightConfig& weight, uint64_t seed)>;
+
+// The grid that the variables ask for.
+Coding grid_coding(const core::Slot& slot, const WeightConfig& weight, uint64_t seed);
+
 // What happens to one linear of the model, or to its embedding.
 struct Assignment {
   core::Slot* slot;
   WeightConfig weight;
   std::shared_ptr<const Decoder> decoder;       // null: left in full precision
   std::shared_ptr<const InputQuantizer> input;  // null: the inputs too
-  Needs needs = {};                             // of the method and of the decoder
+  Needs needs = {};                             // of the method, the decoder and the refinement
+  std::shared_ptr<const Refinement> refinement = {};
 };
 
 // Whether anything has to be known about the inputs of some linear: statistics, or a static range.
 bool needs_statistics(const std::vector<Assignment>& assignments);
 
 // Applies the rules to every linear of the model's blocks, last match wins, key by key; then to the ends, embedding and
-// head, of which only those are listed that a rule names. Needs no tensor. seed: of what decoders draw. Errors: a rule
-// that matches nothing or gives a key that its module does not read, a group size that does not divide, a decoder that
-// the method does not accept.
-std::vector<Assignment> assign(const QuantConfig& config, core::Model& model, uint64_t seed = 0);
+// head, of which only those are listed that a rule names. Needs no tensor. seed: of what decoders draw; coding: chooses
+// the decoders of the blocks. Errors: a rule that matches nothing or gives a key that its module does not read, a group
+// size that does not divide, a decoder that the method does not accept.
+std::vector<Assignment> assign(const QuantConfig& config, core::Model& model, uint64_t seed = 0,
+                               const CodingOf& coding = grid_coding);
 
 }  // namespace quant

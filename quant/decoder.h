@@ -97,6 +97,22 @@ class Decoder {
   Place place_;
 };
 
+struct Refined {
+  Encoded encoded;
+  std::string note = {};  // for modules.csv
+};
+
+// What becomes of an encoded weight: the codes stay, other parameters decode them.
+class Refinement {
+ public:
+  virtual ~Refinement() = default;
+  virtual Needs needs() const { return {}; }
+  virtual const std::shared_ptr<const Decoder>& decoder() const = 0;  // of what `refine` returns
+  // w: [O, I] float32, the original weight; encoded: by the method, with the parameters of the decoder that it encoded
+  // for.
+  virtual Refined refine(const at::Tensor& w, Encoded encoded, const Statistics& x) const = 0;
+};
+
 // Bits that the parameters store.
 int64_t parameter_bits(const Parameters& parameters);
 

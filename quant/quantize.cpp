@@ -39,11 +39,23 @@ int64_t bias_bits(const core::Linear& linear) {
   return cost.dense_bits / (cost.weights + linear.out_features());
 }
 
+// The target's codes under the parameters that its refinement finds, if it has one; the codes stay what they are.
+Encoded refined(const Target& target, Quantized& result) {
+  if (!target.refinement) return std::move(result.encoded);
+  const at::Tensor codes = result.encoded.codes;
+  Refined made = target.refinement->refine(target.slot->linear().weight().to(at::kFloat), std::move(result.encoded),
+                                           target.inputs);
+  TORCH_CHECK(made.encoded.codes.is_same(codes), target.slot->path(), ": a refinement may not change codes");
+  if (!made.note.empty()) result.note += (result.note.empty() ? "" : ", ") + made.note;
+  return std::move(made.encoded);
+}
+
 // What goes into the slot: codes, or the linear itself with quantized inputs. encoded: undefined without a decoder.
 std::shared_ptr<core::Linear> quantized(const core::Slot& slot, const Target& target, Encoded encoded) {
   const core::Linear& linear = slot.linear();
   if (!target.decoder) return std::make_shared<InputQuantizedLinear>(slot.pointer(), target.input);
-  auto made = std::make_shared<QuantizedLinear>(target.decoder, std::move(encoded), linear.bias(), bias_bits(linear),
+  const auto& decoder = target.refinement ? target.refinement->decoder() : target.decoder;
+  auto made = std::make_shared<QuantizedLinear>(decoder, std::move(encoded), linear.bias(), bias_bits(linear),
                                                 linear.weight().scalar_type());
   made->quantize_input(target.input);
   return made;
@@ -108,7 +120,7 @@ std::vector<Quantize::Group> Quantize::groups_of(core::Block& block) const {
       if ((!a.decoder && !a.input) || std::count(linears.slots.begin(), linears.slots.end(), a.slot) == 0) continue;
       Group& group = by_input[as_text(a.input.get())];
       if (group.targets.empty()) group.name = a.slot->path() + "\n" + as_text(a.input.get());
-      group.targets.push_back({a.slot, a.decoder, a.input});
+      group.targets.push_back({a.slot, a.decoder, a.input, a.refinement});
       group.needs = group.needs | a.needs;
     }
     for (auto& [input, group] : by_input) groups.push_back(std::move(group));
@@ -220,7 +232,7 @@ void Quantize::block(core::BlockContext& context) {
     results.resize(targets.size());
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     for (size_t i = 0; i < targets.size(); ++i) {
-      const auto linear = quantized(*targets[i].slot, targets[i], std::move(results[i].encoded));
+      const auto linear = quantized(*targets[i].slot, targets[i], refined(targets[i], results[i]));
       reports_.push_back(report(targets[i], results[i], *linear, seconds / static_cast<double>(targets.size())));
       finished.emplace_back(targets[i].slot, linear);
     }

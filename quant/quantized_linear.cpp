@@ -88,7 +88,7 @@ core::Cost QuantizedLinear::cost() const {
           .code_bits = codes_.stored_bits(),
           .parameter_bits = parameters,
           .dense_bits = bias,
-          .macs = weights,
+          .macs = decoder_->macs(codes_.rows(), codes_.columns()),
           .bytes_read = (codes_.stored_bits() + parameters + bias) / 8};
 }
 

@@ -93,7 +93,49 @@ class Key : public ::testing::Test {
     all.push_back("quant.activation.mode=static");
     return all;
   }();
+  // Two replicas, of which the second is as given.
+  void replica(const std::string& second, const std::string& variable = "quant.weight.zero_point=float") {
+    const std::string list = "replication.scales.replicas=[{}, ";
+    Strings given = measured("replication.strategy=scales");
+    given.insert(given.end(), {variable, list + "{}]"});
+    changes_the_result(list + second + "]", given);
+  }
+  // The replicas are one grid: fused, they are another run with the same result.
+  void collapse() {
+    const Strings given = measured("replication.strategy=scales");
+    Strings apart = given;
+    apart.push_back("replication.scales.collapse=false");
+    EXPECT_NE(lab_.id(apart), lab_.id(given));
+    EXPECT_NEAR(lab_.nll(apart), lab_.nll(given), 1e-4);
+  }
+  static Strings measured(const std::string& strategy) {
+    return {strategy, "calibration.samples=4", "calibration.seq_len=64"};
+  }
+
   const std::map<std::string, std::function<void()>> proofs_{
+      {"replication.strategy",
+       [this] {
+         changes_the_result("replication.strategy=low_rank", {"calibration.samples=4", "calibration.seq_len=64"});
+       }},
+      {"replication.scales.replicas[].group_size", [this] { replica("{group_size: 32}"); }},
+      {"replication.scales.replicas[].scale", [this] { replica("{scale: 1.1}"); }},
+      {"replication.scales.replicas[].zero_point", [this] { replica("{zero_point: 0.25}"); }},
+      {"replication.scales.replicas[].offset", [this] { replica("{offset: 0.25}", "quant.weight.zero_point=int"); }},
+      {"replication.scales.replicas[].noise", [this] { replica("{noise: 0.1}"); }},
+      {"replication.scales.collapse", [this] { collapse(); }},
+      {"replication.low_rank.rank",
+       [this] { changes_the_result("replication.low_rank.rank=2", measured("replication.strategy=low_rank")); }},
+      {"replication.low_rank.init",
+       [this] { changes_the_result("replication.low_rank.init=zero", measured("replication.strategy=low_rank")); }},
+      {"replication.parity_sign.replicas",
+       [this] {
+         changes_the_result("replication.parity_sign.replicas=3",
+                            {"replication.strategy=parity_sign", "replication.parity_sign.window_bits=16"});
+       }},
+      {"replication.parity_sign.window_bits",
+       [this] { changes_the_result("replication.parity_sign.window_bits=8", {"replication.strategy=parity_sign"}); }},
+      {"replication.shifted.replicas",
+       [this] { changes_the_result("replication.shifted.replicas=3", {"replication.strategy=shifted"}); }},
       {"name", [this] { name(); }},
       {"seed", [this] { seed(); }},
       {"seeds", [this] { seeds(); }},

@@ -1,0 +1,63 @@
+#include "replication/config.h"
+
+namespace replication {
+
+void ReplicationConfig::keys(core::Keys& k) {
+  std::vector<std::string> names{kNone};
+  for (const auto& [name, strategy] : strategies) names.push_back(name);
+  k.key("strategy", strategy, "how one set of codes is used several times; none: every code is used once", names);
+  for (const auto& [name, strategy] : strategies) k.section(name, *strategy, strategy->summary());
+}
+
+namespace {
+
+// A strategy's refine, with the decoders of one linear.
+class StrategyRefinement : public quant::Refinement {
+ public:
+  StrategyRefinement(std::shared_ptr<const Strategy> strategy, std::shared_ptr<const quant::Decoder> encoder,
+                     std::shared_ptr<const quant::Decoder> decoder)
+      : strategy_(std::move(strategy)), encoder_(std::move(encoder)), decoder_(std::move(decoder)) {}
+
+  quant::Needs needs() const override { return strategy_->needs(); }
+  const std::shared_ptr<const quant::Decoder>& decoder() const override { return decoder_; }
+  quant::Refined refine(const at::Tensor& w, quant::Encoded encoded, const quant::Statistics& x) const override {
+    return strategy_->refine(w, std::move(encoded), x, *encoder_, *decoder_);
+  }
+
+ private:
+  std::shared_ptr<const Strategy> strategy_;
+  std::shared_ptr<const quant::Decoder> encoder_, decoder_;
+};
+
+}  // namespace
+
+quant::CodingOf coding_of(const ReplicationConfig& config) {
+  if (!config.selected()) return quant::grid_coding;
+  const std::shared_ptr<const Strategy> strategy = config.strategies.at(config.strategy);
+  return [strategy](const core::Slot& slot, const quant::WeightConfig& weight, uint64_t seed) -> quant::Coding {
+    const quant::Place place{slot.path(), seed};
+    const Shape shape{slot.out_features(), slot.in_features()};
+    auto encoder = strategy->encoder(weight, place, shape);
+    auto decoder = strategy->decoder(weight, place, shape);
+    if (!encoder) return {decoder};
+    return {encoder, std::make_shared<StrategyRefinement>(strategy, encoder, decoder)};
+  };
+}
+
+std::shared_ptr<const quant::Decoder> restored_decoder(const quant::WeightConfig& weight, const core::Node& replication,
+                                                       const quant::Place& place, const Shape& shape,
+                                                       const std::string& where) {
+  if (replication.is_null()) return quant::make_decoder(weight, place.path, shape.in_features, place.seed);
+  ReplicationConfig config;
+  core::bind(replication, config, where);
+  return config.strategies.at(config.strategy)->decoder(weight, place, shape);
+}
+
+core::Node description(const std::string& name, const Strategy& strategy) {
+  core::Node node = core::make_map();
+  node.entries.emplace_back("strategy", core::make_string(name));
+  node.entries.emplace_back(name, core::to_node(const_cast<Strategy&>(strategy)));
+  return node;
+}
+
+}  // namespace replication

@@ -1,0 +1,34 @@
+// The `replication` section: which strategy, with which options.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "quant/config.h"
+#include "replication/strategy.h"
+
+namespace replication {
+
+struct ReplicationConfig : core::Section {
+  static constexpr const char* kNone = "none";  // every code is used once
+
+  std::string strategy = kNone;
+  Strategies strategies = make_strategies();
+
+  void keys(core::Keys& k) override;
+  bool selected() const { return strategy != kNone; }
+};
+
+// Chooses the decoders of quant::assign. The configuration must outlive what it returns.
+quant::CodingOf coding_of(const ReplicationConfig& config);
+
+// The decoder that a checkpoint describes. replication: what Decoder::replication() gave; null: a grid. where: of the
+// description, for messages.
+std::shared_ptr<const quant::Decoder> restored_decoder(const quant::WeightConfig& weight, const core::Node& replication,
+                                                       const quant::Place& place, const Shape& shape,
+                                                       const std::string& where);
+
+// {strategy: name, name: {options}}, which restored_decoder reads.
+core::Node description(const std::string& name, const Strategy& strategy);
+
+}  // namespace replication

@@ -1,0 +1,18 @@
+#include "replication/strategy.h"
+
+// One line per strategy: X(name) stands for strategies/name.cpp, which defines make_name().
+#define STRATEGIES(X) X(scales) X(low_rank) X(parity_sign) X(shifted)
+
+namespace replication {
+
+#define DECLARE(name) std::shared_ptr<Strategy> make_##name();
+STRATEGIES(DECLARE)
+#undef DECLARE
+
+Strategies make_strategies() {
+#define ENTRY(name) {#name, make_##name()},
+  return {STRATEGIES(ENTRY)};
+#undef ENTRY
+}
+
+}  // namespace replication

@@ -1,0 +1,326 @@
+// R affine dequantizers on the codes of one linear, averaged: ŵ = mean_r s_r (k − z_r), each on its own groups. The
+// codes are those that the method chose for the plain grid; replica 0 keeps the parameters that came with them, replica
+// r = 1 … R−1 is fitted by least squares (weighted by diag H) to R W − Σ_{q≠r} D_q, in order, one sweep; a replica that
+// is not fitted yet counts as a copy of replica 0. The options of a replica are applied to what was fitted.
+//
+// Affine replicas of the same codes *are* one affine grid on the common refinement of their groups, scale mean s_r and
+// zero mean(s_r z_r) / mean s_r. They are fused into it (collapse) unless they differ in noise: then the decoder is an
+// ordinary grid of one product, and what remains of the replicas is the freedom of finer groups.
+#include <ATen/ATen.h>
+
+#include <numeric>
+
+#include "core/error.h"
+#include "quant/affine.h"
+#include "quant/draws.h"
+#include "replication/config.h"
+
+namespace replication {
+
+namespace {
+
+using quant::Parameters;
+using quant::WeightConfig;
+
+// How one replica differs from the plain grid.
+struct Replica : core::Section {
+  int64_t group_size = 64;
+  double scale = 1.0;
+  double zero_point = 0.0;
+  double offset = 0.0;
+  double noise = 0.0;
+
+  void keys(core::Keys& k) override {
+    k.key("group_size", group_size, "weights of a row that share this replica's scale; default: quant.weight's",
+          {-1, 65536})
+        .only_if_given();
+    k.key("scale", scale, "factor on the fitted scales", {-16, 16});
+    k.key("zero_point", zero_point, "added to the fitted zero points, in steps; zero_point: float only", {-256, 256});
+    k.key("offset", offset, "added to the offset of quant.weight, in steps", {-256, 256});
+    k.key("noise", noise, "standard deviation of this replica's own noise, in steps of its scale", {0, 16});
+  }
+
+  WeightConfig config(const WeightConfig& base) const {
+    WeightConfig own = base;
+    if (given("group_size")) own.group_size = group_size;
+    own.offset += offset;
+    return own;
+  }
+};
+
+std::string numbered(const std::string& name, size_t r) { return r == 0 ? name : fmt::format("{}_{}", name, r); }
+
+class ReplicaDecoder : public quant::Decoder {
+ public:
+  ReplicaDecoder(const WeightConfig& weight, quant::Place place, std::vector<Replica> replicas, core::Node description)
+      : Decoder(weight, place), replicas_(std::move(replicas)), description_(std::move(description)) {
+    for (const Replica& replica : replicas_)
+      grids_.push_back(std::make_shared<quant::AffineGrid>(replica.config(weight), place));
+  }
+
+  std::string name() const override { return "scales"; }
+  quant::Order order() const override { return quant::Order::elementwise; }
+  int64_t groups(int64_t in_features) const override { return grids_.front()->groups(in_features); }
+  core::Node replication() const override { return description_; }
+  int64_t macs(int64_t O, int64_t I) const override { return O * I * static_cast<int64_t>(size()); }
+
+  Parameters fit(const at::Tensor&, const quant::Statistics&) const override {
+    TORCH_CHECK(false, "scales refines; methods encode for its grid");
+  }
+  quant::Encoded encode(const at::Tensor&, Parameters) const override {
+    TORCH_CHECK(false, "scales refines; methods encode for its grid");
+  }
+  Parameters layout(int64_t O, int64_t I) const override {
+    Parameters all;
+    for (size_t r = 0; r < size(); ++r) add(all, grids_[r]->layout(O, I), r);
+    return all;
+  }
+  at::Tensor decode(const at::Tensor& codes, const Parameters& parameters) const override {
+    at::Tensor sum;
+    for (size_t r = 0; r < size(); ++r) {
+      at::Tensor w = grids_[r]->decode(codes, of(parameters, r));
+      if (replicas_[r].noise > 0) w = w + noise(parameters, r, codes);
+      sum = sum.defined() ? sum + w : w;
+    }
+    return sum / static_cast<double>(size());
+  }
+  // Of the mean: its scale and shift on the common refinement of the groups.
+  quant::ElementGrid element_grid(const Parameters& parameters, int64_t O, int64_t I) const override {
+    const int64_t S = refinement(I);
+    at::Tensor scale, product;  // mean s_r, mean s_r shift_r: [O, I / S]
+    for (size_t r = 0; r < size(); ++r) {
+      const quant::ElementGrid grid = grids_[r]->element_grid(of(parameters, r), O, I);
+      const at::Tensor s = grid.scale.repeat_interleave(grid.group_size / S, 1) / static_cast<double>(size());
+      const at::Tensor p = s * grid.shift.repeat_interleave(grid.group_size / S, 1);
+      scale = scale.defined() ? scale + s : s;
+      product = product.defined() ? product + p : p;
+    }
+    return {.scale = scale.contiguous(),
+            .shift = (product / scale).contiguous(),
+            .group_size = S,
+            .top = (int64_t{1} << config().bits) - 1,
+            .table = {},
+            .dither = {}};
+  }
+
+  size_t size() const { return grids_.size(); }
+  const quant::AffineGrid& grid(size_t r) const { return *grids_[r]; }
+  const Replica& replica(size_t r) const { return replicas_[r]; }
+
+  // Columns of the largest group that all replicas' groups are made of.
+  int64_t refinement(int64_t in_features) const {
+    int64_t S = 0;
+    for (const auto& grid : grids_) S = std::gcd(S, in_features / grid->groups(in_features));
+    return S;
+  }
+
+  static void add(Parameters& all, Parameters own, size_t r) {
+    for (quant::Parameter& p : own) {
+      p.name = numbered(p.name, r);
+      all.push_back(std::move(p));
+    }
+  }
+  // Those of replica r, under their own names.
+  Parameters of(const Parameters& all, size_t r) const {
+    Parameters own = grids_[r]->layout(1, all.front().shape[0]);
+    for (quant::Parameter& p : own) {
+      p.tensor = all.at(numbered(p.name, r));
+      p.shape = p.tensor.sizes().vec();
+    }
+    return own;
+  }
+
+ private:
+  at::Tensor noise(const Parameters& parameters, size_t r, const at::Tensor& codes) const {
+    const int64_t O = codes.size(0), I = codes.size(1);
+    const quant::ElementGrid grid = grids_[r]->element_grid(of(parameters, r), O, I);
+    const at::Tensor draw = quant::normal_draw(place(), "noise", r, O, I).to(codes.device());
+    return draw * grid.scale.repeat_interleave(grid.group_size, 1) * replicas_[r].noise;
+  }
+
+  std::vector<Replica> replicas_;
+  std::vector<std::shared_ptr<quant::AffineGrid>> grids_;
+  core::Node description_;
+};
+
+// Σ over a group.
+at::Tensor group_sum(const at::Tensor& x) { return x.sum(-1); }
+
+struct Line {
+  at::Tensor slope, zero;  // [O, G]: t ≈ slope (k − zero)
+};
+
+// The line through (k, t) with least Σ h (slope (k − zero) − t)² per group. k, t: [O, G, S]; h: [1, G, S], positive.
+Line free_line(const at::Tensor& k, const at::Tensor& t, const at::Tensor& h) {
+  const at::Tensor weight = group_sum(h);
+  const at::Tensor k_mean = group_sum(h * k) / weight, t_mean = group_sum(h * t) / weight;
+  const at::Tensor dk = k - k_mean.unsqueeze(-1), dt = t - t_mean.unsqueeze(-1);
+  const at::Tensor variance = group_sum(h * dk * dk);
+  // A group of equal codes has one level: any slope, here that of a unit step.
+  const at::Tensor one_level = t_mean.abs() + 1e-6;
+  at::Tensor slope = at::where(variance > 0, group_sum(h * dk * dt) / variance, one_level);
+  slope = at::where(slope == 0, one_level, slope);
+  return {slope, k_mean - t_mean / slope};
+}
+
+// The same when the zero is given.
+at::Tensor slope_through(const at::Tensor& zero, const at::Tensor& k, const at::Tensor& t, const at::Tensor& h) {
+  const at::Tensor steps = k - zero.unsqueeze(-1);
+  const at::Tensor energy = group_sum(h * steps * steps);
+  return at::where(energy > 0, group_sum(h * steps * t) / energy, at::ones_like(energy));
+}
+
+// Parameters of `grid` for these codes that come closest to target [O, I]. h: [I], of the inputs.
+Parameters fitted(const quant::AffineGrid& grid, const at::Tensor& codes, const at::Tensor& target,
+                  const at::Tensor& h) {
+  const int64_t O = codes.size(0), I = codes.size(1), G = grid.groups(I);
+  const at::Tensor k = codes.to(at::kFloat).reshape({O, G, -1}), t = target.reshape({O, G, -1});
+  const at::Tensor weights = h.reshape({1, G, -1});
+  const quant::ScaleFormat format(grid.config(), /*is_signed=*/true);
+  Parameters all = grid.layout(O, I);
+  if (all.has("offset")) all.at("offset") = at::full({1}, grid.config().offset, target.options());
+  if (!all.has("zero_point")) {
+    all.at("scale") = at::ones({O, G}, target.options());
+    const at::Tensor zero = grid.element_grid(all, O, I).shift;  // constant; the offset is in it
+    all.at("scale") = format.rounded_scale(slope_through(zero, k, t, weights));
+    return all;
+  }
+  Line line = free_line(k, t, weights);
+  if (grid.config().zero_point == "int") {
+    const at::Tensor zero = at::round(line.zero).clamp(0, (int64_t{1} << grid.config().bits) - 1);
+    all.at("zero_point") = zero.to(at::kByte);
+    all.at("scale") = format.rounded_scale(slope_through(zero - grid.config().offset, k, t, weights));
+    return all;
+  }
+  all.at("scale") = format.rounded_scale(line.slope);
+  all.at("zero_point") = format.rounded(line.zero + grid.config().offset);
+  return all;
+}
+
+struct Scales : Strategy {
+  std::vector<Replica> replicas = std::vector<Replica>(2);
+  bool collapse = true;
+
+  std::string summary() const override { return "affine dequantizers on one set of codes, averaged inside the linear"; }
+  void keys(core::Keys& k) override {
+    k.list("replicas", replicas, "one map per replica; {}: as the plain grid");
+    k.key("collapse", collapse, "replace the replicas by the one affine grid that they are, where they are one");
+  }
+  void check() const override {
+    core::require(!replicas.empty(), "{}: the list is empty. Give one map per replica, e.g. [{{}}, {{offset: 0.5}}].",
+                  where("replicas"));
+    core::require(!replicas.front().given("group_size"),
+                  "{}: replica 0 has the groups for which the codes are chosen. Set quant.weight.group_size.",
+                  replicas.front().where("group_size"));
+  }
+  quant::Needs needs() const override { return {.mean_square = replicas.size() > 1}; }
+
+  std::shared_ptr<const quant::Decoder> encoder(const WeightConfig& weight, const quant::Place& place,
+                                                const Shape& shape) const override {
+    refuse(weight, place.path);
+    for (const Replica& replica : replicas)
+      quant::make_decoder(replica.config(weight), place.path, shape.in_features, place.seed);  // does it divide?
+    return quant::make_decoder(weight, place.path, shape.in_features, place.seed);
+  }
+  std::shared_ptr<const quant::Decoder> decoder(const WeightConfig& weight, const quant::Place& place,
+                                                const Shape& shape) const override {
+    auto unfused = std::make_shared<ReplicaDecoder>(weight, place, replicas, description("scales", *this));
+    if (!fuses()) return unfused;
+    return std::make_shared<quant::AffineGrid>(fused_config(weight, unfused->refinement(shape.in_features)), place);
+  }
+
+  quant::Refined refine(const at::Tensor& w, quant::Encoded encoded, const quant::Statistics& x,
+                        const quant::Decoder& encoder, const quant::Decoder& decoder) const override {
+    const ReplicaDecoder unfused(encoder.config(), encoder.place(), replicas, {});
+    quant::Encoded all{encoded.codes, parameters_of(unfused, w, encoded, x)};
+    if (!fuses()) return {std::move(all)};
+    const int64_t O = w.size(0), I = w.size(1);
+    const quant::ElementGrid mean = unfused.element_grid(all.parameters, O, I);
+    Parameters one = decoder.layout(O, I);
+    one.at("scale") = mean.scale;
+    one.at("zero_point") = mean.shift;
+    const at::Tensor before = unfused.decode(all.codes, all.parameters), after = decoder.decode(all.codes, one);
+    const double difference = ((before - after).abs().max() / before.abs().max().clamp_min(1e-30)).item<double>();
+    return {{all.codes, std::move(one)},
+            fmt::format("collapsed: {} replicas are one grid, fused - unfused {:.1e} of max |w|", replicas.size(),
+                        difference)};
+  }
+
+ private:
+  bool fuses() const {
+    return collapse && std::all_of(replicas.begin(), replicas.end(), [](const Replica& r) { return r.noise == 0; });
+  }
+
+  void refuse(const WeightConfig& weight, const std::string& path) const {
+    core::require(
+        weight.codebook == "uniform" && weight.group_size != 0 && weight.scale_bits == 0,
+        "{}: scales averages affine grids with one level of scales per row. Use codebook: uniform, scale_bits: "
+        "0 and a group_size other than 0.",
+        path);
+    const bool floats = weight.symmetry == "asymmetric" && weight.zero_point == "float";
+    for (const Replica& replica : replicas)
+      core::require(floats || replica.zero_point == 0,
+                    "{} shifts a zero point, which this grid {}. Use zero_point: float.", replica.where("zero_point"),
+                    weight.symmetry == "asymmetric" ? "stores as an integer" : "has not");
+  }
+
+  // What a mean of affine grids is: scales and zeros of float32 on smaller groups.
+  static WeightConfig fused_config(const WeightConfig& weight, int64_t group_size) {
+    WeightConfig one;
+    one.bits = weight.bits;
+    one.group_size = group_size;
+    one.zero_point = "float";
+    one.scale_dtype = "float32";
+    one.noise = weight.noise;
+    return one;
+  }
+
+  Parameters parameters_of(const ReplicaDecoder& replicas, const at::Tensor& w, const quant::Encoded& encoded,
+                           const quant::Statistics& x) const {
+    const auto R = static_cast<double>(replicas.size());
+    at::Tensor h = x.mean_square.defined() ? x.mean_square.to(w.options()) : at::ones({w.size(1)}, w.options());
+    h = h + (1e-6 * h.mean() + 1e-30);  // a column without inputs counts a little
+    std::vector<Parameters> own;
+    const at::Tensor plain =
+        quant::AffineGrid(replicas.config(), replicas.place()).decode(encoded.codes, encoded.parameters);
+    std::vector<at::Tensor> weights(replicas.size(), plain);  // as fitted so far
+    for (size_t r = 0; r < replicas.size(); ++r) {
+      if (r == 0) {
+        own.push_back(with_offset(replicas.grid(0), encoded.parameters, w));
+        continue;
+      }
+      at::Tensor target = w * R;
+      for (size_t q = 0; q < replicas.size(); ++q)
+        if (q != r) target = target - weights[q];
+      own.push_back(fitted(replicas.grid(r), encoded.codes, target, h));
+      weights[r] = replicas.grid(r).decode(encoded.codes, own.back());
+    }
+    Parameters all;
+    for (size_t r = 0; r < own.size(); ++r)
+      ReplicaDecoder::add(all, overridden(std::move(own[r]), replicas.replica(r)), r);
+    return all;
+  }
+
+  // The parameters that came with the codes, in the layout of a grid that may have an offset more.
+  static Parameters with_offset(const quant::AffineGrid& grid, const Parameters& plain, const at::Tensor& w) {
+    Parameters all = grid.layout(w.size(0), w.size(1));
+    for (quant::Parameter& p : all)
+      p.tensor = p.name == "offset" ? at::full({1}, grid.config().offset, w.options()) : plain.at(p.name);
+    return all;
+  }
+
+  static Parameters overridden(Parameters own, const Replica& replica) {
+    for (quant::Parameter& p : own) {
+      const auto stored = [&](const at::Tensor& x) { return x.to(p.stored_dtype).to(at::kFloat); };
+      if (p.name == "scale" && replica.scale != 1) p.tensor = stored(p.tensor * replica.scale);
+      if (p.name == "zero_point" && replica.zero_point != 0) p.tensor = stored(p.tensor + replica.zero_point);
+    }
+    return own;
+  }
+};
+
+}  // namespace
+
+std::shared_ptr<Strategy> make_scales() { return std::make_shared<Scales>(); }
+
+}  // namespace replication

@@ -1,0 +1,47 @@
+// A strategy says how one set of codes is used several times. Inside a linear that is a decoder with several sets of
+// parameters: the method encodes for the strategy's `encoder`, and `refine` finds the parameters with which the same
+// codes are decoded in the end.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+
+#include "core/config/keys.h"
+#include "quant/decoder.h"
+
+namespace replication {
+
+// A linear, as far as its decoder must know it.
+struct Shape {
+  int64_t out_features, in_features;
+};
+
+// Options are the strategy's own keys, under replication.<name>; they are checked whether or not it is selected.
+class Strategy : public core::Section {
+ public:
+  void keys(core::Keys&) override {}
+  virtual std::string summary() const = 0;  // one line, for --list and the docs
+
+  // What decodes the codes in the end. Errors: variables or a shape that the strategy has no use for.
+  virtual std::shared_ptr<const quant::Decoder> decoder(const quant::WeightConfig& weight, const quant::Place& place,
+                                                        const Shape& shape) const = 0;
+  // What the method encodes for; null: `decoder`, and nothing is refined.
+  virtual std::shared_ptr<const quant::Decoder> encoder(const quant::WeightConfig& /*weight*/,
+                                                        const quant::Place& /*place*/, const Shape& /*shape*/) const {
+    return nullptr;
+  }
+  // What `refine` reads of the statistics.
+  virtual quant::Needs needs() const { return {}; }
+  // w: [O, I] float32; encoded: with the parameters of `encoder`. The parameters of `decoder` for the same codes.
+  virtual quant::Refined refine(const at::Tensor& /*w*/, quant::Encoded encoded, const quant::Statistics& /*x*/,
+                                const quant::Decoder& /*encoder*/, const quant::Decoder& /*decoder*/) const {
+    return {std::move(encoded)};
+  }
+};
+
+using Strategies = std::map<std::string, std::shared_ptr<Strategy>>;
+
+Strategies make_strategies();  // fresh objects with default options
+
+}  // namespace replication

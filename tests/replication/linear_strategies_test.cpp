@@ -1,0 +1,140 @@
+// Strategies inside one linear: replicas that are one grid are found and fused, and a low-rank branch takes away what a
+// truncated SVD under the Hessian takes away.
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include "core/config/node.h"
+#include "core/linalg.h"
+#include "quant/draws.h"
+#include "quant/method.h"
+#include "replication/config.h"
+
+namespace replication {
+namespace {
+
+const quant::Place kPlace{"layer", 7};
+
+struct Case {
+  at::Tensor w = quant::normal_draw(kPlace, "weights", 0, 32, 128);
+  quant::Statistics x;
+
+  Case() {
+    const at::Tensor inputs =
+        quant::normal_draw(kPlace, "inputs", 0, 512, 128) * (1 + at::arange(128, at::kFloat) / 32);  // [T, I]
+    x.hessian = at::mm(inputs.t(), inputs) / 512;
+    x.mean_square = x.hessian.diagonal().contiguous();
+    x.tokens = 512;
+  }
+
+  // tr(Δ H Δᵀ)
+  double error(const at::Tensor& approximation) const {
+    const at::Tensor difference = w - approximation;
+    return at::sum(at::mm(difference, x.hessian) * difference).item<double>();
+  }
+};
+
+quant::WeightConfig weight_of(const std::string& yaml) {
+  quant::WeightConfig weight;
+  core::bind(core::parse_yaml(yaml, "test"), weight, "weight");
+  return weight;
+}
+
+struct Result {
+  at::Tensor plain, replicated;  // [O, I]
+  std::string note;
+  std::shared_ptr<const quant::Decoder> decoder;
+  quant::Encoded encoded;
+};
+
+Result run(const Case& c, const std::string& strategy, const std::string& options, const std::string& weight) {
+  ReplicationConfig config;
+  core::bind(core::parse_yaml("{strategy: " + strategy + ", " + strategy + ": " + options + "}", "test"), config,
+             "replication");
+  const Strategy& chosen = *config.strategies.at(strategy);
+  const quant::WeightConfig variables = weight_of(weight);
+  const Shape shape{c.w.size(0), c.w.size(1)};
+  const auto encoder = chosen.encoder(variables, kPlace, shape);
+  const auto decoder = chosen.decoder(variables, kPlace, shape);
+  quant::Encoded encoded = quant::round_to_nearest(c.w, *encoder, c.x);
+  const at::Tensor plain = encoder->decode(encoded.codes, encoded.parameters);
+  quant::Refined refined = chosen.refine(c.w, encoded, c.x, *encoder, *decoder);
+  EXPECT_TRUE(refined.encoded.codes.is_same(encoded.codes));
+  const at::Tensor replicated = decoder->decode(refined.encoded.codes, refined.encoded.parameters);
+  return {plain, replicated, refined.note, decoder, refined.encoded};
+}
+
+constexpr const char* kWeight = "{bits: 2, group_size: 64, zero_point: float}";
+
+TEST(Scales, EqualReplicasAreFusedToOneGrid) {
+  const Case c;
+  for (const char* weight : {kWeight, "{bits: 2, group_size: 64}", "{bits: 3, group_size: 32, symmetry: midrise}"}) {
+    for (const char* replicas : {"[{}, {}]", "[{}, {group_size: 32}]", "[{}, {group_size: 128}, {offset: 0.5}]",
+                                 "[{scale: 1.1}, {scale: 0.9}]"}) {
+      const Result fused = run(c, "scales", fmt::format("{{replicas: {}}}", replicas), weight);
+      const Result apart = run(c, "scales", fmt::format("{{replicas: {}, collapse: false}}", replicas), weight);
+      const double largest = apart.replicated.abs().max().item<double>();
+      EXPECT_LE((fused.replicated - apart.replicated).abs().max().item<double>(), 1e-5 * largest)
+          << weight << " " << replicas;
+      EXPECT_EQ(fused.decoder->name(), "affine");
+      EXPECT_EQ(fused.decoder->macs(32, 128), 32 * 128);
+      EXPECT_NE(fused.note.find("collapsed"), std::string::npos);
+      EXPECT_EQ(apart.decoder->name(), "scales");
+    }
+  }
+}
+
+TEST(Scales, NoiseOfItsOwnKeepsReplicasApart) {
+  const Result noisy = run(Case(), "scales", "{replicas: [{}, {noise: 0.1}]}", kWeight);
+  EXPECT_EQ(noisy.decoder->name(), "scales");
+  EXPECT_TRUE(noisy.note.empty());
+}
+
+TEST(Scales, OneReplicaIsThePlainGrid) {
+  const Result one = run(Case(), "scales", "{replicas: [{}], collapse: false}", kWeight);
+  EXPECT_TRUE(at::equal(one.replicated, one.plain));
+}
+
+// The second replica is fitted to 2 W − D_0, so that the mean of both is closer to W in the fit's own measure.
+TEST(Scales, AFittedReplicaLowersTheWeightedError) {
+  const Case c;
+  const Result two = run(c, "scales", "{replicas: [{}, {group_size: 32}], collapse: false}", kWeight);
+  const auto weighted = [&](const at::Tensor& a) {
+    return at::sum(at::square(c.w - a) * c.x.mean_square).item<double>();
+  };
+  EXPECT_LT(weighted(two.replicated), weighted(two.plain));
+}
+
+TEST(LowRank, RemovesWhatTheTruncatedSvdRemoves) {
+  const Case c;
+  double last = c.error(run(c, "low_rank", "{rank: 1}", kWeight).plain);
+  for (const int64_t rank : {1, 4, 16}) {
+    const Result r = run(c, "low_rank", fmt::format("{{rank: {}}}", rank), kWeight);
+    // Slow: the singular values of (W − D) L beyond the rank are what remains.
+    const at::Tensor l = at::linalg_cholesky(c.x.hessian);
+    const at::Tensor s = at::linalg_svdvals(at::mm(c.w - r.plain, l));
+    const double expected = core::sum_of_squares(s.slice(0, rank));
+    EXPECT_NEAR(c.error(r.replicated), expected, 0.02 * expected) << "rank " << rank;
+    EXPECT_LT(c.error(r.replicated), last);
+    last = c.error(r.replicated);
+    EXPECT_EQ(r.decoder->macs(32, 128), 32 * 128 + rank * (32 + 128));
+  }
+}
+
+TEST(LowRank, ZeroChangesNothing) {
+  const Result r = run(Case(), "low_rank", "{init: zero}", kWeight);
+  EXPECT_TRUE(at::equal(r.replicated, r.plain));
+}
+
+// What refrain.json says makes the same decoder again.
+TEST(Description, RestoresTheDecoder) {
+  const Case c;
+  for (const auto& [strategy, options] : std::map<std::string, std::string>{
+           {"low_rank", "{rank: 3}"}, {"scales", "{replicas: [{}, {group_size: 32, noise: 0.1}]}"}}) {
+    const Result r = run(c, strategy, options, kWeight);
+    const auto again = restored_decoder(weight_of(kWeight), r.decoder->replication(), kPlace, {32, 128}, "test");
+    EXPECT_TRUE(at::equal(again->decode(r.encoded.codes, r.encoded.parameters), r.replicated)) << strategy;
+  }
+}
+
+}  // namespace
+}  // namespace replication
