@@ -1,6 +1,7 @@
 // Strategies inside one linear: replicas that are one grid are found and fused, and a low-rank branch takes away what a
 // truncated SVD under the Hessian takes away.
 #include <ATen/ATen.h>
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include "core/config/node.h"
