@@ -219,8 +219,10 @@ TEST_F(BadInput, OverrideOfAMissingItem) {
 }
 
 TEST_F(BadInput, UnknownList) {
-  refused("--list: there is no list of `method`. Did you mean `methods`? Lists: methods, models, corpora, keys.",
-          {"--list", "method"});
+  refused(
+      "--list: there is no list of `method`. Did you mean `methods`? Lists: methods, strategies, models, corpora, "
+      "keys.",
+      {"--list", "method"});
 }
 
 TEST_F(BadInput, UnknownHelpKey) {
