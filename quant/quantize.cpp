@@ -40,14 +40,17 @@ int64_t bias_bits(const core::Linear& linear) {
 }
 
 // The target's codes under the parameters that its refinement finds, if it has one; the codes stay what they are.
-Encoded refined(const Target& target, Quantized& result) {
-  if (!target.refinement) return std::move(result.encoded);
-  const at::Tensor codes = result.encoded.codes;
-  Refined made = target.refinement->refine(target.slot->linear().weight().to(at::kFloat), std::move(result.encoded),
-                                           target.inputs);
-  TORCH_CHECK(made.encoded.codes.is_same(codes), target.slot->path(), ": a refinement may not change codes");
-  if (!made.note.empty()) result.note += (result.note.empty() ? "" : ", ") + made.note;
-  return std::move(made.encoded);
+Quantized refined(const Target& target, Quantized result) {
+  if (!target.refinement) return result;
+  return named(target.slot->path(), [&] {
+    const at::Tensor codes = result.encoded.codes;
+    Refined made = target.refinement->refine(target.slot->linear().weight().to(at::kFloat), std::move(result.encoded),
+                                             target.inputs);
+    TORCH_CHECK(made.encoded.codes.is_same(codes), target.slot->path(), ": a refinement may not change codes");
+    if (!made.note.empty()) result.note += (result.note.empty() ? "" : ", ") + made.note;
+    result.encoded = std::move(made.encoded);
+    return result;
+  });
 }
 
 // What goes into the slot: codes, or the linear itself with quantized inputs. encoded: undefined without a decoder.
@@ -232,7 +235,8 @@ void Quantize::block(core::BlockContext& context) {
     results.resize(targets.size());
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     for (size_t i = 0; i < targets.size(); ++i) {
-      const auto linear = quantized(*targets[i].slot, targets[i], refined(targets[i], results[i]));
+      results[i] = refined(targets[i], std::move(results[i]));
+      const auto linear = quantized(*targets[i].slot, targets[i], std::move(results[i].encoded));
       reports_.push_back(report(targets[i], results[i], *linear, seconds / static_cast<double>(targets.size())));
       finished.emplace_back(targets[i].slot, linear);
     }

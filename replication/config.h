@@ -17,9 +17,10 @@ struct ReplicationConfig : core::Section {
 
   void keys(core::Keys& k) override;
   bool selected() const { return strategy != kNone; }
+  bool collapses() const { return selected() && strategies.at(strategy)->collapses(); }
 };
 
-// Chooses the decoders of quant::assign. The configuration must outlive what it returns.
+// Chooses the decoders of quant::assign.
 quant::CodingOf coding_of(const ReplicationConfig& config);
 
 // The decoder that a checkpoint describes. replication: what Decoder::replication() gave; null: a grid. where: of the

@@ -31,6 +31,8 @@ class Strategy : public core::Section {
                                                         const quant::Place& /*place*/, const Shape& /*shape*/) const {
     return nullptr;
   }
+  // Whether the uses of the codes are one grid, into which `decoder` has fused them.
+  virtual bool collapses() const { return false; }
   // What `refine` reads of the statistics.
   virtual quant::Needs needs() const { return {}; }
   // w: [O, I] float32; encoded: with the parameters of `encoder`. The parameters of `decoder` for the same codes.

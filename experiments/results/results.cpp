@@ -61,12 +61,9 @@ Json machine_json(const Spec& spec) {
 }
 
 // null: every code is used once.
-Json replication_json(const Spec& spec, const std::vector<quant::ModuleReport>& modules) {
-  if (!spec.replication.selected()) return nullptr;
-  const bool collapsed = std::any_of(modules.begin(), modules.end(), [](const quant::ModuleReport& m) {
-    return m.note.find("collapsed") != std::string::npos;
-  });
-  return {{"strategy", spec.replication.strategy}, {"collapsed", collapsed}};
+Json replication_json(const replication::ReplicationConfig& config) {
+  if (!config.selected()) return nullptr;
+  return {{"strategy", config.strategy}, {"collapsed", config.collapses()}};
 }
 
 }  // namespace
@@ -106,7 +103,7 @@ Json results_json(const Findings& f, int64_t bytes_on_disk) {
           {"macs_per_token", f.bill.all.macs},
           {"mac_multiplier", f.bill.mac_multiplier},
           {"weight_bytes_per_token", f.bill.all.bytes_read},
-          {"replication", replication_json(*f.spec, f.modules)},
+          {"replication", replication_json(f.spec->replication)},
           {"stages", stages},
           {"fallbacks", fallbacks}};
 }

@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "quant/draws.h"
+#include "quant/hessian_factor.h"
 #include "quant/scale_format.h"
 #include "replication/config.h"
 
@@ -56,27 +57,36 @@ class LowRankDecoder : public quant::Decoder {
 
 struct Factors {
   at::Tensor a, b;  // [r, I], [O, r]
+  std::string note = {};
 };
 
-// The lower triangular L [I, I] with H + damping = L Lᵀ; the identity when nothing is known.
-at::Tensor square_root(const quant::Statistics& x, const at::Tensor& like) {
+struct Root {
+  at::Tensor l;              // [I, I], lower triangular
+  std::string missing = {};  // why it is the identity; empty: it is not
+};
+
+// H + damping = L Lᵀ.
+Root square_root(const quant::Statistics& x, const at::Tensor& like) {
   constexpr double kDamp = 0.01;  // of the mean of diag H, as in gptq
   const int64_t I = like.size(1);
-  if (!x.hessian.defined() || x.tokens == 0) return at::eye(I, like.options());
+  if (std::string reason = quant::unusable(x); !reason.empty()) return {at::eye(I, like.options()), std::move(reason)};
   const at::Tensor h = x.hessian.to(like.options());
   const at::Tensor added = at::eye(I, like.options()) * (h.diagonal().mean() * kDamp + 1e-20);
   const auto [l, info] = at::linalg_cholesky_ex(h + added);
-  return info.item<int>() == 0 ? l : at::eye(I, like.options());
+  if (info.item<int>() != 0) return {at::eye(I, like.options()), "the Hessian is singular"};
+  return {l};
 }
 
 // The truncated SVD of residual [O, I] under the Hessian, its singular values shared evenly by both factors.
 Factors by_svd(const at::Tensor& residual, const quant::Statistics& x, int64_t rank) {
-  const at::Tensor l = square_root(x, residual);
-  const auto [u, s, vt] = at::linalg_svd(at::mm(residual, l), /*full_matrices=*/false);
+  const Root root_of_h = square_root(x, residual);
+  const auto [u, s, vt] = at::linalg_svd(at::mm(residual, root_of_h.l), /*full_matrices=*/false);
   const at::Tensor root = s.slice(0, 0, rank).sqrt();
   const at::Tensor b = u.slice(1, 0, rank) * root;                    // [O, r]
   const at::Tensor right = root.unsqueeze(1) * vt.slice(0, 0, rank);  // [r, I], of A L
-  return {at::linalg_solve_triangular(l, right, /*upper=*/false, /*left=*/false), b};
+  const std::string& missing = root_of_h.missing;
+  return {at::linalg_solve_triangular(root_of_h.l, right, /*upper=*/false, /*left=*/false), b,
+          missing.empty() ? "" : "low_rank without the Hessian: " + missing};
 }
 
 // B = 0, so that nothing changes before training; A = N(0, 1/I).
@@ -119,7 +129,7 @@ struct LowRank : Strategy {
     for (quant::Parameter& p : encoded.parameters) all.at(p.name) = p.tensor;
     all.at("low_rank_a") = format.rounded(found.a);
     all.at("low_rank_b") = format.rounded(found.b);
-    return {{std::move(encoded.codes), std::move(all)}};
+    return {{std::move(encoded.codes), std::move(all)}, found.note};
   }
 };
 

@@ -52,8 +52,12 @@ std::string numbered(const std::string& name, size_t r) { return r == 0 ? name :
 
 class ReplicaDecoder : public quant::Decoder {
  public:
-  ReplicaDecoder(const WeightConfig& weight, quant::Place place, std::vector<Replica> replicas, core::Node description)
-      : Decoder(weight, place), replicas_(std::move(replicas)), description_(std::move(description)) {
+  ReplicaDecoder(const WeightConfig& weight, quant::Place place, std::vector<Replica> replicas, int64_t in_features,
+                 core::Node description)
+      : Decoder(weight, place),
+        replicas_(std::move(replicas)),
+        in_features_(in_features),
+        description_(std::move(description)) {
     for (const Replica& replica : replicas_)
       grids_.push_back(std::make_shared<quant::AffineGrid>(replica.config(weight), place));
   }
@@ -86,7 +90,7 @@ class ReplicaDecoder : public quant::Decoder {
   }
   // Of the mean: its scale and shift on the common refinement of the groups.
   quant::ElementGrid element_grid(const Parameters& parameters, int64_t O, int64_t I) const override {
-    const int64_t S = refinement(I);
+    const int64_t S = refinement();
     at::Tensor scale, product;  // mean s_r, mean s_r shift_r: [O, I / S]
     for (size_t r = 0; r < size(); ++r) {
       const quant::ElementGrid grid = grids_[r]->element_grid(of(parameters, r), O, I);
@@ -108,9 +112,9 @@ class ReplicaDecoder : public quant::Decoder {
   const Replica& replica(size_t r) const { return replicas_[r]; }
 
   // Columns of the largest group that all replicas' groups are made of.
-  int64_t refinement(int64_t in_features) const {
+  int64_t refinement() const {
     int64_t S = 0;
-    for (const auto& grid : grids_) S = std::gcd(S, in_features / grid->groups(in_features));
+    for (const auto& grid : grids_) S = std::gcd(S, in_features_ / grid->groups(in_features_));
     return S;
   }
 
@@ -122,7 +126,7 @@ class ReplicaDecoder : public quant::Decoder {
   }
   // Those of replica r, under their own names.
   Parameters of(const Parameters& all, size_t r) const {
-    Parameters own = grids_[r]->layout(1, all.front().shape[0]);
+    Parameters own = grids_[r]->layout(1, in_features_);  // for the names
     for (quant::Parameter& p : own) {
       p.tensor = all.at(numbered(p.name, r));
       p.shape = p.tensor.sizes().vec();
@@ -140,6 +144,7 @@ class ReplicaDecoder : public quant::Decoder {
 
   std::vector<Replica> replicas_;
   std::vector<std::shared_ptr<quant::AffineGrid>> grids_;
+  int64_t in_features_;
   core::Node description_;
 };
 
@@ -213,6 +218,9 @@ struct Scales : Strategy {
                   "{}: replica 0 has the groups for which the codes are chosen. Set quant.weight.group_size.",
                   replicas.front().where("group_size"));
   }
+  bool collapses() const override {
+    return collapse && std::all_of(replicas.begin(), replicas.end(), [](const Replica& r) { return r.noise == 0; });
+  }
   quant::Needs needs() const override { return {.mean_square = replicas.size() > 1}; }
 
   std::shared_ptr<const quant::Decoder> encoder(const WeightConfig& weight, const quant::Place& place,
@@ -224,18 +232,23 @@ struct Scales : Strategy {
   }
   std::shared_ptr<const quant::Decoder> decoder(const WeightConfig& weight, const quant::Place& place,
                                                 const Shape& shape) const override {
-    auto unfused = std::make_shared<ReplicaDecoder>(weight, place, replicas, description("scales", *this));
-    if (!fuses()) return unfused;
-    return std::make_shared<quant::AffineGrid>(fused_config(weight, unfused->refinement(shape.in_features)), place);
+    auto unfused =
+        std::make_shared<ReplicaDecoder>(weight, place, replicas, shape.in_features, description("scales", *this));
+    if (!collapses()) return unfused;
+    return std::make_shared<quant::AffineGrid>(fused_config(weight, unfused->refinement()), place);
   }
 
   quant::Refined refine(const at::Tensor& w, quant::Encoded encoded, const quant::Statistics& x,
                         const quant::Decoder& encoder, const quant::Decoder& decoder) const override {
-    const ReplicaDecoder unfused(encoder.config(), encoder.place(), replicas, {});
+    const ReplicaDecoder unfused(encoder.config(), encoder.place(), replicas, w.size(1), {});
     quant::Encoded all{encoded.codes, parameters_of(unfused, w, encoded, x)};
-    if (!fuses()) return {std::move(all)};
+    if (!collapses()) return {std::move(all)};
     const int64_t O = w.size(0), I = w.size(1);
     const quant::ElementGrid mean = unfused.element_grid(all.parameters, O, I);
+    core::require(
+        at::isfinite(mean.shift).all().item<bool>(),
+        "the scales of the replicas cancel, and their mean has no zero point. Change a replica's scale, or set "
+        "replication.scales.collapse: false.");
     Parameters one = decoder.layout(O, I);
     one.at("scale") = mean.scale;
     one.at("zero_point") = mean.shift;
@@ -247,10 +260,6 @@ struct Scales : Strategy {
   }
 
  private:
-  bool fuses() const {
-    return collapse && std::all_of(replicas.begin(), replicas.end(), [](const Replica& r) { return r.noise == 0; });
-  }
-
   void refuse(const WeightConfig& weight, const std::string& path) const {
     core::require(
         weight.codebook == "uniform" && weight.group_size != 0 && weight.scale_bits == 0,
@@ -278,7 +287,8 @@ struct Scales : Strategy {
   Parameters parameters_of(const ReplicaDecoder& replicas, const at::Tensor& w, const quant::Encoded& encoded,
                            const quant::Statistics& x) const {
     const auto R = static_cast<double>(replicas.size());
-    at::Tensor h = x.mean_square.defined() ? x.mean_square.to(w.options()) : at::ones({w.size(1)}, w.options());
+    const bool known = x.mean_square.defined() && at::isfinite(x.mean_square).all().item<bool>();
+    at::Tensor h = known ? x.mean_square.to(w.options()) : at::ones({w.size(1)}, w.options());
     h = h + (1e-6 * h.mean() + 1e-30);  // a column without inputs counts a little
     std::vector<Parameters> own;
     const at::Tensor plain =

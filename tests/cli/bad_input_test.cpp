@@ -66,6 +66,21 @@ TEST_F(BadInput, GroupSizeThatDoesNotDivide) {
       "model.layers.0.self_attn.q_proj: group_size 48 does not divide 128 input features. Choose a divisor, or -1.");
 }
 
+TEST_F(BadInput, StrategyWithoutCodes) {
+  program_.edit("quant: {method: rtn", "replication: {strategy: parity_sign}\nquant: {method: rtn");
+  refused_after("method: rtn", "method: none",
+                "c.yaml:3: replication.strategy: parity_sign uses codes several times, but quant.method: none makes "
+                "none. Choose a method.");
+}
+
+TEST_F(BadInput, StrategyThatTheMethodCannotEncodeFor) {
+  program_.edit("quant: {method: rtn", "replication: {strategy: parity_sign}\nquant: {method: rtn");
+  program_.edit("bits: 4", "bits: 2");
+  refused_after("method: rtn", "method: gptq",
+                "model.layers.0.self_attn.q_proj: gptq cannot encode for the decoder parity_sign. Choose another "
+                "method.");
+}
+
 TEST_F(BadInput, FileThatIsNotYaml) {
   program_.put("c.yaml", "name: [a\n");
   refused("c.yaml:2: not valid YAML: end of sequence flow not found. Check indentation, brackets and quotes here.");

@@ -218,6 +218,17 @@ TEST(Save, ATensorThatSomethingHasChangedIsStoredAsItIsNow) {
   EXPECT_EQ(core::Checkpoint::open(out.path()).at("model.norm.weight").dtype, core::DType::F32);
 }
 
+TEST(Save, RemembersReplicas) {
+  for (const char* replication :
+       {"{strategy: scales, scales: {replicas: [{}, {group_size: 4, noise: 0.1}]}}",
+        "{strategy: scales, scales: {replicas: [{}, {offset: 0.1}]}}", "{strategy: low_rank, low_rank: {rank: 2}}"}) {
+    const core::Scratch out;
+    Opened model = opened(golden("qwen3_tied"));
+    save(model, "{weight: {bits: 3, group_size: 8, zero_point: float}}", out.path(), {}, {}, replication);
+    EXPECT_TRUE(at::equal(opened(out.path()).logits(), model.logits())) << replication;
+  }
+}
+
 TEST(Save, InBFloat16KeepsTheSourcesBytesAndTheLogits) {
   const core::Scratch out;
   const std::string source = golden("llama_linear");  // float32

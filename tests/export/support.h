@@ -12,6 +12,7 @@
 #include "export/checkpoint.h"
 #include "models/registry.h"
 #include "quant/quantize.h"
+#include "replication/config.h"
 #include "tests/io/support.h"
 
 namespace exports {
@@ -49,12 +50,14 @@ inline Opened opened(const std::string& directory, at::ScalarType dtype = at::kF
 
 // Quantizes by the `quant` section given as YAML, lets `between` work on each block, saves.
 inline void save(Opened& opened, const std::string& quant_yaml, const std::string& out, const std::string& commit = {},
-                 const std::vector<core::Stage*>& between = {}) {
+                 const std::vector<core::Stage*>& between = {}, const std::string& replication_yaml = "{}") {
+  replication::ReplicationConfig replication;
+  core::bind(core::parse_yaml(replication_yaml, "test.yaml"), replication, "replication");
   quant::QuantConfig config;
   core::bind(core::parse_yaml(quant_yaml, "test.yaml"), config, "quant");
   const auto method = config.methods.find(config.method);
   quant::Quantize quantize(method == config.methods.end() ? nullptr : method->second, config.method,
-                           quant::assign(config, *opened.model));
+                           quant::assign(config, *opened.model, /*seed=*/0, replication::coding_of(replication)));
   Save save(opened.directory, opened.weights, out, commit);
   std::vector<core::Stage*> stages;
   if (config.method != quant::QuantConfig::kNone) stages.push_back(&quantize);

@@ -4,11 +4,14 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <limits>
+
 #include "core/config/node.h"
 #include "core/linalg.h"
 #include "quant/draws.h"
 #include "quant/method.h"
 #include "replication/config.h"
+#include "tests/support/calibrated.h"
 
 namespace replication {
 namespace {
@@ -135,6 +138,75 @@ TEST(Description, RestoresTheDecoder) {
     const auto again = restored_decoder(weight_of(kWeight), r.decoder->replication(), kPlace, {32, 128}, "test");
     EXPECT_TRUE(at::equal(again->decode(r.encoded.codes, r.encoded.parameters), r.replicated)) << strategy;
   }
+}
+
+TEST(Description, RestoresCodesOfNeighbours) {
+  const Case c;
+  for (const auto& [strategy, options] :
+       std::map<std::string, std::string>{{"parity_sign", "{window_bits: 8}"}, {"shifted", "{replicas: 3}"}}) {
+    ReplicationConfig config;
+    core::bind(core::parse_yaml("{strategy: " + strategy + ", " + strategy + ": " + options + "}", "test"), config,
+               "replication");
+    const quant::WeightConfig weight = weight_of("{bits: 2, group_size: 64}");
+    const auto decoder = config.strategies.at(strategy)->decoder(weight, kPlace, {32, 128});
+    const quant::Encoded encoded = quant::round_to_nearest(c.w, *decoder, c.x);
+    const auto again = restored_decoder(weight, decoder->replication(), kPlace, {32, 128}, "test");
+    EXPECT_TRUE(
+        at::equal(again->decode(encoded.codes, encoded.parameters), decoder->decode(encoded.codes, encoded.parameters)))
+        << strategy;
+    // The defaults are another decoder.
+    const auto other = make_strategies().at(strategy)->decoder(weight, kPlace, {32, 128});
+    EXPECT_NE(core::to_yaml(other->replication()), core::to_yaml(decoder->replication()));
+  }
+}
+
+// ---- mistakes ----
+
+TEST(Scales, ReplicasThatCancelAreRefused) {
+  const Case c;
+  EXPECT_EQ(core::message_of([&] { run(c, "scales", "{replicas: [{scale: 0}, {scale: 0}]}", kWeight); }),
+            "the scales of the replicas cancel, and their mean has no zero point. Change a replica's scale, or set "
+            "replication.scales.collapse: false.");
+}
+
+TEST(Scales, WithoutUsableInputsTheFitWeighsAllColumnsAlike) {
+  Case c;
+  const Result known = run(c, "scales", "{}", kWeight);
+  c.x.mean_square = c.x.mean_square * std::numeric_limits<float>::quiet_NaN();
+  const Result broken = run(c, "scales", "{}", kWeight);
+  c.x.mean_square = at::ones({128});
+  EXPECT_TRUE(at::equal(broken.replicated, run(c, "scales", "{}", kWeight).replicated));
+  EXPECT_FALSE(at::equal(broken.replicated, known.replicated));
+}
+
+TEST(LowRank, WithoutAUsableHessianIsThePlainSvdAndSaysSo) {
+  Case c;
+  c.x.hessian = c.x.hessian * std::numeric_limits<float>::quiet_NaN();
+  const Result r = run(c, "low_rank", "{rank: 4}", kWeight);
+  EXPECT_EQ(r.note, "low_rank without the Hessian: the Hessian is not finite");
+  EXPECT_LT(core::sum_of_squares(c.w - r.replicated), core::sum_of_squares(c.w - r.plain));
+}
+
+TEST(Mistakes, OfStrategiesInsideALinearAreTold) {
+  using core::message_of;
+  const Case c;
+  EXPECT_EQ(message_of([&] { run(c, "low_rank", "{rank: 64}", kWeight); }),
+            "layer: low_rank: rank 64 exceeds a weight of 32 × 128. Lower replication.low_rank.rank.");
+  EXPECT_EQ(
+      message_of([&] { run(c, "scales", "{}", "{bits: 2, codebook: lloyd_max}"); }),
+      "layer: scales averages affine grids with one level of scales per row. Use codebook: uniform, scale_bits: 0 "
+      "and a group_size other than 0.");
+  EXPECT_EQ(message_of([&] { run(c, "scales", "{replicas: []}", kWeight); }),
+            "test:1: replication.scales.replicas: the list is empty. Give one map per replica, e.g. [{}, {offset: "
+            "0.5}].");
+  EXPECT_EQ(message_of([&] { run(c, "scales", "{replicas: [{group_size: 32}]}", kWeight); }),
+            "test:1: replication.scales.replicas[0].group_size: replica 0 has the groups for which the codes are "
+            "chosen. Set quant.weight.group_size.");
+  EXPECT_EQ(message_of([&] { run(c, "scales", "{replicas: [{}, {zero_point: 1}]}", "{bits: 2, group_size: 64}"); }),
+            "test:1: replication.scales.replicas[1].zero_point shifts a zero point, which this grid stores as an "
+            "integer. Use zero_point: float.");
+  EXPECT_EQ(message_of([&] { run(c, "scales", "{replicas: [{}, {group_size: 48}]}", kWeight); }),
+            "layer: group_size 48 does not divide 128 input features. Choose a divisor, or -1.");
 }
 
 }  // namespace
