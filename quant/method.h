@@ -13,6 +13,8 @@
 
 namespace quant {
 
+class Transform;
+
 // One linear that is to be quantized.
 struct Target {
   core::Slot* slot;
@@ -42,6 +44,9 @@ class Method : public core::Section {
   virtual std::string refuses(const Decoder&, int64_t /*out_features*/, int64_t /*in_features*/) const { return {}; }
   // Whether the inputs of a group of linears are measured after the earlier groups of the block are quantized.
   virtual bool true_sequential() const { return false; }
+
+  // A rewrite of the model that belongs to the method, after those of `transform`; null: none.
+  virtual std::shared_ptr<const Transform> transform() const { return {}; }
 
   // The encoded weights of the targets, in their order: all of a block, or with statistics as many whole groups of
   // linears as memory allows. The weights themselves stay where they are: the caller puts the result into the slots.
