@@ -142,7 +142,8 @@ std::vector<quant::ModuleReport> quantize(const Spec& spec, Inputs& inputs, cons
     core::Progress bar(spec.quant.method, spec.quiet);
     core::Streams streams;
     if (reads) (propagates ? streams.quantized : streams.full) = &*hidden;
-    core::walk(*model, source, {&transform, &stage, &save}, streams, [&](int64_t done, int64_t total) { bar.update(done, total); });
+    core::walk(*model, source, {&transform, &stage, &save}, streams,
+               [&](int64_t done, int64_t total) { bar.update(done, total); });
   }
   if (store) spdlog::info("statistics: {} measured, {} from the cache", store->kept(), store->found());
   std::vector<quant::ModuleReport> reports = stage.reports();

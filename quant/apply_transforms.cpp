@@ -27,8 +27,8 @@ std::vector<InputGroup> ApplyTransforms::groups_of(core::Block& block) const {
     group.producer = linears.producer;
     group.parent = std::move(linears.parent);
     for (core::Slot* slot : linears.slots) {
-      const auto found = std::find_if(assignments_.begin(), assignments_.end(),
-                                      [&](const Assignment& a) { return a.slot == slot; });
+      const auto found =
+          std::find_if(assignments_.begin(), assignments_.end(), [&](const Assignment& a) { return a.slot == slot; });
       group.consumers.push_back({slot, found == assignments_.end() ? nullptr : found->decoder});
     }
   }

@@ -34,7 +34,7 @@ struct InputGroup {
 };
 
 struct Factors {
-  at::Tensor values;     // [I] float32 > 0, tied as the producer asks; undefined: the group stays as it is
+  at::Tensor values;      // [I] float32 > 0, tied as the producer asks; undefined: the group stays as it is
   std::string note = {};  // what was chosen, for modules.csv
 };
 

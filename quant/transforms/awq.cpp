@@ -6,7 +6,6 @@
 // without running any; query heads that share a value head share their factors, where the code leaves such an o_proj
 // out.
 #include <ATen/ATen.h>
-
 #include <fmt/core.h>
 
 #include "quant/fold.h"
@@ -29,7 +28,8 @@ struct Awq : Transform {
     k.key("grid", grid, "exponents alpha = i/grid, i < grid, of f = mean|x|^alpha that are tried", {1, 1000});
     k.key("duo_scaling", duo_scaling,
           "divide f by mean|w|^(1 - alpha), w relative to its group's largest, as AutoAWQ and llm-compressor do");
-    k.key("tokens", tokens, "calibration tokens on which a parent's output is compared", {1, 1 << 30});
+    k.key("tokens", tokens, "calibration tokens on which a parent's output is compared, in whole batches",
+          {1, 1 << 30});
   }
   bool reads_grid() const override { return true; }
 
@@ -49,13 +49,15 @@ struct Awq : Transform {
     const at::Tensor x = tied(group.producer, group.inputs.mean_abs);
     const at::Tensor w = duo_scaling ? tied(group.producer, mean_weight(group)) : at::Tensor();
     std::vector<at::Tensor> outputs;  // of the parent, in full precision
-    for (const at::Tensor& sample : group.samples) outputs.push_back(group.parent(sample));
+    if (group.parent) {
+      for (const at::Tensor& sample : group.samples) outputs.push_back(group.parent(sample));
+    }
     Factors best;
     double least = std::numeric_limits<double>::infinity(), unscaled = least;
     for (int64_t i = 0; i < grid; ++i) {
       const double alpha = static_cast<double>(i) / static_cast<double>(grid);
-      const at::Tensor f = normalized(duo_scaling ? at::pow(x, alpha) / (at::pow(w, 1 - alpha) + kLeast)
-                                                  : at::pow(x, alpha));
+      const at::Tensor f =
+          normalized(duo_scaling ? at::pow(x, alpha) / (at::pow(w, 1 - alpha) + kLeast) : at::pow(x, alpha));
       const double loss = group.parent ? loss_of_parent(group, f, outputs) : loss_of_linears(group, f);
       if (i == 0) unscaled = loss;
       if (!(loss < least)) continue;
