@@ -18,7 +18,9 @@ const char* name_of(Kind kind) {
                               "table",
                               "activation_scale",
                               "activation_zero_point",
-                              "low_rank"};
+                              "low_rank",
+                              "row_scale",
+                              "column_scale"};
   return kNames.at(static_cast<size_t>(kind));
 }
 

@@ -24,6 +24,8 @@ enum class Kind {
   activation_scale,
   activation_zero_point,  // both of a linear's inputs, found on calibration text
   low_rank,               // factor of a low-rank branch
+  row_scale,              // factors of a matrix of scales: of its rows,
+  column_scale,           // and of its columns
 };
 
 // Whether tensors of this kind are small unsigned integers, as opposed to float parameters.

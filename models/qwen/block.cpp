@@ -50,11 +50,11 @@ std::vector<LinearGroup> DecoderBlock::groups() {
       {.slots = {attention.q_proj.get(), attention.k_proj.get(), attention.v_proj.get()},
        .producer = {.norm = input_layernorm_.get()},
        .parent = [&attention](const at::Tensor& x) { return attention.forward(x, Pass{}); }},
-      {.slots = {attention.o_proj.get()}, .producer = value_heads()},
+      {.slots = {attention.o_proj.get()}, .producer = value_heads(), .parent = {}},
       {.slots = {&mlp.gate_proj(), &mlp.up_proj()},
        .producer = {.norm = post_attention_layernorm_.get()},
        .parent = [&mlp](const at::Tensor& x) { return mlp.forward(x); }},
-      {.slots = {&mlp.down_proj()}, .producer = {.slot = &mlp.up_proj()}},
+      {.slots = {&mlp.down_proj()}, .producer = {.slot = &mlp.up_proj()}, .parent = {}},
   };
 }
 

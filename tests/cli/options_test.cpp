@@ -59,7 +59,7 @@ TEST(Options, ListsPrintWhatThereIs) {
   const Finished all = program.run({"--list"});
   EXPECT_EQ(all.code, 0);
   for (const char* text : {"methods:\nawq ", "\ngptq ", "\nldlq ", "\nrtn ", "transforms:\nawq ", "\nsmoothquant ",
-                           "strategies:\nlow_rank ", "\nparity_sign ", "\nscales ", "\nshifted ",
+                           "strategies:\nlow_rank ", "\nparity_sign ", "\nrow_column ", "\nscales ", "\nshifted ",
                            "families: llama, qwen2, qwen3\n", "\ntiny-qwen3\n", "corpora:\n", "tiny/test\n"}) {
     EXPECT_THAT(all.out, HasSubstr(text));
   }

@@ -118,6 +118,8 @@ class Key : public ::testing::Test {
     return {strategy, "calibration.samples=4", "calibration.seq_len=64"};
   }
 
+  const Strings row_column_{"replication.strategy=row_column", "quant.weight.group_size=-1", "calibration.samples=4",
+                            "calibration.seq_len=64"};
   const std::map<std::string, std::function<void()>> proofs_{
       {"replication.strategy",
        [this] {
@@ -129,6 +131,12 @@ class Key : public ::testing::Test {
       {"replication.scales.replicas[].offset", [this] { replica("{offset: 0.25}", "quant.weight.zero_point=int"); }},
       {"replication.scales.replicas[].noise", [this] { replica("{noise: 0.1}"); }},
       {"replication.scales.collapse", [this] { collapse(); }},
+      {"replication.row_column.replicas",
+       [this] { changes_the_result("replication.row_column.replicas=2", row_column_); }},
+      {"replication.row_column.iterations",
+       [this] { changes_the_result("replication.row_column.iterations=1", row_column_); }},
+      {"replication.row_column.group_scale",
+       [this] { changes_the_result("replication.row_column.group_scale=true", row_column_); }},
       {"replication.low_rank.rank",
        [this] { changes_the_result("replication.low_rank.rank=2", measured("replication.strategy=low_rank")); }},
       {"replication.low_rank.init",
