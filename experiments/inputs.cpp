@@ -40,7 +40,8 @@ std::string Inputs::model_hash(const ModelFiles& files) {
 const core::Windows* Inputs::calibration(const ModelFiles& files, const Spec& spec, core::Model& model) {
   if (spec.quant.method == quant::QuantConfig::kNone) return nullptr;
   const bool transforms = !quant::transforms_of(spec.transform, spec.quant).empty();
-  if (!transforms && !quant::needs_statistics(assignments(spec, model))) return nullptr;
+  const bool ranked = spec.replication.selected() && spec.replication.select.by_sensitivity();
+  if (!transforms && !ranked && !quant::needs_statistics(assignments(spec, model))) return nullptr;
   const CalibrationConfig& config = spec.calibration;
   const std::string key = fmt::format("calibration {} {} {} {} {} {}", files.directory, config.corpus, config.samples,
                                       config.seq_len, config.sampling, spec.seed);
@@ -138,8 +139,13 @@ exports::Residency residency_of(const Spec& spec, const core::Weights& weights) 
                                                                  : exports::Residency::resident;
 }
 
-std::vector<quant::Assignment> assignments(const Spec& spec, core::Model& model) {
-  return quant::assign(spec.quant, model, static_cast<uint64_t>(spec.seed), replication::coding_of(spec.replication));
+std::vector<quant::Assignment> assignments(const Spec& spec, core::Model& model,
+                                           const std::map<std::string, replication::OutputError>& errors) {
+  const auto seed = static_cast<uint64_t>(spec.seed);
+  std::optional<std::set<std::string>> chosen;
+  if (spec.replication.selected() && (!errors.empty() || !spec.replication.select.by_sensitivity()))
+    chosen = spec.replication.select.chosen_linears(model, errors, seed);
+  return quant::assign(spec.quant, model, seed, replication::coding_of(spec.replication, chosen));
 }
 
 void check_point(const Spec& spec, Inputs& inputs) {

@@ -16,6 +16,7 @@
 #include "core/progress.h"
 #include "experiments/cache_key.h"
 #include "experiments/resume.h"
+#include "experiments/sensitivity.h"
 #include "experiments/stages.h"
 #include "experiments/version.h"
 #include "export/checkpoint.h"
@@ -120,10 +121,17 @@ std::vector<quant::ModuleReport> quantize(const Spec& spec, Inputs& inputs, cons
   const auto model = models::build(files.config);
   const bool propagates = spec.calibration.propagate_error;
   std::optional<quant::StatisticsStore> store = statistics_store(spec, inputs, files, calibration);
-  quant::Quantize stage(spec.quant.methods.at(spec.quant.method), spec.quant.method, assignments(spec, *model),
+  std::map<std::string, replication::OutputError> errors;
+  if (spec.replication.selected() && spec.replication.select.by_sensitivity()) {
+    errors = sensitivity(spec, inputs, files, *calibration);
+    core::write_atomically(directory + "/sensitivity.csv",
+                           sensitivity_csv(spec.replication.select, *model, errors, static_cast<uint64_t>(spec.seed)));
+  }
+  const std::vector<quant::Assignment> assigned = assignments(spec, *model, errors);
+  quant::Quantize stage(spec.quant.methods.at(spec.quant.method), spec.quant.method, assigned,
                         {.propagate_error = propagates, .store = store ? &*store : nullptr});
   const std::vector<quant::NamedTransform> transforms = quant::transforms_of(spec.transform, spec.quant);
-  quant::ApplyTransforms transform(transforms, assignments(spec, *model), propagates);
+  quant::ApplyTransforms transform(transforms, assigned, propagates);
   exports::Save save(files.directory, weights, checkpoint, commit(), {progress, {&transform, &stage}});
   model->load_ends(weights);
   const bool written = exports::is_quantized_checkpoint(checkpoint);

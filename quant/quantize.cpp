@@ -27,7 +27,7 @@ namespace quant {
 // Every field, so that a resumed walk reports finished blocks as if it had quantized them itself.
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(WeightShape, absmax, kurtosis, outlier_columns)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(ModuleReport, path, method, out_features, in_features, bits, groups, weight_error,
-                                   output_error, weight, input, seconds, fallback, note)
+                                   output_error, output_energy, weight, input, seconds, fallback, note)
 
 namespace {
 
@@ -78,12 +78,9 @@ double relative_error(const at::Tensor& w, const at::Tensor& approximation) {
   return norm > 0 ? core::sum_of_squares(wide - approximation.cpu().to(at::kFloat)) / norm : 0.0;
 }
 
-// tr(ΔHΔᵀ) / tr(WHWᵀ): the share of the output's mean square that the error is. w, approximation: [O, I].
-double relative_output_error(const at::Tensor& w, const at::Tensor& approximation, const at::Tensor& hessian) {
-  const auto energy = [&](const at::Tensor& m) { return at::sum(at::mm(m, hessian) * m).item<double>(); };
-  const at::Tensor wide = w.to(at::kFloat);
-  const double whole = energy(wide);
-  return whole > 0 ? energy(wide - approximation.to(at::kFloat)) / whole : 0.0;
+// tr(WHWᵀ): the mean square of the outputs, summed over them. w: [O, I].
+double output_energy(const at::Tensor& w, const at::Tensor& hessian) {
+  return at::sum(at::mm(w, hessian) * w).item<double>();
 }
 
 std::string as_text(WeightConfig config) { return core::to_yaml(core::to_node(config)); }
@@ -255,6 +252,7 @@ ModuleReport Quantize::report(const Target& target, const Quantized& result, con
                       .groups = 0,
                       .weight_error = 0,
                       .output_error = {},
+                      .output_energy = {},
                       .weight = weight_shape(w),
                       .input = {},
                       .seconds = seconds,
@@ -265,8 +263,12 @@ ModuleReport Quantize::report(const Target& target, const Quantized& result, con
     report.bits = coded->codes().bits();
     report.groups = c10::multiply_integers(coded->parameters().front().shape);
     report.weight_error = relative_error(w, approximation);
-    if (target.inputs.hessian.defined())
-      report.output_error = relative_output_error(w, approximation, target.inputs.hessian);
+    if (target.inputs.hessian.defined()) {
+      const at::Tensor wide = w.to(at::kFloat), &h = target.inputs.hessian;
+      const double whole = output_energy(wide, h);
+      report.output_energy = whole;
+      report.output_error = whole > 0 ? output_energy(wide - approximation.to(at::kFloat), h) / whole : 0.0;
+    }
   }
   if (target.inputs.tokens > 0) report.input = target.inputs.shape();
   return report;

@@ -20,7 +20,8 @@ struct ModuleReport {
   std::string path, method;                         // method: none for a weight in full precision with quantized inputs
   int64_t out_features, in_features, bits, groups;  // groups: of the whole weight
   double weight_error;                              // Σ (w − ŵ)² / Σ w²
-  std::optional<double> output_error;  // tr(ΔHΔᵀ) / tr(WHWᵀ) with Δ = W − Ŵ; where the Hessian is known
+  std::optional<double> output_error;   // tr(ΔHΔᵀ) / tr(WHWᵀ) with Δ = W − Ŵ; where the Hessian is known
+  std::optional<double> output_energy;  // tr(WHWᵀ), likewise
   WeightShape weight;
   std::optional<WeightShape> input;  // where statistics of the inputs are known
   double seconds;

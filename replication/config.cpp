@@ -7,6 +7,7 @@ void ReplicationConfig::keys(core::Keys& k) {
   for (const auto& [name, strategy] : strategies) names.push_back(name);
   k.key("strategy", strategy, "how one set of codes is used several times; none: every code is used once", names);
   for (const auto& [name, strategy] : strategies) k.section(name, *strategy, strategy->summary());
+  k.section("select", select, "which linears the strategy is applied to").only_if_given();
 }
 
 namespace {
@@ -31,10 +32,11 @@ class StrategyRefinement : public quant::Refinement {
 
 }  // namespace
 
-quant::CodingOf coding_of(const ReplicationConfig& config) {
+quant::CodingOf coding_of(const ReplicationConfig& config, const std::optional<std::set<std::string>>& chosen) {
   if (!config.selected()) return quant::grid_coding;
   const std::shared_ptr<const Strategy> strategy = config.strategies.at(config.strategy);
-  return [strategy](const core::Slot& slot, const quant::WeightConfig& weight, uint64_t seed) -> quant::Coding {
+  return [strategy, chosen](const core::Slot& slot, const quant::WeightConfig& weight, uint64_t seed) -> quant::Coding {
+    if (chosen && !chosen->contains(slot.path())) return quant::grid_coding(slot, weight, seed);
     const quant::Place place{slot.path(), seed};
     const Shape shape{slot.out_features(), slot.in_features()};
     auto encoder = strategy->encoder(weight, place, shape);

@@ -2,9 +2,12 @@
 #pragma once
 
 #include <memory>
+#include <optional>
+#include <set>
 #include <string>
 
 #include "quant/config.h"
+#include "replication/select.h"
 #include "replication/strategy.h"
 
 namespace replication {
@@ -14,14 +17,17 @@ struct ReplicationConfig : core::Section {
 
   std::string strategy = kNone;
   Strategies strategies = make_strategies();
+  Selection select;
 
   void keys(core::Keys& k) override;
   bool selected() const { return strategy != kNone; }
   bool collapses() const { return selected() && strategies.at(strategy)->collapses(); }
 };
 
-// Chooses the decoders of quant::assign.
-quant::CodingOf coding_of(const ReplicationConfig& config);
+// Chooses the decoders of quant::assign: the strategy's for the linears in `chosen`, plain grids for others. Null: for
+// all linears.
+quant::CodingOf coding_of(const ReplicationConfig& config,
+                          const std::optional<std::set<std::string>>& chosen = std::nullopt);
 
 // The decoder that a checkpoint describes. replication: what Decoder::replication() gave; null: a grid. where: of the
 // description, for messages.

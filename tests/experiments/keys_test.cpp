@@ -137,6 +137,17 @@ class Key : public ::testing::Test {
        [this] { changes_the_result("replication.row_column.iterations=1", row_column_); }},
       {"replication.row_column.group_scale",
        [this] { changes_the_result("replication.row_column.group_scale=true", row_column_); }},
+      {"replication.select.unit", [this] { selected("unit: block, policy: every, every: 2", "policy: every"); }},
+      {"replication.select.policy", [this] { policies(); }},
+      {"replication.select.list",
+       [this] {
+         selected("policy: list, list: [model.layers.0.mlp.up_proj]",
+                  "policy: list, list: [model.layers.1.mlp.up_proj]");
+       }},
+      {"replication.select.every", [this] { selected("policy: every, every: 3", "policy: every"); }},
+      {"replication.select.pattern",
+       [this] { selected("policy: pattern, pattern: \"*.up_proj\"", "policy: pattern, pattern: \"*.q_proj\""); }},
+      {"replication.select.fraction", [this] { selected("policy: random, fraction: 0.5", "policy: random"); }},
       {"replication.low_rank.rank",
        [this] { changes_the_result("replication.low_rank.rank=2", measured("replication.strategy=low_rank")); }},
       {"replication.low_rank.init",
@@ -270,6 +281,20 @@ class Key : public ::testing::Test {
   };
 
  private:
+  // Two selections differ.
+  void selected(const std::string& one, const std::string& other) {
+    Strings given = measured("replication.strategy=low_rank");
+    given.push_back("replication.select={" + other + "}");
+    changes_the_result("replication.select={" + one + "}", given);
+  }
+  void policies() {
+    std::set<double> results;
+    for (const char* policy : {"all", "every", "random", "sensitivity"}) {
+      Strings given = measured("replication.strategy=low_rank");
+      given.push_back(std::string("replication.select={policy: ") + policy + "}");
+      EXPECT_TRUE(results.insert(lab_.nll(given)).second) << policy;
+    }
+  }
   void static_groups() {
     Strings natural = calibrated_;
     natural.push_back("quant.gptq.act_order=false");

@@ -1,0 +1,81 @@
+// Which linears each policy chooses.
+#include "replication/select.h"
+
+#include <gmock/gmock.h>
+
+#include "core/config/node.h"
+#include "tests/support/toy_model.h"
+
+namespace replication {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::SizeIs;
+
+const std::string kUp = ".mlp.up_proj", kDown = ".mlp.down_proj";
+
+struct Select {
+  std::shared_ptr<core::Model> model = toy::skeleton();
+  std::map<std::string, OutputError> errors;
+
+  std::set<std::string> linears(const std::string& yaml, uint64_t seed = 1) const {
+    Selection selection;
+    core::bind(core::parse_yaml(yaml, "a.yaml"), selection, "replication.select");
+    return selection.chosen_linears(*model, errors, seed);
+  }
+};
+
+TEST(Select, EveryPolicyChoosesWhatItSays) {
+  const Select select;
+  const std::string a = toy::layer(0), b = toy::layer(1), c = toy::layer(2);
+  EXPECT_THAT(select.linears("{}"), SizeIs(6));
+  EXPECT_THAT(select.linears("{unit: block, policy: every, every: 2}"),
+              ElementsAre(a + kDown, a + kUp, c + kDown, c + kUp));
+  EXPECT_THAT(select.linears("{policy: every, every: 4}"), ElementsAre(a + kUp, c + kUp));
+  EXPECT_THAT(select.linears("{policy: list, list: [" + b + kUp + "]}"), ElementsAre(b + kUp));
+  EXPECT_THAT(select.linears("{unit: block, policy: list, list: [" + b + "]}"), ElementsAre(b + kDown, b + kUp));
+  EXPECT_THAT(select.linears("{policy: pattern, pattern: \"*.down_proj\"}"),
+              ElementsAre(a + kDown, b + kDown, c + kDown));
+}
+
+TEST(Select, RandomIsAFractionThatFollowsFromTheSeed) {
+  const Select select;
+  std::set<std::set<std::string>> different;
+  for (uint64_t seed = 0; seed < 20; ++seed) {
+    const auto chosen = select.linears("{policy: random, fraction: 0.5}", seed);
+    EXPECT_THAT(chosen, SizeIs(3));
+    EXPECT_EQ(chosen, select.linears("{policy: random, fraction: 0.5}", seed));
+    different.insert(chosen);
+  }
+  EXPECT_GT(different.size(), 5u);
+}
+
+TEST(Select, SensitivityRanksLinearsByTheirShareAndBlocksByTheirSum) {
+  Select select;
+  const std::string a = toy::layer(0), b = toy::layer(1), c = toy::layer(2);
+  select.errors = {{a + kUp, {1, 100}},  {a + kDown, {4, 10}},    // 0.01, 0.4; the block: 5 / 110
+                   {b + kUp, {20, 100}}, {b + kDown, {0, 0}},     // 0.2, no energy; the block: 20 / 100
+                   {c + kUp, {3, 10}},   {c + kDown, {3, 300}}};  // 0.3, 0.01; the block: 6 / 310
+  EXPECT_THAT(select.linears("{policy: sensitivity, fraction: 0.34}"), ElementsAre(a + kDown, c + kUp));
+  EXPECT_THAT(select.linears("{unit: block, policy: sensitivity, fraction: 0.34}"), ElementsAre(b + kDown, b + kUp));
+}
+
+TEST(Select, MistakesAreTold) {
+  const Select select;
+  const auto message = [&](const char* yaml) { return core::message_of([&] { select.linears(yaml); }); };
+  EXPECT_EQ(message("{policy: list, list: [model.layers.9]}"),
+            "a.yaml:1: replication.select.list: `model.layers.9` is no linear of this model. They are named like "
+            "model.layers.2.mlp.down_proj.");
+  EXPECT_EQ(message("{policy: list, list: []}"),
+            "a.yaml:1: replication.select.list: the list is empty. Name a linear, e.g. model.layers.0.mlp.up_proj.");
+  EXPECT_EQ(message("{policy: pattern, pattern: \"*.q_proj\"}"),
+            "a.yaml:1: replication.select.pattern: `*.q_proj` matches no linear of this model. They are named like "
+            "model.layers.0.mlp.up_proj.");
+  EXPECT_EQ(message("{policy: random, fraction: 0.01}"),
+            "a.yaml:1: replication.select.fraction: 0.01 of 6 units is none. Raise it.");
+  EXPECT_EQ(message("{policy: every, fraction: 0.5}"),
+            "a.yaml:1: replication.select.fraction is not read with policy: every. Remove one of the two.");
+}
+
+}  // namespace
+}  // namespace replication
