@@ -51,7 +51,7 @@ OPTIONS = {  # method: (ours, the peer's)
          "true_sequential": False},
         {"dampening_frac": 0.01, "block_size": 128, "actorder": "static"},
     ),
-    "awq": ({"clip": False}, {"duo_scaling": True, "n_grid": 20}),
+    "awq": ({"clip": False, "duo_scaling": True, "grid": 20, "tokens": 1 << 30}, {"duo_scaling": True, "n_grid": 20}),
 }  # fmt: skip
 
 

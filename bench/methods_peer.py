@@ -23,9 +23,13 @@ from llmcompressor import oneshot  # noqa: E402
 from llmcompressor.modifiers.gptq import GPTQModifier  # noqa: E402
 from llmcompressor.modifiers.quantization import QuantizationModifier  # noqa: E402
 from llmcompressor.modifiers.transform.awq import AWQModifier  # noqa: E402
+from llmcompressor.pipelines.cache import IntermediatesCache  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 from torch.utils.data import DataLoader  # noqa: E402
 from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
+
+if not torch.accelerator.is_available():  # awq of 0.14.0.1 pins memory for an accelerator and fails without one
+    IntermediatesCache.pin_memory = lambda self, batch: None
 
 
 def recipe_of(job):
