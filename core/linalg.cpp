@@ -3,6 +3,8 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
+#include <cstring>
+
 namespace core {
 
 namespace {
@@ -26,12 +28,20 @@ at::Tensor reversed(const at::Tensor& h, const std::vector<int64_t>& order, cons
   return a.t();
 }
 
+// Moves rows and columns from `w` on of the column-major [m, m] at `data` to its beginning: [m − w, m − w],
+// column-major.
+void drop_first(double* data, int64_t m, int64_t w) {
+  const int64_t left = m - w;
+  for (int64_t j = 0; j < left; ++j) std::memmove(data + j * left, data + (j + w) * m + w, left * sizeof(double));
+}
+
 }  // namespace
 
 double sum_of_squares(const at::Tensor& x) { return at::sum(at::square(x.cpu()), at::kDouble).item<double>(); }
 
 // With A = P H Pᵀ + diag(added) and J A J = L Lᵀ: A = R Rᵀ for the upper triangular R = J L J, so A⁻¹ = R⁻ᵀ R⁻¹ and
-// U = R⁻¹ = J L⁻¹ J. One factorization and one triangular inverse; the inverse of A is never formed.
+// U = R⁻¹ = J L⁻¹ J. One factorization and one triangular inverse; the inverse of A is never formed. Besides H, memory
+// holds L in double and U in float: what is left of L is moved together after each panel, so that no solver copies it.
 std::optional<at::Tensor> inverse_factor(const at::Tensor& h, const std::vector<int64_t>& order,
                                          const std::vector<double>& added) {
   const int64_t n = h.size(0);
@@ -46,9 +56,10 @@ std::optional<at::Tensor> inverse_factor(const at::Tensor& h, const std::vector<
     const int64_t last = std::min(first + kPanel, n);
     at::Tensor unit = at::zeros({n - first, last - first}, l.options());
     unit.slice(0, 0, last - first).fill_diagonal_(1.0);
-    const at::Tensor below = l.slice(0, first).slice(1, first);
+    const at::Tensor below = l.as_strided({n - first, n - first}, {1, n - first});  // rows and columns from `first` on
     const at::Tensor x = at::linalg_solve_triangular(below, unit, /*upper=*/false);
     u.slice(0, 0, n - first).slice(1, n - last, n - first).copy_(x.flip({0, 1}));
+    drop_first(l.mutable_data_ptr<double>(), n - first, last - first);
   }
   return u.to(h.device());
 }
