@@ -1,5 +1,7 @@
 #include "replication/config.h"
 
+#include "replication/unread.h"
+
 namespace replication {
 
 void ReplicationConfig::keys(core::Keys& k) {
@@ -35,10 +37,14 @@ class StrategyRefinement : public quant::Refinement {
 quant::CodingOf coding_of(const ReplicationConfig& config, const std::optional<std::set<std::string>>& chosen) {
   if (!config.selected()) return quant::grid_coding;
   const std::shared_ptr<const Strategy> strategy = config.strategies.at(config.strategy);
-  return [strategy, chosen](const core::Slot& slot, const quant::WeightConfig& weight, uint64_t seed) -> quant::Coding {
-    if (chosen && !chosen->contains(slot.path())) return quant::grid_coding(slot, weight, seed);
+  const std::string name = config.strategy;
+  const bool everywhere = config.select.policy == "all";
+  return [=](const core::Slot& slot, const quant::WeightConfig& given, uint64_t seed) -> quant::Coding {
+    if (chosen && !chosen->contains(slot.path())) return quant::grid_coding(slot, given, seed);
     const quant::Place place{slot.path(), seed};
     const Shape shape{slot.out_features(), slot.in_features()};
+    if (everywhere) refuse_unread(given, place.path, name, strategy->unread());
+    const quant::WeightConfig weight = without(given, strategy->unread());
     auto encoder = strategy->encoder(weight, place, shape);
     auto decoder = strategy->decoder(weight, place, shape);
     if (!encoder) return {decoder};

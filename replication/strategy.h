@@ -23,6 +23,10 @@ class Strategy : public core::Section {
   void keys(core::Keys&) override {}
   virtual std::string summary() const = 0;  // one line, for --list and the docs
 
+  // Variables of quant.weight that it has no use for: setting one is a mistake where every linear is replicated; where
+  // only some are, it holds for the others.
+  virtual std::vector<std::string> unread() const { return {}; }
+
   // What decodes the codes in the end. Errors: variables or a shape that the strategy has no use for.
   virtual std::shared_ptr<const quant::Decoder> decoder(const quant::WeightConfig& weight, const quant::Place& place,
                                                         const Shape& shape) const = 0;

@@ -23,4 +23,13 @@ void refuse_unread(const quant::WeightConfig& weight, const std::string& path, c
   }
 }
 
+quant::WeightConfig without(const quant::WeightConfig& weight, const std::vector<std::string>& keys) {
+  quant::WeightConfig given = weight, left;
+  core::Node values = core::to_node(given);
+  std::erase_if(values.entries,
+                [&](const auto& entry) { return std::find(keys.begin(), keys.end(), entry.first) != keys.end(); });
+  core::bind(values, left, "quant.weight");
+  return left;
+}
+
 }  // namespace replication

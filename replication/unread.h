@@ -13,4 +13,7 @@ namespace replication {
 void refuse_unread(const quant::WeightConfig& weight, const std::string& path, const std::string& strategy,
                    const std::vector<std::string>& keys);
 
+// The same with these at their defaults.
+quant::WeightConfig without(const quant::WeightConfig& weight, const std::vector<std::string>& keys);
+
 }  // namespace replication

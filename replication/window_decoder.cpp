@@ -6,7 +6,6 @@
 #include "core/error.h"
 #include "core/nn/fused.h"
 #include "replication/tiles.h"
-#include "replication/unread.h"
 #include "replication/viterbi.h"
 
 namespace replication {
@@ -37,11 +36,14 @@ REFRAIN_SIMD void decode_tile(const uint8_t* codes, int64_t stride, const float*
 
 }  // namespace
 
+const std::vector<std::string>& window_unread() {
+  static const std::vector<std::string> keys{"symmetry", "zero_point", "offset", "range", "rounding", "codebook"};
+  return keys;
+}
+
 WindowDecoder::WindowDecoder(const quant::WeightConfig& config, quant::Place place, WindowFamily family,
                              int64_t out_features, int64_t in_features)
     : Decoder(config, std::move(place)), family_(std::move(family)), format_(config, /*is_signed=*/false) {
-  refuse_unread(config, this->place().path, family_.name,
-                {"symmetry", "zero_point", "offset", "range", "rounding", "codebook"});
   core::require(
       out_features % kTileSide == 0 && in_features % kTileSide == 0,
       "{}: {} codes tiles of 16 × 16 weights, but this weight is {} × {}. Leave it out by a rule with weight: "

@@ -21,9 +21,12 @@ struct WindowFamily {
   core::Node description;      // of the strategy, for refrain.json
 };
 
+// Variables of quant.weight that these decoders have no use for.
+const std::vector<std::string>& window_unread();
+
 class WindowDecoder : public quant::Decoder {
  public:
-  // Error: a shape that has no whole tiles, variables that these decoders do not read.
+  // Error: a shape that has no whole tiles.
   WindowDecoder(const quant::WeightConfig& config, quant::Place place, WindowFamily family, int64_t out_features,
                 int64_t in_features);
 

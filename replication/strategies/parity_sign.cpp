@@ -19,6 +19,7 @@ struct ParitySign : Strategy {
     k.key("window_bits", window_bits, "bits of the codes that decide the signs; a multiple of quant.weight.bits",
           {8, 16});
   }
+  std::vector<std::string> unread() const override { return window_unread(); }
   std::shared_ptr<const quant::Decoder> decoder(const quant::WeightConfig& weight, const quant::Place& place,
                                                 const Shape& shape) const override {
     WindowFamily family = parity_sign(weight.bits, replicas, window_bits, place.path);

@@ -11,7 +11,6 @@
 #include "quant/draws.h"
 #include "quant/scale_format.h"
 #include "replication/config.h"
-#include "replication/unread.h"
 
 namespace replication {
 
@@ -201,6 +200,9 @@ struct RowColumn : Strategy {
     k.key("group_scale", group_scale, "one more scale per group of quant.weight.group_size, times the sum");
   }
   quant::Needs needs() const override { return {.mean_square = true}; }
+  std::vector<std::string> unread() const override {
+    return {"symmetry", "zero_point", "offset", "range", "clip", "rounding", "codebook"};
+  }
 
   std::shared_ptr<const quant::Decoder> encoder(const quant::WeightConfig& weight, const quant::Place& place,
                                                 const Shape& shape) const override {
@@ -208,8 +210,6 @@ struct RowColumn : Strategy {
   }
   std::shared_ptr<const quant::Decoder> decoder(const quant::WeightConfig& weight, const quant::Place& place,
                                                 const Shape& shape) const override {
-    refuse_unread(weight, place.path, "row_column",
-                  {"symmetry", "zero_point", "offset", "range", "clip", "rounding", "codebook"});
     core::require(group_scale || weight.group_size == -1,
                   "{}: row_column has no scale per group. Set quant.weight.group_size: -1, or row_column.group_scale: "
                   "true.",

@@ -14,6 +14,7 @@ struct Shifted : Strategy {
   void keys(core::Keys& k) override {
     k.key("replicas", replicas, "uses of the same codes, each shifted by one more and with a table of its own", {2, 3});
   }
+  std::vector<std::string> unread() const override { return window_unread(); }
   std::shared_ptr<const quant::Decoder> decoder(const quant::WeightConfig& weight, const quant::Place& place,
                                                 const Shape& shape) const override {
     WindowFamily family = shifted(weight.bits, replicas, place.path);

@@ -1,15 +1,18 @@
 // Which linears each policy chooses.
 #include "replication/select.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 
 #include "core/config/node.h"
-#include "tests/support/toy_model.h"
+#include "replication/config.h"
+#include "tests/support/calibrated.h"
 
 namespace replication {
 namespace {
 
 using ::testing::ElementsAre;
+using ::testing::HasSubstr;
 using ::testing::SizeIs;
 
 const std::string kUp = ".mlp.up_proj", kDown = ".mlp.down_proj";
@@ -58,6 +61,25 @@ TEST(Select, SensitivityRanksLinearsByTheirShareAndBlocksByTheirSum) {
                    {c + kUp, {3, 10}},   {c + kDown, {3, 300}}};  // 0.3, 0.01; the block: 6 / 310
   EXPECT_THAT(select.linears("{policy: sensitivity, fraction: 0.34}"), ElementsAre(a + kDown, c + kUp));
   EXPECT_THAT(select.linears("{unit: block, policy: sensitivity, fraction: 0.34}"), ElementsAre(b + kDown, b + kUp));
+}
+
+// What the strategy does not read is a mistake where it codes every linear, and meant for the others where it does not.
+TEST(Select, VariablesThatTheStrategyDoesNotReadAreForTheOthers) {
+  const core::Slot slot("layer", core::Role::up_proj, 32, 64, false),
+      other("other", core::Role::up_proj, 32, 64, false);
+  for (const char* strategy : {"shifted", "parity_sign"}) {
+    ReplicationConfig config;
+    core::bind(core::parse_yaml(fmt::format("{{strategy: {}}}", strategy), "a.yaml"), config, "replication");
+    const quant::WeightConfig weight = quant::quant_config("{weight: {bits: 2, symmetry: midrise, group_size: 32}}").weight;
+    EXPECT_THAT(core::message_of([&] { coding_of(config)(slot, weight, 1); }),
+                HasSubstr(fmt::format("quant.weight.symmetry is not read with replication.strategy: {}.", strategy)));
+    config.select.policy = "every";
+    const quant::CodingOf some = coding_of(config, std::set<std::string>{"layer"});
+    EXPECT_EQ(some(slot, weight, 1).decoder->name(), strategy);
+    EXPECT_EQ(some(slot, weight, 1).decoder->config().symmetry, "asymmetric");
+    EXPECT_EQ(some(slot, weight, 1).decoder->config().group_size, 32);
+    EXPECT_EQ(some(other, weight, 1).decoder->config().symmetry, "midrise");
+  }
 }
 
 TEST(Select, MistakesAreTold) {

@@ -195,8 +195,6 @@ TEST(Mistakes, OfShapesNumbersAndVariablesAreTold) {
   EXPECT_EQ(message_of([] { parity_sign(3, 2, 12, "a.linear"); }),
             "a.linear: parity_sign has no masks for 3 bits, 2 replicas and a window of 12 bits. There are "
             "(bits/replicas/window_bits): 2/2/8, 2/2/12, 2/2/16, 2/3/16, 2/4/16.");
-  EXPECT_THAT(message_of([] { decoder_of(shifted(2, 2, ""), 16, 64, "offset: 0.5"); }),
-              ::testing::HasSubstr("quant.weight.offset is not read with replication.strategy: shifted."));
 }
 
 }  // namespace
