@@ -86,6 +86,7 @@ class Key : public ::testing::Test {
 
   Lab lab_;
   const Strings calibrated_{"quant.method=gptq", "calibration.samples=4", "calibration.seq_len=64"};
+  const Strings hqq_{"quant.method=hqq", "quant.weight.zero_point=float"};
   const Strings at_once_{"quant.activation.bits=4", "quant.activation.granularity=per_tensor", "calibration.samples=4",
                          "calibration.seq_len=64"};
   const Strings static_ = [this] {
@@ -153,6 +154,11 @@ class Key : public ::testing::Test {
       {"calibration.batch_tokens", [this] { only_rounding("calibration.batch_tokens=64"); }},
       {"quant.gptq.damp", [this] { changes_the_result("quant.gptq.damp=0.2", calibrated_); }},
       {"quant.gptq.block_size", [this] { only_rounding("quant.gptq.block_size=16"); }},
+      {"quant.hqq.lp_norm", [this] { changes_the_result("quant.hqq.lp_norm=0.3", hqq_); }},
+      {"quant.hqq.beta", [this] { changes_the_result("quant.hqq.beta=200", hqq_); }},
+      {"quant.hqq.kappa", [this] { changes_the_result("quant.hqq.kappa=2", hqq_); }},
+      {"quant.hqq.iterations", [this] { changes_the_result("quant.hqq.iterations=2", hqq_); }},
+      {"quant.hqq.early_stop", [this] { changes_the_result("quant.hqq.early_stop=false", hqq_); }},
       {"quant.ldlq.damp",
        [this] {
          changes_the_result("quant.ldlq.damp=0.2",
