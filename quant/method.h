@@ -42,6 +42,11 @@ class Method : public core::Section {
   virtual std::string refuses(const Decoder&, int64_t /*out_features*/, int64_t /*in_features*/) const { return {}; }
   // Whether the inputs of a group of linears are measured after the earlier groups of the block are quantized.
   virtual bool true_sequential() const { return false; }
+  // Whether it runs the block on its inputs: the walk then carries them, context.inputs.quantized, or full with
+  // propagate_error: false.
+  virtual bool reads_inputs() const { return false; }
+  // Whether it wants context.inputs.full beside them.
+  virtual bool reads_full_inputs() const { return false; }
 
   // The encoded weights of the targets, in their order: all of a block, or with statistics as many whole groups of
   // linears as memory allows. The weights themselves stay where they are: the caller puts the result into the slots.

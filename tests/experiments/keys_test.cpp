@@ -87,6 +87,8 @@ class Key : public ::testing::Test {
   Lab lab_;
   const Strings calibrated_{"quant.method=gptq", "calibration.samples=4", "calibration.seq_len=64"};
   const Strings hqq_{"quant.method=hqq", "quant.weight.zero_point=float"};
+  const Strings signround_{"quant.method=signround", "quant.signround.iterations=6", "calibration.samples=4",
+                           "calibration.seq_len=64"};
   const Strings at_once_{"quant.activation.bits=4", "quant.activation.granularity=per_tensor", "calibration.samples=4",
                          "calibration.seq_len=64"};
   const Strings static_ = [this] {
@@ -164,6 +166,12 @@ class Key : public ::testing::Test {
          changes_the_result("quant.ldlq.damp=0.2",
                             {"quant.method=ldlq", "calibration.samples=4", "calibration.seq_len=64"});
        }},
+      {"quant.signround.iterations", [this] { changes_the_result("quant.signround.iterations=3", signround_); }},
+      {"quant.signround.batch", [this] { changes_the_result("quant.signround.batch=2", signround_); }},
+      {"quant.signround.lr", [this] { changes_the_result("quant.signround.lr=0.01", signround_); }},
+      {"quant.signround.minmax_lr", [this] { changes_the_result("quant.signround.minmax_lr=0.01", signround_); }},
+      {"quant.signround.tune_range", [this] { changes_the_result("quant.signround.tune_range=false", signround_); }},
+      {"quant.signround.targets", [this] { changes_the_result("quant.signround.targets=same", signround_); }},
       {"quant.gptq.act_order", [this] { changes_the_result("quant.gptq.act_order=false", calibrated_); }},
       {"quant.gptq.static_groups", [this] { static_groups(); }},
       {"quant.gptq.gar", [this] { changes_the_result("quant.gptq.gar=true", calibrated_); }},
