@@ -49,7 +49,7 @@ TEST_F(BadInput, OutOfRange) {
 
 TEST_F(BadInput, UnknownMethod) {
   refused_after("rtn", "rtm",
-                "c.yaml:3: quant.method: `rtm` is not one of its values. Did you mean `rtn`? Choices: none, "
+                "c.yaml:3: quant.method: `rtm` is not one of its values. Did you mean `rtn`? Choices: none, adaround, "
                 "gptq, hqq, ldlq, rtn, signround.");
 }
 
@@ -220,7 +220,7 @@ TEST_F(BadInput, OverrideThatIsNone) {
 
 TEST_F(BadInput, OverrideOfAnUnknownKey) {
   refused(
-      "--set quant.bits=3: quant.bits is not a known key. Known keys: method, gptq, hqq, ldlq, rtn, "
+      "--set quant.bits=3: quant.bits is not a known key. Known keys: method, adaround, gptq, hqq, ldlq, rtn, "
       "signround, weight, activation, rules.",
       {"c.yaml", "--set", "quant.bits=3"});
 }
@@ -242,7 +242,7 @@ TEST_F(BadInput, UnknownList) {
 
 TEST_F(BadInput, UnknownHelpKey) {
   refused(
-      "--help quant.wieght: quant.wieght is not a known key. Did you mean `weight`? Known keys: method, "
+      "--help quant.wieght: quant.wieght is not a known key. Did you mean `weight`? Known keys: method, adaround, "
       "gptq, hqq, ldlq, rtn, signround, weight, activation, rules.",
       {"--help", "quant.wieght"});
 }

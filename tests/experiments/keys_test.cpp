@@ -86,6 +86,8 @@ class Key : public ::testing::Test {
 
   Lab lab_;
   const Strings calibrated_{"quant.method=gptq", "calibration.samples=4", "calibration.seq_len=64"};
+  const Strings adaround_{"quant.method=adaround", "quant.adaround.iterations=30", "quant.adaround.lr=0.1",
+                          "calibration.samples=4", "calibration.seq_len=64"};
   const Strings hqq_{"quant.method=hqq", "quant.weight.zero_point=float"};
   const Strings signround_{"quant.method=signround", "quant.signround.iterations=6", "calibration.samples=4",
                            "calibration.seq_len=64"};
@@ -156,6 +158,11 @@ class Key : public ::testing::Test {
       {"calibration.batch_tokens", [this] { only_rounding("calibration.batch_tokens=64"); }},
       {"quant.gptq.damp", [this] { changes_the_result("quant.gptq.damp=0.2", calibrated_); }},
       {"quant.gptq.block_size", [this] { only_rounding("quant.gptq.block_size=16"); }},
+      {"quant.adaround.iterations", [this] { changes_the_result("quant.adaround.iterations=5", adaround_); }},
+      {"quant.adaround.lr", [this] { changes_the_result("quant.adaround.lr=0.3", adaround_); }},
+      {"quant.adaround.lambda", [this] { changes_the_result("quant.adaround.lambda=1", adaround_); }},
+      {"quant.adaround.warm_up", [this] { changes_the_result("quant.adaround.warm_up=0.8", adaround_); }},
+      {"quant.adaround.beta", [this] { changes_the_result("quant.adaround.beta=[4, 2]", adaround_); }},
       {"quant.hqq.lp_norm", [this] { changes_the_result("quant.hqq.lp_norm=0.3", hqq_); }},
       {"quant.hqq.beta", [this] { changes_the_result("quant.hqq.beta=200", hqq_); }},
       {"quant.hqq.kappa", [this] { changes_the_result("quant.hqq.kappa=2", hqq_); }},
