@@ -24,12 +24,13 @@ struct Producer {
   int64_t head_width = 0;    // C, of the slot's outputs; 0 when outputs map one to one
 };
 
-// Linears that share one input, in the order in which the block runs its groups.
+// Linears that share one input, in the order in which the block runs its groups. With a producer they are all that
+// read its output.
 struct LinearGroup {
   std::vector<Slot*> slots;
   Producer producer;
   // The smallest module around the group, for searches that judge a parent's output: input of the group [B, T, I] ->
-  // its output.
+  // its output. Null: the group is judged by its own outputs.
   std::function<at::Tensor(const at::Tensor&)> parent;
 };
 

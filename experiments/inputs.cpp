@@ -8,6 +8,7 @@
 #include "core/error.h"
 #include "core/machine.h"
 #include "models/registry.h"
+#include "quant/apply_transforms.h"
 
 namespace experiments {
 
@@ -38,7 +39,8 @@ std::string Inputs::model_hash(const ModelFiles& files) {
 
 const core::Windows* Inputs::calibration(const ModelFiles& files, const Spec& spec, core::Model& model) {
   if (spec.quant.method == quant::QuantConfig::kNone) return nullptr;
-  if (!quant::needs_statistics(assignments(spec, model))) return nullptr;
+  const bool transforms = !quant::transforms_of(spec.transform, spec.quant).empty();
+  if (!transforms && !quant::needs_statistics(assignments(spec, model))) return nullptr;
   const CalibrationConfig& config = spec.calibration;
   const std::string key = fmt::format("calibration {} {} {} {} {} {}", files.directory, config.corpus, config.samples,
                                       config.seq_len, config.sampling, spec.seed);

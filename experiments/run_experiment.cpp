@@ -47,6 +47,10 @@ void print_methods() {
   for (const auto& [name, method] : quant::make_methods()) fmt::print("{:<12} {}\n", name, method->summary());
 }
 
+void print_transforms() {
+  for (const auto& [name, transform] : quant::make_transforms()) fmt::print("{:<12} {}\n", name, transform->summary());
+}
+
 void print_strategies() {
   for (const auto& [name, strategy] : replication::make_strategies())
     fmt::print("{:<12} {}\n", name, strategy->summary());
@@ -68,11 +72,9 @@ void print_keys() {
 
 // What --list knows; without a name it prints all but the keys.
 int print_list(const std::string& what) {
-  const std::vector<std::pair<std::string, void (*)()>> lists{{"methods", print_methods},
-                                                              {"strategies", print_strategies},
-                                                              {"models", print_models},
-                                                              {"corpora", print_corpora},
-                                                              {"keys", print_keys}};
+  const std::vector<std::pair<std::string, void (*)()>> lists{
+      {"methods", print_methods}, {"transforms", print_transforms}, {"strategies", print_strategies},
+      {"models", print_models},   {"corpora", print_corpora},       {"keys", print_keys}};
   std::vector<std::string> names;
   for (const auto& [name, print] : lists) {
     names.push_back(name);
@@ -202,7 +204,7 @@ int parse_and_run(int argc, char** argv) {
       app.add_option("--help,-h", options.help_key, "this text, or the meaning of a key: --help quant.weight")
           ->expected(0, 1);
   const CLI::Option* list =
-      app.add_option("--list", options.list, "methods, strategies, models, corpora, or keys (as Markdown)")
+      app.add_option("--list", options.list, "methods, transforms, strategies, models, corpora, or keys (as Markdown)")
           ->expected(0, 1);
   app.add_option("--compare", options.compared, "two run directories: is B better than A, window by window?")
       ->expected(2);

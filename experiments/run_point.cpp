@@ -20,6 +20,8 @@
 #include "experiments/version.h"
 #include "export/checkpoint.h"
 #include "models/registry.h"
+#include "quant/apply_transforms.h"
+#include "quant/quantize.h"
 
 namespace experiments {
 
@@ -97,9 +99,14 @@ Working open_result(const Spec& spec, const ModelFiles& files, const std::string
 std::optional<quant::StatisticsStore> statistics_store(const Spec& spec, Inputs& inputs, const ModelFiles& files,
                                                        const core::Windows* calibration) {
   if (calibration == nullptr || spec.calibration.propagate_error) return std::nullopt;
+  std::vector<const core::Section*> keys{&spec.calibration};
+  for (const quant::NamedTransform& t : quant::transforms_of(spec.transform, spec.quant)) {
+    keys.push_back(t.transform.get());
+    if (t.transform->reads_grid()) keys.push_back(&spec.quant);
+  }
   const Dependencies on{.stage = "statistics",
                         .version = quant::StatisticsStore::kVersion,
-                        .keys = {&spec.calibration},
+                        .keys = std::move(keys),
                         .inputs = {{"model", inputs.model_hash(files)}, {"tokens", calibration->token_hash}}};
   return quant::StatisticsStore(inputs.cache(), cache_key(spec, on));
 }
@@ -115,12 +122,14 @@ std::vector<quant::ModuleReport> quantize(const Spec& spec, Inputs& inputs, cons
   std::optional<quant::StatisticsStore> store = statistics_store(spec, inputs, files, calibration);
   quant::Quantize stage(spec.quant.methods.at(spec.quant.method), spec.quant.method, assignments(spec, *model),
                         {.propagate_error = propagates, .store = store ? &*store : nullptr});
-  exports::Save save(files.directory, weights, checkpoint, commit(), {progress, {&stage}});
+  const std::vector<quant::NamedTransform> transforms = quant::transforms_of(spec.transform, spec.quant);
+  quant::ApplyTransforms transform(transforms, assignments(spec, *model), propagates);
+  exports::Save save(files.directory, weights, checkpoint, commit(), {progress, {&transform, &stage}});
   model->load_ends(weights);
   const bool written = exports::is_quantized_checkpoint(checkpoint);
   std::optional<core::HiddenStore> full, quantized;  // streams of the calibration text
   const auto embed = [&] { return embedded(*model, *calibration, spec.calibration.batch_tokens); };
-  const bool reads = !written && stage.reads_stream(*model);
+  const bool reads = !written && (!transforms.empty() || stage.reads_stream(*model));
   if (reads && stage.reads_full_stream()) full.emplace(embed());
   stage.ends(*model);
   if (reads && propagates) quantized.emplace(embed());
@@ -132,10 +141,16 @@ std::vector<quant::ModuleReport> quantize(const Spec& spec, Inputs& inputs, cons
     exports::UnfinishedSource source(weights, checkpoint, progress);
     core::Progress bar(spec.quant.method, spec.quiet);
     const core::Streams streams{.full = full ? &*full : nullptr, .quantized = quantized ? &*quantized : nullptr};
-    core::walk(*model, source, {&stage, &save}, streams, [&](int64_t done, int64_t total) { bar.update(done, total); });
+    core::walk(*model, source, {&transform, &stage, &save}, streams,
+               [&](int64_t done, int64_t total) { bar.update(done, total); });
   }
   if (store) spdlog::info("statistics: {} measured, {} from the cache", store->kept(), store->found());
-  return stage.reports();
+  std::vector<quant::ModuleReport> reports = stage.reports();
+  for (quant::ModuleReport& report : reports) {
+    const auto note = transform.notes().find(report.path);
+    if (note != transform.notes().end()) report.note = note->second + (report.note.empty() ? "" : ", ") + report.note;
+  }
+  return reports;
 }
 
 // states: of the full-precision model, per measurement; empty or null: no distance from it is taken.

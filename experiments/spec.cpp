@@ -42,6 +42,9 @@ void Spec::keys(core::Keys& k) {
   k.key("device", device, "where to compute; auto: cuda, else mps, else cpu", {"auto", "cpu", "mps", "cuda"});
   k.section("model", model, "the model under test");
   k.section("calibration", calibration, "the text on which inputs of linears are measured, where that is needed");
+  k.list("transform", transform,
+         "what is done to a block before it is quantized, in this order; each keeps what the block computes")
+      .only_if_given();
   k.section("quant", quant, "how its weights are quantized");
   k.section("replication", replication, "how the codes are used several times");
   k.section("measure", measure, "what is measured, beside the full-precision model");
@@ -70,12 +73,27 @@ void Spec::check() const {
                 "{}: true_sequential measures inputs behind quantized linears, propagate_error: false behind none. "
                 "Leave one of them out.",
                 calibration.where("propagate_error"));
+  check_transforms();
   core::require(!replication.selected() || quant.method != quant::QuantConfig::kNone,
                 "{}: {} uses codes several times, but quant.method: none makes none. Choose a method.",
                 replication.where("strategy"), replication.strategy);
   core::require(!out.empty(), "{}: out is empty. Name a directory, e.g. runs.", where("out"));
   core::require(!model.path.empty(), "{}: model.path is missing. Name a model directory, e.g. tiny-qwen3.",
                 where("model"));
+}
+
+void Spec::check_transforms() const {
+  if (transform.empty()) return;
+  core::require(quant.method != quant::QuantConfig::kNone,
+                "{}: a transform changes nothing by itself, and quant.method: none leaves the model as it is. Choose a "
+                "method.",
+                where("transform"));
+  const bool has_own = quant.methods.at(quant.method)->transform() != nullptr;
+  for (const quant::TransformItem& item : transform) {
+    const std::string name = item.chosen().name;
+    core::require(!has_own || name != quant.method, "{}: method: {} applies it itself. Remove one of the two.",
+                  item.where(name), quant.method);
+  }
 }
 
 void Spec::check_seeds() const {

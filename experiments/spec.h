@@ -10,6 +10,7 @@
 #include "experiments/expect.h"
 #include "experiments/measure/perplexity.h"
 #include "quant/config.h"
+#include "quant/transform.h"
 #include "replication/config.h"
 
 namespace experiments {
@@ -45,6 +46,7 @@ struct Spec : core::Section {
   std::string device = "auto";
   ModelConfig model;
   CalibrationConfig calibration;
+  std::vector<quant::TransformItem> transform;
   quant::QuantConfig quant;
   replication::ReplicationConfig replication;
   MeasureConfig measure;
@@ -60,6 +62,7 @@ struct Spec : core::Section {
 
  private:
   void check_seeds() const;
+  void check_transforms() const;
 };
 
 // One run of a sweep; a file without a sweep has one.

@@ -2,7 +2,15 @@
 
 #include <ATen/ATen.h>
 
+#include "quant/swapped.h"
+
 namespace quant {
+
+const core::HiddenStore& calibration_stream(const core::BlockContext& context, bool propagate_error) {
+  const core::HiddenStore* inputs = propagate_error ? context.inputs.quantized : context.inputs.full;
+  TORCH_CHECK(inputs != nullptr, "inputs are to be measured, but the walk does not carry the stream to take them from");
+  return *inputs;
+}
 
 double outlier_columns(const at::Tensor& mean_square) {
   const at::Tensor rms = at::sqrt(mean_square);
@@ -17,10 +25,19 @@ WeightShape Statistics::shape() const {
 
 Statistics Statistics::to(at::Device device) const {
   Statistics moved = *this;
-  for (at::Tensor* tensor : {&moved.hessian, &moved.mean_square, &moved.absmax}) {
+  for (at::Tensor* tensor : {&moved.hessian, &moved.mean_square, &moved.mean_abs, &moved.absmax}) {
     if (tensor->defined()) *tensor = tensor->to(device);
   }
   return moved;
+}
+
+Statistics Statistics::divided(const at::Tensor& f) const {
+  Statistics divided = *this;
+  if (hessian.defined()) divided.hessian = hessian / (f.unsqueeze(1) * f);
+  if (mean_square.defined()) divided.mean_square = mean_square / at::square(f);
+  if (mean_abs.defined()) divided.mean_abs = mean_abs / f;
+  if (absmax.defined()) divided.absmax = absmax / f;
+  return divided;
 }
 
 // ---- Accumulator ----
@@ -33,6 +50,7 @@ void Accumulator::add(const at::Tensor& input) {
   if (before == 0) {
     sums_.mean_square = at::zeros({features}, x.options());
     sums_.absmax = at::zeros({features}, x.options());
+    if (needs_.mean_abs) sums_.mean_abs = at::zeros({features}, x.options());
     if (needs_.hessian) sums_.hessian = at::zeros({features, features}, x.options());
   }
   sums_.tokens += m;
@@ -41,7 +59,9 @@ void Accumulator::add(const at::Tensor& input) {
   if (needs_.hessian) sums_.hessian.addmm_(x.t(), x, keep, share);
   const at::Tensor square = at::square(x);
   sums_.mean_square.mul_(keep).add_(square.sum(0), share);
-  sums_.absmax = at::maximum(sums_.absmax, x.abs().amax(0));
+  const at::Tensor size = x.abs();
+  if (needs_.mean_abs) sums_.mean_abs.mul_(keep).add_(size.sum(0), share);
+  sums_.absmax = at::maximum(sums_.absmax, size.amax(0));
   const at::Tensor powers[] = {x, square, square * x, square * square};
   for (size_t i = 0; i < 4; ++i) powers_[i] += powers[i].sum().item<double>();
 }
@@ -61,23 +81,9 @@ Statistics Accumulator::result() const {
 
 namespace {
 
-// Puts recorders into slots and takes them out again.
-class Recorders {
- public:
-  void put(core::Slot& slot, core::RecordingLinear::Tap tap) {
-    kept_.emplace_back(&slot, slot.pointer());
-    slot.put(std::make_shared<core::RecordingLinear>(slot.pointer(), std::move(tap)));
-  }
-  Recorders() = default;
-  ~Recorders() {
-    for (auto it = kept_.rbegin(); it != kept_.rend(); ++it) it->first->put(it->second);
-  }
-  Recorders(const Recorders&) = delete;
-  Recorders& operator=(const Recorders&) = delete;
-
- private:
-  std::vector<std::pair<core::Slot*, std::shared_ptr<core::Linear>>> kept_;
-};
+void record(Swapped& recorders, core::Slot& slot, core::RecordingLinear::Tap tap) {
+  recorders.put(slot, std::make_shared<core::RecordingLinear>(slot.pointer(), std::move(tap)));
+}
 
 void run(core::Block& block, const core::Pass& pass, const core::HiddenStore& inputs) {
   at::NoGradGuard no_gradient;
@@ -91,10 +97,11 @@ std::vector<Statistics> collect(core::Block& block, const core::Pass& pass, cons
   std::vector<Accumulator> sums;
   for (const Tap& tap : taps) sums.emplace_back(tap.needs);
   {
-    Recorders recorders;
+    Swapped recorders;
     for (size_t i = 0; i < taps.size(); ++i) {
-      recorders.put(*taps[i].slot, [&sum = sums[i], input = taps[i].input](const at::Tensor& x) {
-        sum.add(input ? input->apply(x) : x);
+      record(recorders, *taps[i].slot, [&sum = sums[i], &tap = taps[i]](const at::Tensor& x) {
+        sum.add(tap.input ? tap.input->apply(x) : x);
+        if (tap.watch) tap.watch(x);
       });
     }
     run(block, pass, inputs);
@@ -106,9 +113,9 @@ std::vector<Statistics> collect(core::Block& block, const core::Pass& pass, cons
 
 void collect(core::Block& block, const core::Pass& pass, const core::HiddenStore& inputs,
              const std::vector<core::Slot*>& slots, std::vector<InputHistogram>& histograms) {
-  Recorders recorders;
+  Swapped recorders;
   for (size_t i = 0; i < slots.size(); ++i)
-    recorders.put(*slots[i], [&histogram = histograms[i]](const at::Tensor& x) { histogram.add(x); });
+    record(recorders, *slots[i], [&histogram = histograms[i]](const at::Tensor& x) { histogram.add(x); });
   run(block, pass, inputs);
 }
 

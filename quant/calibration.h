@@ -8,16 +8,22 @@
 
 #include "core/hidden_store.h"
 #include "core/model.h"
+#include "core/walk.h"
 #include "quant/activation.h"
 #include "quant/statistics.h"
 
 namespace quant {
+
+// The calibration text at the block: with propagate_error as the quantized blocks before leave it, else in full
+// precision. TORCH_CHECKs that the walk carries it.
+const core::HiddenStore& calibration_stream(const core::BlockContext& context, bool propagate_error);
 
 // A slot whose inputs are wanted. Of linears that share an input one is enough.
 struct Tap {
   core::Slot* slot;
   Needs needs;
   std::shared_ptr<const InputQuantizer> input = {};  // what the linear's inputs pass through before they are measured
+  core::RecordingLinear::Tap watch = {};             // sees every input too, as it is before that
 };
 
 // Runs the block over `inputs` (its hidden states, batches of [B, T, D]) and returns the statistics at each tap. The

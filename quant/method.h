@@ -13,6 +13,8 @@
 
 namespace quant {
 
+class Transform;
+
 // One linear that is to be quantized.
 struct Target {
   core::Slot* slot;
@@ -47,6 +49,9 @@ class Method : public core::Section {
   virtual bool reads_inputs() const { return false; }
   // Whether it wants context.inputs.full beside them.
   virtual bool reads_full_inputs() const { return false; }
+
+  // A rewrite of the model that belongs to the method, after those of `transform`; null: none.
+  virtual std::shared_ptr<const Transform> transform() const { return {}; }
 
   // The encoded weights of the targets, in their order: all of a block, or with statistics as many whole groups of
   // linears as memory allows. The weights themselves stay where they are: the caller puts the result into the slots.

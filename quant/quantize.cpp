@@ -164,12 +164,10 @@ bool Quantize::reads_stream(core::Model& model) const {
 
 // The stream that inputs are measured on. first: of the linears in question.
 const core::HiddenStore& Quantize::stream(core::BlockContext& context, const Group& first) const {
-  const core::HiddenStore* inputs = calibration_.propagate_error ? context.inputs.quantized : context.inputs.full;
-  core::require(inputs != nullptr || calibration_.store == nullptr,
+  core::require(context.inputs.full != nullptr || calibration_.store == nullptr,
                 "{}: its statistics have left the cache since the run began. Run it again, or raise --cache-limit.",
                 first.targets.front().slot->path());
-  TORCH_CHECK(inputs != nullptr, "inputs are to be measured, but the walk does not carry the stream to take them from");
-  return *inputs;
+  return calibration_stream(context, calibration_.propagate_error);
 }
 
 // Static quantizers get their parameters, each from the inputs of its group.

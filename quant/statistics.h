@@ -10,9 +10,11 @@ struct Needs {
   bool hessian = false;      // mean of x xᵀ
   bool mean_square = false;  // mean of x² per input column
   bool absmax = false;       // largest |x| per input column
-  bool any() const { return hessian || mean_square || absmax; }
+  bool mean_abs = false;     // mean of |x| per input column
+  bool any() const { return hessian || mean_square || absmax || mean_abs; }
   Needs operator|(const Needs& other) const {
-    return {hessian || other.hessian, mean_square || other.mean_square, absmax || other.absmax};
+    return {hessian || other.hessian, mean_square || other.mean_square, absmax || other.absmax,
+            mean_abs || other.mean_abs};
   }
 };
 
@@ -24,16 +26,18 @@ struct WeightShape {
 };
 
 // Over all calibration tokens that reached the linear. Per token and column means; the small ones are there as soon as
-// anything was asked for, the Hessian only on demand.
+// anything was asked for, the Hessian and the mean of |x| only on demand.
 struct Statistics {
-  at::Tensor hessian;      // [I, I] float32
-  at::Tensor mean_square;  // [I] float32
-  at::Tensor absmax;       // [I] float32
-  double kurtosis = 0;     // of all values
-  int64_t tokens = 0;      // 0: nothing is known
+  at::Tensor hessian;        // [I, I] float32
+  at::Tensor mean_square;    // [I] float32
+  at::Tensor absmax;         // [I] float32
+  at::Tensor mean_abs = {};  // [I] float32
+  double kurtosis = 0;       // of all values
+  int64_t tokens = 0;        // 0: nothing is known
 
   WeightShape shape() const;
   Statistics to(at::Device device) const;
+  Statistics divided(const at::Tensor& f) const;  // of x / f, except for the kurtosis; f: [I]
 };
 
 // Share of columns whose rms exceeds 3 × the median column rms. mean_square: [I].

@@ -26,7 +26,8 @@ at::Tensor read(const core::Checkpoint& file, const std::string& name) {
 
 core::CacheKey StatisticsStore::key_of(const std::string& name, const Needs& needs) const {
   core::CacheKey key = key_;
-  key.depends += "linear: " + name + "\nhessian: " + (needs.hessian ? "yes" : "no") + "\n";  // the rest is always there
+  key.depends += "linear: " + name + "\nhessian: " + (needs.hessian ? "yes" : "no") + "\n";
+  if (needs.mean_abs) key.depends += "mean_abs: yes\n";  // the rest is always there
   return key;
 }
 
@@ -43,6 +44,7 @@ std::optional<Statistics> StatisticsStore::find(const std::string& name, const N
   return Statistics{.hessian = read(file, "hessian"),
                     .mean_square = read(file, "mean_square"),
                     .absmax = read(file, "absmax"),
+                    .mean_abs = read(file, "mean_abs"),
                     .kurtosis = numbers["kurtosis"].is_null() ? 0.0 : numbers["kurtosis"].get<double>(),
                     .tokens = numbers["tokens"]};
 }
@@ -60,6 +62,7 @@ void StatisticsStore::keep(const std::string& name, const Needs& needs, const St
   add("hessian", statistics.hessian);
   add("mean_square", statistics.mean_square);
   add("absmax", statistics.absmax);
+  add("mean_abs", statistics.mean_abs);
   core::write_safetensors(entry.path(kTensors), all);
   entry.write(kNumbers, nlohmann::json{{"kurtosis", statistics.kurtosis}, {"tokens", statistics.tokens}}.dump());
   entry.commit();

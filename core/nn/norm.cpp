@@ -60,6 +60,12 @@ void RmsNorm::load(const Weights& weights) {
   put(loaded.tensor.clone());
 }
 
+void RmsNorm::divide(const at::Tensor& by) {
+  TORCH_CHECK(by.dim() == 1 && by.numel() == width_, path_, ": ", width_, " channels by ", by.sizes());
+  put((weight_.to(at::kFloat) / by).to(weight_.scalar_type()));
+  stored_bits_ = static_cast<int64_t>(weight_.element_size()) * 8;
+}
+
 void RmsNorm::unload() { put({}); }
 
 void RmsNorm::put(at::Tensor weight) { parameters_["weight"] = weight_ = std::move(weight); }

@@ -22,6 +22,7 @@ class RmsNorm : public torch::nn::Module, public Loadable {
   at::Tensor forward(const at::Tensor& x) { return rms_norm(x, weight_, eps_); }
   const at::Tensor& weight() const { return weight_; }
   const std::string& path() const { return path_; }
+  void divide(const at::Tensor& by);  // [N]: the weight becomes weight / by, in the compute dtype
 
   void check(const Weights& weights) const override;
   void load(const Weights& weights) override;  // always a copy: folding may write to it

@@ -50,15 +50,11 @@ std::vector<LinearGroup> DecoderBlock::groups() {
       {.slots = {attention.q_proj.get(), attention.k_proj.get(), attention.v_proj.get()},
        .producer = {.norm = input_layernorm_.get()},
        .parent = [&attention](const at::Tensor& x) { return attention.forward(x, Pass{}); }},
-      {.slots = {attention.o_proj.get()},
-       .producer = value_heads(),
-       .parent = [&attention](const at::Tensor& x) { return attention.o_proj->forward(x); }},
+      {.slots = {attention.o_proj.get()}, .producer = value_heads()},
       {.slots = {&mlp.gate_proj(), &mlp.up_proj()},
        .producer = {.norm = post_attention_layernorm_.get()},
        .parent = [&mlp](const at::Tensor& x) { return mlp.forward(x); }},
-      {.slots = {&mlp.down_proj()},
-       .producer = {.slot = &mlp.up_proj()},
-       .parent = [&mlp](const at::Tensor& x) { return mlp.down_proj().forward(x); }},
+      {.slots = {&mlp.down_proj()}, .producer = {.slot = &mlp.up_proj()}},
   };
 }
 

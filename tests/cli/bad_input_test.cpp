@@ -50,7 +50,7 @@ TEST_F(BadInput, OutOfRange) {
 TEST_F(BadInput, UnknownMethod) {
   refused_after("rtn", "rtm",
                 "c.yaml:3: quant.method: `rtm` is not one of its values. Did you mean `rtn`? Choices: none, adaround, "
-                "gptq, hqq, ldlq, rtn, signround.");
+                "awq, gptq, hqq, ldlq, rtn, signround.");
 }
 
 TEST_F(BadInput, RuleThatMatchesNothing) {
@@ -220,7 +220,7 @@ TEST_F(BadInput, OverrideThatIsNone) {
 
 TEST_F(BadInput, OverrideOfAnUnknownKey) {
   refused(
-      "--set quant.bits=3: quant.bits is not a known key. Known keys: method, adaround, gptq, hqq, ldlq, rtn, "
+      "--set quant.bits=3: quant.bits is not a known key. Known keys: method, adaround, awq, gptq, hqq, ldlq, rtn, "
       "signround, weight, activation, rules.",
       {"c.yaml", "--set", "quant.bits=3"});
 }
@@ -235,15 +235,15 @@ TEST_F(BadInput, OverrideOfAMissingItem) {
 
 TEST_F(BadInput, UnknownList) {
   refused(
-      "--list: there is no list of `method`. Did you mean `methods`? Lists: methods, strategies, models, corpora, "
-      "keys.",
+      "--list: there is no list of `method`. Did you mean `methods`? Lists: methods, transforms, strategies, "
+      "models, corpora, keys.",
       {"--list", "method"});
 }
 
 TEST_F(BadInput, UnknownHelpKey) {
   refused(
       "--help quant.wieght: quant.wieght is not a known key. Did you mean `weight`? Known keys: method, adaround, "
-      "gptq, hqq, ldlq, rtn, signround, weight, activation, rules.",
+      "awq, gptq, hqq, ldlq, rtn, signround, weight, activation, rules.",
       {"--help", "quant.wieght"});
 }
 

@@ -143,6 +143,17 @@ TEST_F(Killed, WithStaticActivationsAndQuantizedEndsEndsBitIdentical) {
   }
 }
 
+TEST_F(Killed, WithTransformsEndsBitIdentical) {
+  program_.edit("quant: {method: rtn,",
+                "calibration: {samples: 4, seq_len: 64}\ntransform: [{smoothquant: {}}]\nquant: {method: awq,");
+  find_directory();
+  const Files whole = expected();
+  EXPECT_THAT(whole.at("modules.csv"), HasSubstr("smoothquant, awq alpha"));
+  ASSERT_EQ(stopped_at("progress/block-00001.json", SIGKILL).code, -SIGKILL);
+  ASSERT_FALSE(exists("results.json")) << "the signal came too late";
+  goes_on_to(whole);
+}
+
 TEST_F(Killed, TwiceInOneRunEndsBitIdentical) {
   const Files whole = expected();
   ASSERT_EQ(stopped_at("progress/block-00000.json", SIGKILL).code, -SIGKILL);

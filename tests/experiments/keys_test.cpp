@@ -93,11 +93,17 @@ class Key : public ::testing::Test {
                            "calibration.seq_len=64"};
   const Strings at_once_{"quant.activation.bits=4", "quant.activation.granularity=per_tensor", "calibration.samples=4",
                          "calibration.seq_len=64"};
+  const Strings awq_{"quant.method=awq", "calibration.samples=4", "calibration.seq_len=64"};
+  const Strings awq_scales_{"transform=[{awq: {}}]", "calibration.samples=4", "calibration.seq_len=64"};
   const Strings static_ = [this] {
     Strings all = at_once_;
     all.push_back("quant.activation.mode=static");
     return all;
   }();
+  static Strings one_by_one(Strings given) {  // windows
+    given.push_back("calibration.batch_tokens=64");
+    return given;
+  }
   // Two replicas, of which the second is as given.
   void replica(const std::string& second, const std::string& variable = "quant.weight.zero_point=float") {
     const std::string list = "replication.scales.replicas=[{}, ";
@@ -183,6 +189,24 @@ class Key : public ::testing::Test {
       {"quant.gptq.static_groups", [this] { static_groups(); }},
       {"quant.gptq.gar", [this] { changes_the_result("quant.gptq.gar=true", calibrated_); }},
       {"quant.gptq.true_sequential", [this] { changes_the_result("quant.gptq.true_sequential=true", calibrated_); }},
+      {"quant.awq.grid", [this] { changes_the_result("quant.awq.grid=3", awq_); }},
+      {"quant.awq.duo_scaling", [this] { changes_the_result("quant.awq.duo_scaling=true", awq_); }},
+      {"quant.awq.tokens", [this] { changes_the_result("quant.awq.tokens=1", one_by_one(awq_)); }},
+      {"quant.awq.clip", [this] { changes_the_result("quant.awq.clip=false", awq_); }},
+      {"quant.awq.clip_grid", [this] { changes_the_result("quant.awq.clip_grid=4", awq_); }},
+      {"quant.awq.max_shrink", [this] { changes_the_result("quant.awq.max_shrink=0.1", awq_); }},
+      {"transform[].awq.grid", [this] { changes_the_result("transform=[{awq: {grid: 3}}]", awq_scales_); }},
+      {"transform[].awq.duo_scaling",
+       [this] { changes_the_result("transform=[{awq: {duo_scaling: true}}]", awq_scales_); }},
+      {"transform[].awq.tokens",
+       [this] { changes_the_result("transform=[{awq: {tokens: 1}}]", one_by_one(awq_scales_)); }},
+      {"transform[].smoothquant.alpha",
+       [this] {
+         Strings given = at_once_;
+         given.push_back("transform=[{smoothquant: {}}]");
+         changes_the_result("transform=[{smoothquant: {}}]", at_once_);
+         changes_the_result("transform=[{smoothquant: {alpha: 0.8}}]", given);
+       }},
       {"quant.weight.bits", [this] { changes_the_result("quant.weight.bits=3"); }},
       {"quant.weight.group_size", [this] { changes_the_result("quant.weight.group_size=32"); }},
       {"quant.weight.symmetry",

@@ -88,8 +88,8 @@ TEST(Model, ParentsComputeWhatTheBlockComputes) {
   const at::Tensor h = x + groups[0].parent(groups[0].producer.norm->forward(x));
   const at::Tensor y = h + groups[2].parent(groups[2].producer.norm->forward(h));
   EXPECT_TRUE(at::equal(y, block.forward(x, core::Pass{})));
-  EXPECT_TRUE(at::equal(groups[1].parent(at::ones({1, 2, 32})), groups[1].slots[0]->forward(at::ones({1, 2, 32}))));
-  EXPECT_TRUE(at::equal(groups[3].parent(at::ones({1, 2, 32})), groups[3].slots[0]->forward(at::ones({1, 2, 32}))));
+  EXPECT_FALSE(groups[1].parent) << "o_proj is judged by its own output";
+  EXPECT_FALSE(groups[3].parent) << "down_proj is judged by its own output";
 }
 
 TEST(Model, NamedStateHasEveryTensorOfTheFileOnce) {

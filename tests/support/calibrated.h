@@ -19,6 +19,7 @@ inline Statistics statistics_of(const at::Tensor& x) {
   return {.hessian = at::mm(x.t(), x) / x.size(0),
           .mean_square = at::square(x).mean(0),
           .absmax = x.abs().amax(0),
+          .mean_abs = x.abs().mean(0),
           .kurtosis = 3,
           .tokens = x.size(0)};
 }

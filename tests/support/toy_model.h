@@ -29,7 +29,7 @@ class Block : public core::Block {
     return x + down_->forward(at::silu(up_->forward(norm_->forward(x))));
   }
   std::vector<core::LinearGroup> groups() override {
-    return {{{up_.get()}, {.norm = norm_.get()}, {}}, {{down_.get()}, {.slot = up_.get()}, {}}};
+    return {{{up_.get()}, {.norm = norm_.get()}, {}}, {{down_.get()}, {}, {}}};  // silu is in between
   }
 
  private:

@@ -1,0 +1,14 @@
+#include "quant/swapped.h"
+
+namespace quant {
+
+void Swapped::put(core::Slot& slot, std::shared_ptr<core::Linear> linear) {
+  kept_.emplace_back(&slot, slot.pointer());
+  slot.put(std::move(linear));
+}
+
+Swapped::~Swapped() {
+  for (auto it = kept_.rbegin(); it != kept_.rend(); ++it) it->first->put(it->second);
+}
+
+}  // namespace quant
