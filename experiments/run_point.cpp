@@ -135,12 +135,12 @@ std::vector<quant::ModuleReport> quantize(const Spec& spec, Inputs& inputs, cons
   exports::Save save(files.directory, weights, checkpoint, commit(), {progress, {&transform, &stage}});
   model->load_ends(weights);
   const bool written = exports::is_quantized_checkpoint(checkpoint);
-  std::optional<core::HiddenStore> hidden;  // of the calibration text
-  const auto embed = [&] { hidden.emplace(embedded(*model, *calibration, spec.calibration.batch_tokens)); };
+  std::optional<core::HiddenStore> full, quantized;  // streams of the calibration text
+  const auto embed = [&] { return embedded(*model, *calibration, spec.calibration.batch_tokens); };
   const bool reads = !written && (!transforms.empty() || stage.reads_stream(*model));
-  if (reads && !propagates) embed();
+  if (reads && stage.reads_full_stream()) full.emplace(embed());
   stage.ends(*model);
-  if (reads && propagates) embed();
+  if (reads && propagates) quantized.emplace(embed());
   if (model->shape().tied && !core::shares_embedding(*model))
     spdlog::info("the model ties lm_head to model.embed_tokens; their settings differ: they are stored apart");
   if (written) {
@@ -148,8 +148,7 @@ std::vector<quant::ModuleReport> quantize(const Spec& spec, Inputs& inputs, cons
   } else {
     exports::UnfinishedSource source(weights, checkpoint, progress);
     core::Progress bar(spec.quant.method, spec.quiet);
-    core::Streams streams;
-    if (reads) (propagates ? streams.quantized : streams.full) = &*hidden;
+    const core::Streams streams{.full = full ? &*full : nullptr, .quantized = quantized ? &*quantized : nullptr};
     core::walk(*model, source, {&transform, &stage, &save}, streams,
                [&](int64_t done, int64_t total) { bar.update(done, total); });
   }

@@ -44,10 +44,14 @@ at::Tensor AffineGrid::round_trip(const at::Tensor& groups, const Steps& steps, 
   return position.round_().clamp_(0, top()).sub_(shift).mul_(step);
 }
 
-Parameters AffineGrid::fit(const at::Tensor& w, const Statistics& x) const {
-  const at::Tensor groups = grouped(w);
-  const Range range = chosen_range(
-      groups, x, [this](const at::Tensor& part, const Range& candidate) { return round_trip(part, candidate); });
+Range AffineGrid::range_of(const at::Tensor& w, const Statistics& x) const {
+  return chosen_range(grouped(w), x,
+                      [this](const at::Tensor& part, const Range& candidate) { return round_trip(part, candidate); });
+}
+
+Parameters AffineGrid::fit(const at::Tensor& w, const Statistics& x) const { return parameters_of(range_of(w, x), w); }
+
+Parameters AffineGrid::parameters_of(const Range& range, const at::Tensor& w) const {
   Parameters fitted = layout(w.size(0), w.size(1));
   for (Parameter& p : format().stored(exact_scale(range))) fitted.at(p.name) = p.tensor;
   if (stores_zero()) {
@@ -56,6 +60,30 @@ Parameters AffineGrid::fit(const at::Tensor& w, const Statistics& x) const {
   }
   set_offset(fitted, w);
   return fitted;
+}
+
+namespace {
+
+// The value is `rounded`, up to float32; the gradient is that of `exact`.
+at::Tensor straight_through(const at::Tensor& exact, const at::Tensor& rounded) {
+  return exact + (rounded - exact).detach();
+}
+
+}  // namespace
+
+at::Tensor AffineGrid::trainable(const at::Tensor& w, const Range& range, const at::Tensor& nudge) const {
+  const at::Tensor exact = exact_scale(range);  // [O, G]
+  const at::Tensor scale = straight_through(exact, format().scale(format().stored(exact.detach())));
+  at::Tensor zero = at::full_like(scale, constant_zero());
+  if (stores_zero()) {
+    const at::Tensor position = -range.lo / scale;
+    zero = config().zero_point == "int" ? straight_through(position, at::round(position)).clamp(0, top())
+                                        : straight_through(position, format().rounded(position.detach()));
+  }
+  const at::Tensor shift = (zero - config().offset).unsqueeze(-1), step = scale.unsqueeze(-1);
+  const at::Tensor position = grouped(w) / step + shift + grouped(nudge);  // [O, G, S], in steps
+  const at::Tensor k = straight_through(position, at::round(position)).clamp(0, top());
+  return ((k - shift) * step).reshape(w.sizes());
 }
 
 at::Tensor AffineGrid::shift(const Parameters& parameters, const at::Tensor& scale) const {

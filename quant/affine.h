@@ -30,6 +30,14 @@ class AffineGrid : public ScalarGrid {
   Parameters layout(int64_t out_features, int64_t in_features) const override;
   ElementGrid element_grid(const Parameters& parameters, int64_t out_features, int64_t in_features) const override;
 
+  // For methods that train a range: the one that `range` and `clip` ask for, [O, G] (one group: [1, 1]), and the
+  // parameters that store a range.
+  Range range_of(const at::Tensor& w, const Statistics& x) const;
+  Parameters parameters_of(const Range& range, const at::Tensor& w) const;
+  // What w [O, I] is rounded to when `nudge` [O, I] is added to its position between the levels, in steps. Gradients
+  // with respect to range and nudge pass straight through every rounding, that of scales and zero points included.
+  at::Tensor trainable(const at::Tensor& w, const Range& range, const at::Tensor& nudge) const;
+
   // What groups [O, G, S] of this range, or with these steps, are rounded to. dither: uniform in [0, 1), as many;
   // undefined: to the nearest.
   struct Steps {

@@ -127,6 +127,7 @@ Assignment assignment_of(core::Slot* slot, const QuantConfig& config, uint64_t s
   core::require(reason.empty(), "{}: {}: {}", slot->path(), config.method, reason);
   a.needs = method.needs() | a.decoder->needs();
   if (a.refinement) a.needs = a.needs | a.refinement->needs();
+  a.reads_inputs = method.reads_inputs();
   return a;
 }
 
@@ -184,8 +185,9 @@ std::vector<Assignment> assign(const QuantConfig& config, core::Model& model, ui
 }
 
 bool needs_statistics(const std::vector<Assignment>& assignments) {
-  return std::any_of(assignments.begin(), assignments.end(),
-                     [](const Assignment& a) { return a.needs.any() || (a.input && a.input->config().is_static()); });
+  return std::any_of(assignments.begin(), assignments.end(), [](const Assignment& a) {
+    return a.needs.any() || a.reads_inputs || (a.input && a.input->config().is_static());
+  });
 }
 
 }  // namespace quant

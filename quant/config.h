@@ -52,9 +52,10 @@ struct Assignment {
   std::shared_ptr<const InputQuantizer> input;  // null: the inputs too
   Needs needs = {};                             // of the method, the decoder and the refinement
   std::shared_ptr<const Refinement> refinement = {};
+  bool reads_inputs = false;  // the method runs the block on its inputs
 };
 
-// Whether anything has to be known about the inputs of some linear: statistics, or a static range.
+// Whether anything has to be known about the inputs of some linear: statistics, a static range, or the inputs.
 bool needs_statistics(const std::vector<Assignment>& assignments);
 
 // Applies the rules to every linear of the model's blocks, last match wins, key by key; then to the ends, embedding and

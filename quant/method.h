@@ -44,6 +44,14 @@ class Method : public core::Section {
   virtual std::string refuses(const Decoder&, int64_t /*out_features*/, int64_t /*in_features*/) const { return {}; }
   // Whether the inputs of a group of linears are measured after the earlier groups of the block are quantized.
   virtual bool true_sequential() const { return false; }
+  // Whether it runs the block on its inputs: the walk then carries them, context.inputs.quantized, or full with
+  // propagate_error: false.
+  virtual bool reads_inputs() const { return false; }
+  // Whether it wants context.inputs.full beside them.
+  virtual bool reads_full_inputs() const { return false; }
+
+  // A rewrite of the model that belongs to the method, after those of `transform`; null: none.
+  virtual std::shared_ptr<const Transform> transform() const { return {}; }
 
   // A rewrite of the model that belongs to the method, after those of `transform`; null: none.
   virtual std::shared_ptr<const Transform> transform() const { return {}; }

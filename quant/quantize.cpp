@@ -147,6 +147,8 @@ std::vector<std::vector<Quantize::Group>> Quantize::rounds_of(core::Block& block
 }
 
 bool Quantize::reads_stream(core::Model& model) const {
+  if (std::any_of(assignments_.begin(), assignments_.end(), [](const Assignment& a) { return a.reads_inputs; }))
+    return true;
   for (int64_t i = 0; i < model.shape().layers; ++i) {
     for (const Group& group : groups_of(model.block(i))) {
       if (group.is_static()) return true;

@@ -53,8 +53,11 @@ class Quantize : public core::Stage {
   // a tied pair of equal settings shares one set of codes, another pair is untied. Before the walk: the inputs of the
   // first block are then those of the quantized embedding.
   void ends(core::Model& model);
-  // Whether inputs must be measured: false when there is nothing to collect, or all statistics are in the store.
+  // Whether the walk must carry inputs: false when the method does not run the block and there is nothing to measure,
+  // or all statistics are in the store.
   bool reads_stream(core::Model& model) const;
+  // Whether it must carry the full-precision stream, be it beside the quantized one.
+  bool reads_full_stream() const { return !calibration_.propagate_error || method_->reads_full_inputs(); }
   std::string record() const override;  // the reports of the last block
   void restore(const std::string& record) override;
 

@@ -49,8 +49,8 @@ TEST_F(BadInput, OutOfRange) {
 
 TEST_F(BadInput, UnknownMethod) {
   refused_after("rtn", "rtm",
-                "c.yaml:3: quant.method: `rtm` is not one of its values. Did you mean `rtn`? Choices: none, awq, gptq, "
-                "ldlq, rtn.");
+                "c.yaml:3: quant.method: `rtm` is not one of its values. Did you mean `rtn`? Choices: none, adaround, "
+                "awq, gptq, hqq, ldlq, rtn, signround.");
 }
 
 TEST_F(BadInput, RuleThatMatchesNothing) {
@@ -220,8 +220,8 @@ TEST_F(BadInput, OverrideThatIsNone) {
 
 TEST_F(BadInput, OverrideOfAnUnknownKey) {
   refused(
-      "--set quant.bits=3: quant.bits is not a known key. Known keys: method, awq, gptq, ldlq, rtn, weight, "
-      "activation, rules.",
+      "--set quant.bits=3: quant.bits is not a known key. Known keys: method, adaround, awq, gptq, hqq, ldlq, rtn, "
+      "signround, weight, activation, rules.",
       {"c.yaml", "--set", "quant.bits=3"});
 }
 
@@ -242,10 +242,8 @@ TEST_F(BadInput, UnknownList) {
 
 TEST_F(BadInput, UnknownHelpKey) {
   refused(
-      "--help quant.wieght: quant.wieght is not a known key. Did you mean `weight`? Known keys: method, awq, gptq, "
-      "ldlq, rtn, "
-      "weight, activation, "
-      "rules.",
+      "--help quant.wieght: quant.wieght is not a known key. Did you mean `weight`? Known keys: method, adaround, "
+      "awq, gptq, hqq, ldlq, rtn, signround, weight, activation, rules.",
       {"--help", "quant.wieght"});
 }
 

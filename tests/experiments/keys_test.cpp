@@ -86,6 +86,11 @@ class Key : public ::testing::Test {
 
   Lab lab_;
   const Strings calibrated_{"quant.method=gptq", "calibration.samples=4", "calibration.seq_len=64"};
+  const Strings adaround_{"quant.method=adaround", "quant.adaround.iterations=30", "quant.adaround.lr=0.1",
+                          "calibration.samples=4", "calibration.seq_len=64"};
+  const Strings hqq_{"quant.method=hqq", "quant.weight.zero_point=float"};
+  const Strings signround_{"quant.method=signround", "quant.signround.iterations=6", "calibration.samples=4",
+                           "calibration.seq_len=64"};
   const Strings at_once_{"quant.activation.bits=4", "quant.activation.granularity=per_tensor", "calibration.samples=4",
                          "calibration.seq_len=64"};
   const Strings awq_{"quant.method=awq", "calibration.samples=4", "calibration.seq_len=64"};
@@ -178,11 +183,27 @@ class Key : public ::testing::Test {
       {"calibration.batch_tokens", [this] { only_rounding("calibration.batch_tokens=64"); }},
       {"quant.gptq.damp", [this] { changes_the_result("quant.gptq.damp=0.2", calibrated_); }},
       {"quant.gptq.block_size", [this] { only_rounding("quant.gptq.block_size=16"); }},
+      {"quant.adaround.iterations", [this] { changes_the_result("quant.adaround.iterations=5", adaround_); }},
+      {"quant.adaround.lr", [this] { changes_the_result("quant.adaround.lr=0.3", adaround_); }},
+      {"quant.adaround.lambda", [this] { changes_the_result("quant.adaround.lambda=1", adaround_); }},
+      {"quant.adaround.warm_up", [this] { changes_the_result("quant.adaround.warm_up=0.8", adaround_); }},
+      {"quant.adaround.beta", [this] { changes_the_result("quant.adaround.beta=[4, 2]", adaround_); }},
+      {"quant.hqq.lp_norm", [this] { changes_the_result("quant.hqq.lp_norm=0.3", hqq_); }},
+      {"quant.hqq.beta", [this] { changes_the_result("quant.hqq.beta=200", hqq_); }},
+      {"quant.hqq.kappa", [this] { changes_the_result("quant.hqq.kappa=2", hqq_); }},
+      {"quant.hqq.iterations", [this] { changes_the_result("quant.hqq.iterations=2", hqq_); }},
+      {"quant.hqq.early_stop", [this] { changes_the_result("quant.hqq.early_stop=false", hqq_); }},
       {"quant.ldlq.damp",
        [this] {
          changes_the_result("quant.ldlq.damp=0.2",
                             {"quant.method=ldlq", "calibration.samples=4", "calibration.seq_len=64"});
        }},
+      {"quant.signround.iterations", [this] { changes_the_result("quant.signround.iterations=3", signround_); }},
+      {"quant.signround.batch", [this] { changes_the_result("quant.signround.batch=2", signround_); }},
+      {"quant.signround.lr", [this] { changes_the_result("quant.signround.lr=0.01", signround_); }},
+      {"quant.signround.minmax_lr", [this] { changes_the_result("quant.signround.minmax_lr=0.01", signround_); }},
+      {"quant.signround.tune_range", [this] { changes_the_result("quant.signround.tune_range=false", signround_); }},
+      {"quant.signround.targets", [this] { changes_the_result("quant.signround.targets=same", signround_); }},
       {"quant.gptq.act_order", [this] { changes_the_result("quant.gptq.act_order=false", calibrated_); }},
       {"quant.gptq.static_groups", [this] { static_groups(); }},
       {"quant.gptq.gar", [this] { changes_the_result("quant.gptq.gar=true", calibrated_); }},

@@ -42,6 +42,18 @@ TEST_F(Streaming, StaticActivationsAndQuantizedEndsToo) {
   EXPECT_EQ(with("model.residency=stream"), with("model.residency=resident"));
 }
 
+TEST_F(Streaming, AMethodThatRunsTheBlockOnBothStreamsToo) {
+  const Strings all{"quant.method=signround", "quant.signround.iterations=4", "calibration.samples=4",
+                    "calibration.seq_len=64", "quant.rules=[{match: \"*embed_tokens\", weight: {bits: 4}}]"};
+  const auto with = [&](const Strings& more) {
+    Strings some = all;
+    some.insert(some.end(), more.begin(), more.end());
+    return outcome(some);
+  };
+  const auto resident = with({"model.residency=resident"});
+  EXPECT_EQ(with({"model.residency=stream", "model.spill_above=0"}), resident);
+}
+
 TEST_F(Streaming, ACheckpointOfOursIsStreamedWithTheSameBits) {
   const Lab lab;
   const std::string checkpoint = lab.directory(lab.row()) + "/checkpoint";

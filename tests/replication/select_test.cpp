@@ -70,7 +70,8 @@ TEST(Select, VariablesThatTheStrategyDoesNotReadAreForTheOthers) {
   for (const char* strategy : {"shifted", "parity_sign"}) {
     ReplicationConfig config;
     core::bind(core::parse_yaml(fmt::format("{{strategy: {}}}", strategy), "a.yaml"), config, "replication");
-    const quant::WeightConfig weight = quant::quant_config("{weight: {bits: 2, symmetry: midrise, group_size: 32}}").weight;
+    const quant::WeightConfig weight =
+        quant::quant_config("{weight: {bits: 2, symmetry: midrise, group_size: 32}}").weight;
     EXPECT_THAT(core::message_of([&] { coding_of(config)(slot, weight, 1); }),
                 HasSubstr(fmt::format("quant.weight.symmetry is not read with replication.strategy: {}.", strategy)));
     config.select.policy = "every";
