@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cstdlib>
 
 #include "core/io/hf_config.h"
 #include "core/text/corpus.h"
@@ -17,7 +18,15 @@
 namespace quant {
 namespace {
 
-const std::string kModel = std::string(REFRAIN_SOURCE_DIR) + "/data/tiny-qwen3";
+// A model, and a text like the one that it was trained on.
+struct Trained {
+  std::string directory, text;
+};
+
+Trained embedded() {
+  const std::string data = std::string(REFRAIN_SOURCE_DIR) + "/data";
+  return {data + "/tiny-qwen3", data + "/corpora/tiny/train.txt"};
+}
 constexpr int64_t kGroupSize = 64;
 
 // Hands every linear of the model to `look`, with the statistics of its inputs; leaves the model in full precision.
@@ -38,28 +47,30 @@ class Look : public core::Stage {
   Function look_;
 };
 
-void for_each_linear(const Look::Function& look) {
-  const auto model = models::build(core::read_hf_config(kModel));
-  const core::Weights weights(std::make_shared<core::Checkpoint>(core::Checkpoint::open(kModel)), at::kFloat, at::kCPU);
+void for_each_linear(const Trained& trained, const Look::Function& look) {
+  const auto model = models::build(core::read_hf_config(trained.directory));
+  const core::Weights weights(std::make_shared<core::Checkpoint>(core::Checkpoint::open(trained.directory)), at::kFloat,
+                              at::kCPU);
   model->load_ends(weights);
-  const std::string text = core::slurp(std::string(REFRAIN_SOURCE_DIR) + "/data/corpora/tiny/train.txt");
+  const std::string text = core::slurp(trained.text);
   experiments::CalibrationConfig config;
   config.samples = 16;
   core::HiddenStore hidden = experiments::embedded(
       *model,
-      experiments::calibration_windows(config, core::load_tokenizer(kModel)->encode(text.substr(0, 100000)),
-                                       model->shape(), 1),
+      experiments::calibration_windows(
+          config, core::load_tokenizer(trained.directory)->encode(text.substr(0, text.find('\n', 100000))),
+          model->shape(), 1),
       1024);
   core::ResidentSource source(weights);
   Look stage(look);
   core::walk(*model, source, {&stage}, {.full = &hidden});
 }
 
-TEST(GptqOnAModel, HasALowerOutputErrorThanRoundingToNearestInNearlyAllLinears) {
+void expect_nearly_all_below_rounding_to_nearest(const Trained& trained) {
   for (const char* weight : {"{bits: 2, group_size: 64}", "{bits: 3, group_size: 64, range: mse}"}) {
     double nearest = 0, gptq = 0;
     int64_t linears = 0, exceptions = 0;
-    for_each_linear([&](core::Slot& slot, const Statistics& x, int64_t) {
+    for_each_linear(trained, [&](core::Slot& slot, const Statistics& x, int64_t) {
       const at::Tensor w = slot.linear().weight();
       const auto error = [&](const char* method) {
         return output_error(w, decoded_as(fmt::format("{{method: {}, weight: {}}}", method, weight), w, x), x.hessian);
@@ -78,11 +89,23 @@ TEST(GptqOnAModel, HasALowerOutputErrorThanRoundingToNearestInNearlyAllLinears) 
   }
 }
 
+TEST(GptqOnAModel, HasALowerOutputErrorThanRoundingToNearestInNearlyAllLinears) {
+  expect_nearly_all_below_rounding_to_nearest(embedded());
+}
+
+TEST(GptqOnAModel, OfRealTextToo) {
+  const char* data = std::getenv("REFRAIN_DATA");
+  if (data == nullptr) GTEST_SKIP() << "set REFRAIN_DATA to the folder with the test data";
+  const std::string folder = data;
+  expect_nearly_all_below_rounding_to_nearest(
+      {folder + "/models/wiki-qwen3", folder + "/corpora/wikitext-2-raw/wikitext2_train_first1MB.txt"});
+}
+
 TEST(GptqOnAModel, HasTheOutputErrorOfTheSlowOneInDouble) {
   for (const int64_t bits : {2, 3}) {
     const QuantConfig config =
         quant_config(fmt::format("{{method: gptq, weight: {{bits: {}, group_size: 64}}}}", bits));
-    for_each_linear([&](core::Slot& slot, const Statistics& x, int64_t block) {
+    for_each_linear(embedded(), [&](core::Slot& slot, const Statistics& x, int64_t block) {
       if (block > 0) return;
       const at::Tensor w = slot.linear().weight();
       Single single(w, config, x);
