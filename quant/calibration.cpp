@@ -1,7 +1,13 @@
 #include "quant/calibration.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 
+#include <algorithm>
+#include <array>
+#include <cmath>
+
+#include "core/nn/fused.h"
 #include "quant/swapped.h"
 
 namespace quant {
@@ -42,6 +48,74 @@ Statistics Statistics::divided(const at::Tensor& f) const {
 
 // ---- Accumulator ----
 
+namespace {
+
+constexpr int64_t kChunk = 64;     // columns that are summed at once
+constexpr int64_t kStretch = 128;  // rows that are summed in float
+
+// Adds rows × kChunk (or fewer) values at x to what is known of their columns, and to the powers of all.
+REFRAIN_SIMD void add_chunk(const float* x, int64_t rows, int64_t stride, int64_t columns, double* squares,
+                            double* sizes, float* largest, double* powers) {
+  for (int64_t first = 0; first < rows; first += kStretch) {
+    std::array<float, kChunk> s1{}, s2{}, s3{}, s4{}, size{};
+    for (int64_t row = first; row < std::min(first + kStretch, rows); ++row) {
+      const float* v = x + row * stride;
+#pragma omp simd
+      for (int64_t j = 0; j < columns; ++j) {
+        const float square = v[j] * v[j], absolute = std::fabs(v[j]);
+        s1[j] += v[j];
+        s2[j] += square;
+        s3[j] += square * v[j];
+        s4[j] += square * square;
+        size[j] += absolute;
+        largest[j] = absolute > largest[j] ? absolute : largest[j];
+      }
+    }
+    for (int64_t j = 0; j < columns; ++j) {
+      squares[j] += s2[j];
+      sizes[j] += size[j];
+      powers[0] += s1[j];
+      powers[1] += s2[j];
+      powers[2] += s3[j];
+      powers[3] += s4[j];
+    }
+  }
+}
+
+// Sums over the rows of x [m, I], the same whatever the number of threads: a chunk of columns is one thread's.
+struct ColumnSums {
+  at::Tensor squares, sizes, largest;  // [I] float32: Σ x², Σ |x|, max |x|
+  std::array<double, 4> powers{};      // Σ x, Σ x², Σ x³, Σ x⁴ over all
+
+  explicit ColumnSums(const at::Tensor& x) {
+    const at::Tensor on_cpu = x.cpu();
+    const int64_t m = x.size(0), I = x.size(1), chunks = (I + kChunk - 1) / kChunk;
+    std::vector<double> square(I), size(I);
+    std::vector<float> most(I);
+    std::vector<std::array<double, 4>> of_chunk(chunks);
+    const auto* values = on_cpu.const_data_ptr<float>();
+    at::parallel_for(0, chunks, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t c = begin; c < end; ++c) {
+        const int64_t j = c * kChunk;
+        add_chunk(values + j, m, I, std::min(kChunk, I - j), &square[j], &size[j], &most[j], of_chunk[c].data());
+      }
+    });
+    for (const auto& part : of_chunk) {
+      for (size_t i = 0; i < 4; ++i) powers[i] += part[i];
+    }
+    const auto floats = [&](const auto& from) {
+      at::Tensor to = at::empty({I}, at::kFloat);
+      std::copy(from.begin(), from.end(), to.mutable_data_ptr<float>());
+      return to.to(x.device());
+    };
+    squares = floats(square);
+    sizes = floats(size);
+    largest = floats(most);
+  }
+};
+
+}  // namespace
+
 void Accumulator::add(const at::Tensor& input) {
   const at::Tensor x = input.reshape({-1, input.size(-1)}).to(at::kFloat);  // [m, I]
   const int64_t m = x.size(0);
@@ -57,13 +131,11 @@ void Accumulator::add(const at::Tensor& input) {
   const double keep = static_cast<double>(before) / static_cast<double>(sums_.tokens);
   const double share = 1.0 / static_cast<double>(sums_.tokens);
   if (needs_.hessian) sums_.hessian.addmm_(x.t(), x, keep, share);
-  const at::Tensor square = at::square(x);
-  sums_.mean_square.mul_(keep).add_(square.sum(0), share);
-  const at::Tensor size = x.abs();
-  if (needs_.mean_abs) sums_.mean_abs.mul_(keep).add_(size.sum(0), share);
-  sums_.absmax = at::maximum(sums_.absmax, size.amax(0));
-  const at::Tensor powers[] = {x, square, square * x, square * square};
-  for (size_t i = 0; i < 4; ++i) powers_[i] += powers[i].sum().item<double>();
+  ColumnSums columns(x.contiguous());
+  sums_.mean_square.mul_(keep).add_(columns.squares, share);
+  if (needs_.mean_abs) sums_.mean_abs.mul_(keep).add_(columns.sizes, share);
+  sums_.absmax = at::maximum(sums_.absmax, columns.largest);
+  for (size_t i = 0; i < 4; ++i) powers_[i] += columns.powers[i];
 }
 
 Statistics Accumulator::result() const {
@@ -85,6 +157,38 @@ void record(Swapped& recorders, core::Slot& slot, core::RecordingLinear::Tap tap
   recorders.put(slot, std::make_shared<core::RecordingLinear>(slot.pointer(), std::move(tap)));
 }
 
+// Stands in for a linear whose outputs nobody looks at.
+class NoOutputs : public core::Linear {
+ public:
+  explicit NoOutputs(std::shared_ptr<core::Linear> inner)
+      : Linear(inner->out_features(), inner->in_features()), inner_(std::move(inner)) {}
+  at::Tensor forward(const at::Tensor& x) override {
+    std::vector<int64_t> sizes = x.sizes().vec();
+    sizes.back() = out_features();
+    return at::zeros({1}, x.options()).expand(sizes);
+  }
+  at::Tensor weight() const override { return inner_->weight(); }
+  at::Tensor bias() const override { return inner_->bias(); }
+  std::vector<core::State> state() const override { return inner_->state(); }
+  core::Cost cost() const override { return inner_->cost(); }
+
+ private:
+  std::shared_ptr<core::Linear> inner_;
+};
+
+// Spares the products from the last tapped group on: no tap sees what comes of them.
+void stop_behind(Swapped& recorders, core::Block& block, const std::vector<core::Slot*>& tapped) {
+  const std::vector<core::LinearGroup> groups = block.groups();
+  for (auto group = groups.rbegin(); group != groups.rend(); ++group) {
+    bool last = false;
+    for (core::Slot* slot : group->slots) {
+      last = last || std::count(tapped.begin(), tapped.end(), slot) > 0;
+      recorders.put(*slot, std::make_shared<NoOutputs>(slot->pointer()));
+    }
+    if (last) return;
+  }
+}
+
 void run(core::Block& block, const core::Pass& pass, const core::HiddenStore& inputs) {
   at::NoGradGuard no_gradient;
   for (int64_t i = 0; i < inputs.batches(); ++i) block.forward(inputs.get(i), pass);
@@ -98,6 +202,9 @@ std::vector<Statistics> collect(core::Block& block, const core::Pass& pass, cons
   for (const Tap& tap : taps) sums.emplace_back(tap.needs);
   {
     Swapped recorders;
+    std::vector<core::Slot*> tapped;
+    for (const Tap& tap : taps) tapped.push_back(tap.slot);
+    stop_behind(recorders, block, tapped);
     for (size_t i = 0; i < taps.size(); ++i) {
       record(recorders, *taps[i].slot, [&sum = sums[i], &tap = taps[i]](const at::Tensor& x) {
         sum.add(tap.input ? tap.input->apply(x) : x);
@@ -114,6 +221,7 @@ std::vector<Statistics> collect(core::Block& block, const core::Pass& pass, cons
 void collect(core::Block& block, const core::Pass& pass, const core::HiddenStore& inputs,
              const std::vector<core::Slot*>& slots, std::vector<InputHistogram>& histograms) {
   Swapped recorders;
+  stop_behind(recorders, block, slots);
   for (size_t i = 0; i < slots.size(); ++i)
     record(recorders, *slots[i], [&histogram = histograms[i]](const at::Tensor& x) { histogram.add(x); });
   run(block, pass, inputs);

@@ -111,6 +111,27 @@ Ran run(const std::string& yaml, const Calibration& calibration = {}) {
 
 const char* const kGptq = "{method: gptq, weight: {bits: 2, group_size: 32}}";
 
+TEST(Collect, SparesTheProductsThatNoTapSees) {
+  toy::Toy toy;
+  toy.load_blocks();
+  core::Block& block = toy.model->block(0);
+  const core::HiddenStore hidden = inputs(*toy.model);
+  core::Slot &up = *block.slots()[0], &down = *block.slots()[1];
+  int64_t runs = 0;
+  const auto counted = std::make_shared<core::RecordingLinear>(down.pointer(), [&](const at::Tensor&) { ++runs; });
+  down.put(counted);
+  collect(block, {}, hidden, {{&up, {.hessian = true}}});
+  EXPECT_EQ(runs, 0) << "the outputs of down_proj go nowhere";
+  EXPECT_EQ(down.pointer(), counted);
+  const Statistics seen = collect(block, {}, hidden, {{&up, {}}, {&down, {.mean_abs = true}}}).back();
+  at::Tensor sum = at::zeros({toy::kFfn});
+  down.put(std::make_shared<core::RecordingLinear>(counted, [&](const at::Tensor& x) {
+    sum += x.abs().sum(at::IntArrayRef{0, 1});
+  }));
+  for (int64_t i = 0; i < hidden.batches(); ++i) block.forward(hidden.get(i), {});
+  EXPECT_LT((seen.mean_abs - sum / seen.tokens).abs().max().item<double>(), 1e-6) << "up_proj's products are needed";
+}
+
 TEST(Calibrated, MemoryForHessiansChangesNoBit) {
   const Ran all = run(kGptq), one = run(kGptq, {.hessian_bytes = 1});
   EXPECT_EQ(all.hashes, one.hashes);
