@@ -58,7 +58,7 @@ struct Awq : Transform {
       const double alpha = static_cast<double>(i) / static_cast<double>(grid);
       const at::Tensor f =
           normalized(duo_scaling ? at::pow(x, alpha) / (at::pow(w, 1 - alpha) + kLeast) : at::pow(x, alpha));
-      const double loss = group.parent ? loss_of_parent(group, f, outputs) : loss_of_linears(group, f);
+      const double loss = group.parent ? loss_of_parent(group, f, outputs, least) : loss_of_linears(group, f);
       if (i == 0) unscaled = loss;
       if (!(loss < least)) continue;
       least = loss;
@@ -97,8 +97,9 @@ struct Awq : Transform {
     return decoder.decode(encoded.codes, encoded.parameters) / f;
   }
 
-  // Σ over tokens of ‖y − ŷ‖², the parent's outputs.
-  static double loss_of_parent(const InputGroup& group, const at::Tensor& f, const std::vector<at::Tensor>& outputs) {
+  // Σ over tokens of ‖y − ŷ‖², the parent's outputs; at least `enough` if it is not below that.
+  static double loss_of_parent(const InputGroup& group, const at::Tensor& f, const std::vector<at::Tensor>& outputs,
+                               double enough) {
     Swapped candidates;
     for (const Consumer& c : group.consumers) {
       if (!c.decoder) continue;
@@ -108,7 +109,7 @@ struct Awq : Transform {
       candidates.put(*c.slot, std::make_shared<core::DenseLinear>(candidate, linear.bias(), /*stored_bits=*/0));
     }
     double loss = 0;
-    for (size_t i = 0; i < outputs.size(); ++i) {
+    for (size_t i = 0; i < outputs.size() && loss < enough; ++i) {
       const at::Tensor error = group.parent(group.samples[i]).to(at::kFloat) - outputs[i].to(at::kFloat);
       loss += at::sum(at::square(error)).item<double>();
     }
