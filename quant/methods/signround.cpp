@@ -22,6 +22,7 @@
 #include "core/random.h"
 #include "quant/affine.h"
 #include "quant/method.h"
+#include "quant/swapped.h"
 
 namespace quant {
 
@@ -97,15 +98,9 @@ class Training {
       named(target.slot->path(), [&] {  // a scale that its dtype cannot hold is said here, with the module's path
         return Quantized{linears.back()->encoded(linears.back()->values.clone())};
       });
-      kept_.emplace_back(target.slot, target.slot->pointer());
     }
-    for (size_t i = 0; i < linears.size(); ++i) kept_[i].first->put(linears[i]);
+    for (size_t i = 0; i < linears.size(); ++i) swapped_.put(*targets[i].slot, linears[i]);
   }
-  ~Training() {
-    for (const auto& [slot, linear] : kept_) slot->put(linear);
-  }
-  Training(const Training&) = delete;
-  Training& operator=(const Training&) = delete;
 
   std::vector<Variables> snapshot() const {
     std::vector<Variables> all;
@@ -121,7 +116,7 @@ class Training {
   std::vector<std::shared_ptr<Rounded>> linears;
 
  private:
-  std::vector<std::pair<core::Slot*, std::shared_ptr<core::Linear>>> kept_;
+  Swapped swapped_;
 };
 
 // x ← clamp(x − rate · sign of its gradient), which is then forgotten. Where there is no gradient, x stays.
