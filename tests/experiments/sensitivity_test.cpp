@@ -27,7 +27,9 @@ TEST(Sensitivity, RanksEveryLinearAndReplicatesTheMostSensitive) {
   EXPECT_EQ(units[0], (std::vector<std::string>{"unit", "output_error", "chosen"}));
   const auto linears = static_cast<int64_t>(units.size() - 1);
   for (int64_t i = 1; i <= linears; ++i) {
-    if (i > 1) EXPECT_GE(std::stod(units[i - 1][1]), std::stod(units[i][1]));
+    if (i > 1) {
+      EXPECT_GE(std::stod(units[i - 1][1]), std::stod(units[i][1]));
+    }
     EXPECT_EQ(units[i][2], i <= std::lround(0.25 * static_cast<double>(linears)) ? "yes" : "no") << i;
   }
   const double bits = row["bits"]["with_parameters"];
