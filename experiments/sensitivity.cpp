@@ -1,10 +1,7 @@
 #include "experiments/sensitivity.h"
 
-#include <spdlog/spdlog.h>
-
 #include <algorithm>
 #include <nlohmann/json.hpp>
-#include <optional>
 
 #include "core/io/csv.h"
 #include "core/progress.h"

@@ -28,9 +28,6 @@ struct InputGroup {
   std::function<at::Tensor(const at::Tensor&)> parent;
   Statistics inputs = {};                // what the transform needs
   std::vector<at::Tensor> samples = {};  // [B, T, I] each: inputs of the parent
-
-  // Where it appears in messages and reports: the first linear.
-  const std::string& path() const { return consumers.front().slot->path(); }
 };
 
 struct Factors {

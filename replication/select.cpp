@@ -16,25 +16,31 @@ void Selection::keys(core::Keys& k) {
         "all; list: those listed; every: each n-th unit; pattern: those whose path matches; sensitivity: the fraction "
         "whose outputs quantization hurts most; random: a fraction drawn from the seed",
         {"all", "list", "every", "pattern", "sensitivity", "random"});
-  k.key("list", list, "paths of the units, e.g. [model.layers.0] or [model.layers.0.mlp.up_proj]; read by policy: list")
-      .only_if_given();
-  k.key("every", every, "n: units 0, n, 2n, ... in the order of the model; read by policy: every", {1, 1 << 20})
-      .only_if_given();
-  k.key("pattern", pattern, "of the units' paths, * stands for any characters; read by policy: pattern")
-      .only_if_given();
-  k.key("fraction", fraction, "share of the units, rounded to the nearest number; read by sensitivity and random",
-        {0, 1, /*low_open=*/true})
-      .only_if_given();
+  core::Key& listed = k.key(
+      "list", list, "paths of the units, e.g. [model.layers.0] or [model.layers.0.mlp.up_proj]; read by policy: list");
+  core::Key& nth =
+      k.key("every", every, "n: units 0, n, 2n, ... in the order of the model; read by policy: every", {1, 1 << 20});
+  core::Key& matched =
+      k.key("pattern", pattern, "of the units' paths, * stands for any characters; read by policy: pattern");
+  core::Key& share =
+      k.key("fraction", fraction, "share of the units, rounded to the nearest number; read by sensitivity and random",
+            {0, 1, /*low_open=*/true});
+  // What the policy does not read is not in the resolved file, and a mistake if it is given.
+  for (core::Key* key : {&listed, &nth, &matched, &share}) {
+    if (!reads(key->name)) key->only_if_given();
+  }
+}
+
+bool Selection::reads(const std::string& key) const {
+  if (key == "fraction") return by_sensitivity() || policy == "random";
+  return key == policy;  // list, every, pattern
 }
 
 void Selection::check() const {
-  const auto read_by = [&](const char* key, bool read) {
-    core::require(!given(key) || read, "{} is not read with policy: {}. Remove one of the two.", where(key), policy);
-  };
-  read_by("list", policy == "list");
-  read_by("every", policy == "every");
-  read_by("pattern", policy == "pattern");
-  read_by("fraction", by_sensitivity() || policy == "random");
+  for (const char* key : {"list", "every", "pattern", "fraction"}) {
+    core::require(!given(key) || reads(key), "{} is not read with policy: {}. Remove one of the two.", where(key),
+                  policy);
+  }
 }
 
 std::vector<std::string> Selection::units(core::Model& model) const {

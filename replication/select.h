@@ -41,6 +41,9 @@ struct Selection : core::Section {
                                        uint64_t seed) const;
   // Of a unit: over its linears, Σ error / Σ energy.
   OutputError error_of(const std::string& unit, const std::map<std::string, OutputError>& errors) const;
+
+ private:
+  bool reads(const std::string& key) const;  // whether the policy has a use for it
 };
 
 }  // namespace replication

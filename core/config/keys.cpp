@@ -157,6 +157,7 @@ Keys keys_of(Section& section) {
 }
 
 std::string join_path(const std::string& section_path, std::string_view name) {
+  if (name.empty()) return section_path;  // the section itself
   return section_path.empty() ? std::string(name) : fmt::format("{}.{}", section_path, name);
 }
 

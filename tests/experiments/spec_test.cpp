@@ -117,6 +117,38 @@ TEST_F(Points, ASweepOfTheWrongFormIsRefused) {
             "a.yaml:4: sweep.gird is not a known key. Did you mean `grid`? Known keys: grid, cases.");
 }
 
+TEST_F(Points, ATransformThatCannotBeMeantIsRefused) {
+  EXPECT_EQ(error("transform: [{}]"),
+            "a.yaml:4: transform[0]: an item names one transform, not 0. Write e.g. - awq: {}.");
+  EXPECT_EQ(error("transform: [{awq: {}, smoothquant: {}}]"),
+            "a.yaml:4: transform[0]: an item names one transform, not 2. Write e.g. - awq: {}.");
+  EXPECT_EQ(error("transform: [{rotate: {}}]"),
+            "a.yaml:4: transform[0].rotate is not a known key. Known keys: awq, smoothquant.");
+  EXPECT_EQ(error("transform: [{awq: {}}]", {"quant.method=none"}),
+            "a.yaml:4: transform: a transform changes nothing by itself, and quant.method: none leaves the model as it "
+            "is. Choose a method.");
+  EXPECT_EQ(error("transform: [{smoothquant: {}}, {awq: {}}]", {"quant.method=awq"}),
+            "a.yaml:4: transform[1].awq: method: awq applies it itself. Remove one of the two.");
+}
+
+TEST_F(Points, TransformsStandInTheResolvedFileInTheirOrder) {
+  Spec spec = read("transform: [{smoothquant: {}}, {awq: {grid: 5}}]").at(0).spec;
+  EXPECT_THAT(core::to_yaml(core::to_node(spec)),
+              ::testing::MatchesRegex("(.|\n)*transform:(.|\n)*smoothquant:(.|\n)*alpha: 0.5(.|\n)*awq:(.|\n)*grid: "
+                                      "5(.|\n)*quant:(.|\n)*"));
+}
+
+TEST_F(Points, ASelectionIsResolvedToWhatItsPolicyReads) {
+  const std::string text = "replication: {strategy: low_rank, select: {policy: sensitivity}}";
+  Spec spec = read(text).at(0).spec;
+  const std::string resolved = core::to_yaml(core::to_node(spec));
+  EXPECT_THAT(resolved, ::testing::HasSubstr("fraction: 0.25"));
+  EXPECT_THAT(resolved, ::testing::Not(::testing::HasSubstr("every:")));
+  Spec again;
+  core::bind(core::parse_yaml(resolved, "resolved.yaml"), again);
+  EXPECT_EQ(core::to_yaml(core::to_node(again)), resolved);
+}
+
 TEST_F(Points, SeedsMakeOnePointEachTheLastOfTheSweep) {
   const std::vector<Point> points = read("sweep: {grid: {quant.weight.bits: [2, 3]}}\nseeds: [7, 1]");
   ASSERT_EQ(points.size(), 4u);
