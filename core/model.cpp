@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <map>
 #include <numeric>
 #include <set>
@@ -9,6 +10,16 @@
 namespace core {
 
 // ---- Block ----
+
+Block::Block(const std::string& path) {
+  attention_gate_ = register_module("attention_gate", std::make_shared<Gate>(path + ".attention_gate"));
+  mlp_gate_ = register_module("mlp_gate", std::make_shared<Gate>(path + ".mlp_gate"));
+}
+
+at::Tensor Block::forward(const at::Tensor& x, const Pass& pass) {
+  const at::Tensor h = x + attention_gate_->forward(attention(x, pass));  // 1. [B, T, D]
+  return h + mlp_gate_->forward(mlp(h));                                  // 2. [B, T, D]
+}
 
 std::vector<Slot*> Block::slots() {
   std::vector<Slot*> all;
@@ -37,19 +48,33 @@ Cost Embedding::cost() const {
 
 // ---- Model ----
 
+int64_t last_reader(const Plan& plan, int64_t step) {
+  int64_t last = step;
+  for (size_t i = 0; i < plan.size(); ++i) {
+    if (plan[i].kv == step) last = static_cast<int64_t>(i);
+  }
+  return last;
+}
+
 Plan default_plan(int64_t layers) {
   Plan plan(layers);
   for (int64_t i = 0; i < layers; ++i) plan[i].block = i;
   return plan;
 }
 
-Model::Model(Shape shape, std::vector<std::shared_ptr<Block>> blocks)
-    : plan(default_plan(shape.layers)), shape_(std::move(shape)), blocks_(std::move(blocks)) {
-  TORCH_CHECK(static_cast<int64_t>(blocks_.size()) == shape_.layers, blocks_.size(), " blocks for ", shape_.layers,
-              " layers");
+namespace {
+
+std::string path_of_block(int64_t index) { return "model.layers." + std::to_string(index); }
+
+}  // namespace
+
+Model::Model(Shape shape, MakeBlock make_block)
+    : shape_(std::move(shape)), make_block_(std::move(make_block)), plan_(default_plan(shape_.layers)) {
   const auto [vocabulary, width] = std::pair{shape_.vocabulary, shape_.width};
   embedding_ = register_module("embed_tokens", std::make_shared<Embedding>("model.embed_tokens", vocabulary, width));
-  for (size_t i = 0; i < blocks_.size(); ++i) register_module("layer" + std::to_string(i), blocks_[i]);
+  for (int64_t i = 0; i < shape_.layers; ++i)
+    blocks_.push_back(register_module("layer" + std::to_string(i), make_block_(path_of_block(i))));
+  replicas_.resize(shape_.layers);
   norm_ = register_module("norm", std::make_shared<RmsNorm>("model.norm", width, shape_.norm_eps));
   head_ = register_module("lm_head",
                           std::make_shared<Slot>("lm_head", Role::lm_head, vocabulary, width, /*has_bias=*/false));
@@ -57,16 +82,88 @@ Model::Model(Shape shape, std::vector<std::shared_ptr<Block>> blocks)
 
 at::Tensor Model::logits(const at::Tensor& hidden) { return head_->forward(norm_->forward(hidden)); }
 
+at::Tensor Model::run(const Step& step, const at::Tensor& x, const Pass& pass) {
+  if (step.parallel == 1) return block(step.block, step.replica).forward(x, pass);
+  KeyValues own;
+  Pass first = pass, others = pass;
+  if (first.kept == nullptr) first.kept = &own;
+  if (others.given == nullptr) others.given = first.kept;
+  others.kept = nullptr;
+  // Each half: [B, T, D] plus the mean of what the replicas add.
+  const auto half = [&](const at::Tensor& input, const auto& branch) {
+    at::Tensor sum;
+    for (int64_t i = 0; i < step.parallel; ++i) {
+      const at::Tensor one = branch(block(step.block, step.replica + i), i);
+      sum = i == 0 ? one : sum + one;
+    }
+    return input + sum / step.parallel;
+  };
+  const at::Tensor h = half(x, [&](Block& replica, int64_t i) {
+    return replica.attention_gate().forward(replica.attention(x, i == 0 ? first : others));
+  });
+  return half(h, [&](Block& replica, int64_t) { return replica.mlp_gate().forward(replica.mlp(h)); });
+}
+
 at::Tensor Model::forward(const at::Tensor& ids, KvCache* cache) {
   Pass pass{.cache = cache};
   if (cache != nullptr) pass.position = cache->length(0);
+  std::vector<KeyValues> kept(plan_.size());
   at::Tensor hidden = embed(ids);  // [B, T, D]
-  for (size_t step = 0; step < plan.size(); ++step) {
-    TORCH_CHECK(plan[step].kv == Step::kOwn, "step ", step, ": keys and values of another step are not implemented");
-    pass.step = static_cast<int64_t>(step);
-    hidden = block(plan[step].block).forward(hidden, pass);
+  for (size_t i = 0; i < plan_.size(); ++i) {
+    pass.step = static_cast<int64_t>(i);
+    pass.given = plan_[i].kv == Step::kOwn ? nullptr : &kept.at(plan_[i].kv);
+    pass.kept = last_reader(plan_, pass.step) > pass.step ? &kept[i] : nullptr;
+    hidden = run(plan_[i], hidden, pass);
   }
   return logits(hidden);  // [B, T, V]
+}
+
+namespace {
+
+// Loadables in order of registration; a Loadable's own children belong to it.
+void collect_loadables(torch::nn::Module& module, std::vector<Loadable*>& all) {
+  if (auto* loadable = dynamic_cast<Loadable*>(&module)) return all.push_back(loadable);
+  for (const auto& child : module.children()) collect_loadables(*child, all);
+}
+
+std::vector<Loadable*> loadables(torch::nn::Module& module) {
+  std::vector<Loadable*> all;
+  collect_loadables(module, all);
+  return all;
+}
+
+}  // namespace
+
+void Model::follow(Plan plan) {
+  std::vector<int64_t> count(shape_.layers, 0);  // of replicas, per block
+  for (const Step& step : plan) count.at(step.block) = std::max(count.at(step.block), step.replica + step.parallel - 1);
+  for (int64_t i = 0; i < shape_.layers; ++i) {
+    std::vector<std::shared_ptr<Block>>& all = replicas_[i];
+    const auto name = [&](size_t r) { return "layer" + std::to_string(i) + "_replica" + std::to_string(r); };
+    for (; static_cast<int64_t>(all.size()) > count[i]; all.pop_back()) unregister_module(name(all.size()));
+    while (static_cast<int64_t>(all.size()) < count[i]) {
+      const std::string path = path_of_block(i) + ".replica" + std::to_string(all.size() + 1);
+      all.push_back(register_module(name(all.size() + 1), make_block_(path)));
+      const std::vector<Loadable*> originals = loadables(*blocks_[i]), copies = loadables(*all.back());
+      for (size_t n = 0; n < originals.size(); ++n) copies.at(n)->share(*originals[n]);
+    }
+  }
+  plan_ = std::move(plan);
+}
+
+std::vector<Block*> Model::replicas(int64_t index) {
+  std::vector<Block*> all;
+  for (const auto& replica : replicas_.at(index)) all.push_back(replica.get());
+  return all;
+}
+
+int64_t Model::block_of(const std::string& path) {
+  for (int64_t i = 0; i < shape_.layers; ++i) {
+    for (const Slot* slot : block(i).slots()) {
+      if (slot->path() == path) return i;
+    }
+  }
+  TORCH_CHECK(false, path, " is no linear of this model");
 }
 
 std::vector<Slot*> Model::slots() {
@@ -82,10 +179,8 @@ std::vector<Slot*> Model::slots() {
 
 namespace {
 
-// Calls `visit` for every Loadable in order of registration; a Loadable's own children belong to it.
 void for_each_loadable(torch::nn::Module& module, const std::function<void(Loadable&)>& visit) {
-  if (auto* loadable = dynamic_cast<Loadable*>(&module)) return visit(*loadable);
-  for (const auto& child : module.children()) for_each_loadable(*child, visit);
+  for (Loadable* loadable : loadables(module)) visit(*loadable);
 }
 
 }  // namespace
@@ -140,42 +235,72 @@ std::vector<State> named_state(torch::nn::Module& module) {
   return all;
 }
 
-namespace {
-
-// What running a module once costs, without what storing it costs.
-Cost running(const Cost& cost) { return {.macs = cost.macs, .bytes_read = cost.bytes_read}; }
-
-}  // namespace
-
 bool shares_embedding(Model& model) { return model.head().pointer() == model.embedding().pointer(); }
 
 Cost bill_of_ends(Model& model) {
   Cost sum = model.embedding().cost();
   sum += model.norm().cost();
-  Cost head = shares_embedding(model) ? running(model.head().cost()) : model.head().cost();
+  Cost head = shares_embedding(model) ? model.head().cost().running() : model.head().cost();
   if (model.shape().tied) head.weights = 0;
   sum += head;
   return sum;
 }
 
-Cost bill_of_block(Block& block, int64_t runs) {
+Cost storage_of(Block& block) {
   Cost sum;
   for_each_loadable(block, [&](Loadable& loadable) { sum += loadable.cost(); });
-  const Cost once = sum;
-  for (int64_t extra = 1; extra < runs; ++extra) sum += running(once);
+  sum.macs = sum.bytes_read = 0;
   return sum;
 }
 
-std::vector<int64_t> runs_of(const Plan& plan, int64_t layers) {
-  std::vector<int64_t> runs(layers, 0);
-  for (const Step& step : plan) ++runs.at(step.block);
-  return runs;
+namespace {
+
+// What running it once costs. computes_keys: not those of another step. at_hand: what it shares with the block was read
+// already, only what is its own has to be.
+Cost run_of(Block& block, bool computes_keys, bool at_hand) {
+  Cost sum;
+  for_each_loadable(block, [&](Loadable& loadable) {
+    const auto* slot = dynamic_cast<const Slot*>(&loadable);
+    const bool keys = slot != nullptr && (slot->role() == Role::k_proj || slot->role() == Role::v_proj);
+    if (keys && !computes_keys) return;
+    const Cost cost = loadable.cost();
+    sum += {.macs = cost.macs, .bytes_read = at_hand ? cost.parameter_bits / 8 : cost.bytes_read};
+  });
+  return sum;
+}
+
+// Different blocks that run from the last step of this block before `step` on; 0: it has none.
+int64_t blocks_since(const Plan& plan, int64_t step) {
+  std::set<int64_t> blocks;
+  for (int64_t i = step - 1; i >= 0; --i) {
+    blocks.insert(plan[i].block);
+    if (plan[i].block == plan[step].block) return static_cast<int64_t>(blocks.size());
+  }
+  return 0;
+}
+
+}  // namespace
+
+Cost bill_of_block(Model& model, int64_t index, int64_t cache_bytes) {
+  Cost sum = storage_of(model.block(index));
+  for (Block* replica : model.replicas(index)) sum += storage_of(*replica);
+  const Plan& plan = model.plan();
+  const int64_t bytes = run_of(model.block(index), /*computes_keys=*/true, /*at_hand=*/false).bytes_read;
+  for (int64_t s = 0; s < static_cast<int64_t>(plan.size()); ++s) {
+    const Step& step = plan[s];
+    if (step.block != index) continue;
+    const int64_t since = blocks_since(plan, s);
+    for (int64_t i = 0; i < step.parallel; ++i) {
+      const bool at_hand = i > 0 || (since > 0 && since * bytes <= cache_bytes);
+      sum += run_of(model.block(index, step.replica + i), i == 0 && step.kv == Step::kOwn, at_hand);
+    }
+  }
+  return sum;
 }
 
 Cost bill(Model& model) {
   Cost sum = bill_of_ends(model);
-  const std::vector<int64_t> runs = runs_of(model.plan, model.shape().layers);
-  for (int64_t i = 0; i < model.shape().layers; ++i) sum += bill_of_block(model.block(i), runs[i]);
+  for (int64_t i = 0; i < model.shape().layers; ++i) sum += bill_of_block(model, i);
   return sum;
 }
 

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "core/nn/attention.h"
+#include "core/nn/gate.h"
 #include "core/nn/norm.h"
 #include "core/nn/slot.h"
 
@@ -34,14 +35,25 @@ struct LinearGroup {
   std::function<at::Tensor(const at::Tensor&)> parent;
 };
 
-// One decoder block. Describes itself by its groups; forward runs with whatever its slots hold.
+// One decoder block of two residual halves. Describes itself by its groups; forward runs with whatever its slots hold.
 class Block : public torch::nn::Module {
  public:
-  virtual at::Tensor forward(const at::Tensor& x, const Pass& pass) = 0;  // [B, T, D] -> [B, T, D]
+  explicit Block(const std::string& path);  // "model.layers.3"
+
+  // What each half adds, its norm included: [B, T, D] -> [B, T, D].
+  virtual at::Tensor attention(const at::Tensor& x, const Pass& pass) = 0;
+  virtual at::Tensor mlp(const at::Tensor& h) = 0;
   virtual std::vector<LinearGroup> groups() = 0;
 
+  at::Tensor forward(const at::Tensor& x, const Pass& pass);  // [B, T, D] -> [B, T, D]
+  Gate& attention_gate() { return *attention_gate_; }
+  Gate& mlp_gate() { return *mlp_gate_; }
   std::vector<Slot*> slots();  // of all groups, in execution order
+
+ private:
+  std::shared_ptr<Gate> attention_gate_, mlp_gate_;
 };
+using MakeBlock = std::function<std::shared_ptr<Block>(const std::string& path)>;
 
 // Token embedding: a slot whose linear [V, D] is looked up by rows. A tied head holds the very same linear.
 class Embedding : public Slot {
@@ -56,16 +68,22 @@ class Embedding : public Slot {
   Cost cost() const override;  // a token reads one row and multiplies nothing
 };
 
-// One step of a forward pass: which block runs, as which replica, and whose keys and values it attends to.
+// One step of a forward pass: which block runs, as which replica, and whose keys and values it attends to. Several
+// replicas may run side by side on one input: each half of the block then adds the mean of theirs, and all attend to
+// the keys and values of the first.
 struct Step {
   static constexpr int64_t kOwn = -1;
   int64_t block = 0;
-  int64_t replica = 0;
-  int64_t kv = kOwn;  // kOwn, or the step whose keys and values are shared
+  int64_t replica = 0;   // the first of them
+  int64_t kv = kOwn;     // kOwn, or an earlier step whose keys and values are attended to
+  int64_t parallel = 1;  // replicas side by side
+
+  bool operator==(const Step&) const = default;
 };
 using Plan = std::vector<Step>;
 
-Plan default_plan(int64_t layers);  // 0 … L-1
+Plan default_plan(int64_t layers);                    // 0 … L-1
+int64_t last_reader(const Plan& plan, int64_t step);  // the last step that attends to its keys; itself if none does
 
 // What a family tells about a model before any tensor is read.
 struct Shape {
@@ -79,15 +97,26 @@ struct Shape {
 
 class Model : public torch::nn::Module {
  public:
-  Model(Shape shape, std::vector<std::shared_ptr<Block>> blocks);
+  Model(Shape shape, MakeBlock make_block);
 
   at::Tensor embed(const at::Tensor& ids) const { return embedding_->forward(ids); }  // [B, T] -> [B, T, D]
   at::Tensor logits(const at::Tensor& hidden);                                        // [..., D] -> [..., V]
   at::Tensor forward(const at::Tensor& ids, KvCache* cache = nullptr);  // [B, T] -> [B, T, V], through the plan
 
+  at::Tensor run(const Step& step, const at::Tensor& x, const Pass& pass);  // one step: [B, T, D] -> [B, T, D]
+
+  // Whatever runs a block again does so as a replica of it: a block of its own whose slots and norms share what the
+  // block holds until they get something of their own. `follow` makes those that a plan names.
+  const Plan& plan() const { return plan_; }
+  void follow(Plan plan);
+  std::vector<Block*> replicas(int64_t index);  // of a block, from replica 1 on
+  int64_t block_of(const std::string& path);    // that holds the linear at this path; TORCH_CHECKs that there is one
+
   const Shape& shape() const { return shape_; }
-  Block& block(int64_t index) { return *blocks_.at(index); }
-  std::vector<Slot*> slots();  // of all blocks, in order; without the head
+  Block& block(int64_t index, int64_t replica = 0) {
+    return replica == 0 ? *blocks_.at(index) : *replicas_.at(index).at(replica - 1);
+  }
+  std::vector<Slot*> slots();  // of all blocks, in order; without replicas and the head
   Embedding& embedding() { return *embedding_; }
   RmsNorm& norm() { return *norm_; }
   Slot& head() { return *head_; }
@@ -95,12 +124,13 @@ class Model : public torch::nn::Module {
   void check(const Weights& weights) const;  // every tensor that the model needs is there, with its shape
   void load_ends(const Weights& weights);    // embedding, last norm and head (tied: one linear in both slots)
 
-  Plan plan;
-
  private:
   Shape shape_;
+  MakeBlock make_block_;
+  Plan plan_;
   std::shared_ptr<Embedding> embedding_;
   std::vector<std::shared_ptr<Block>> blocks_;
+  std::vector<std::vector<std::shared_ptr<Block>>> replicas_;  // per block, from replica 1 on
   std::shared_ptr<RmsNorm> norm_;
   std::shared_ptr<Slot> head_;
 };
@@ -114,11 +144,14 @@ bool shares_embedding(Model& model);
 // The bill of a module: its slots by their linears, everything else as stored. A tied head costs MACs and reads, not
 // storage; one that was untied is stored, but stands for no original weights of its own.
 Cost bill(Model& model);
-Cost bill_of_ends(Model& model);                 // embedding, last norm and head
-Cost bill_of_block(Block& block, int64_t runs);  // runs: how often the plan runs it; 0: it is only stored
-std::vector<int64_t> runs_of(const Plan& plan, int64_t layers);  // of each block
+Cost bill_of_ends(Model& model);  // embedding, last norm and head
+Cost storage_of(Block& block);    // what a block, or a replica beside its block, stores; without running it
+// A block and its replicas: stored once, run as often as the plan says. A step of a later pass reads what the block
+// holds again unless all blocks since its last step fit into cache_bytes, each taken to be as large as this one; what
+// the replica has of its own is always read.
+Cost bill_of_block(Model& model, int64_t index, int64_t cache_bytes = 0);
 
-// Loads or unloads all Loadable modules inside.
+// Loads or unloads all Loadable modules inside; of a model, replicas hold nothing that could be loaded.
 void load(torch::nn::Module& module, const Weights& weights);
 void unload(torch::nn::Module& module);
 void unload(torch::nn::Module& module, const Weights& weights);  // and gives the file's pages back to the system

@@ -20,7 +20,8 @@ const char* name_of(Kind kind) {
                               "activation_zero_point",
                               "low_rank",
                               "row_scale",
-                              "column_scale"};
+                              "column_scale",
+                              "gate"};
   return kNames.at(static_cast<size_t>(kind));
 }
 
@@ -33,5 +34,7 @@ Cost& Cost::operator+=(const Cost& other) {
   bytes_read += other.bytes_read;
   return *this;
 }
+
+Cost Cost::running() const { return {.macs = macs, .bytes_read = bytes_read}; }
 
 }  // namespace core

@@ -26,6 +26,7 @@ enum class Kind {
   low_rank,               // factor of a low-rank branch
   row_scale,              // factors of a matrix of scales: of its rows,
   column_scale,           // and of its columns
+  gate,                   // factor on a residual branch
 };
 
 // Whether tensors of this kind are small unsigned integers, as opposed to float parameters.
@@ -53,6 +54,7 @@ struct Cost {
   int64_t bytes_read = 0;      // bytes of weights and parameters read per token
 
   Cost& operator+=(const Cost& other);
+  Cost running() const;  // what using the module once more costs, without what storing it costs
 };
 
 }  // namespace core

@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include <map>
 #include <optional>
 
 #include "core/batches.h"
@@ -14,15 +15,56 @@ void ResidentSource::load(Model& model, int64_t block) {
   core::load(model.block(block), weights_);
 }
 
+void unload_block(Model& model, int64_t block, const Weights& weights) {
+  for (Block* replica : model.replicas(block)) unload(*replica);
+  unload(model.block(block), weights);
+}
+
 namespace {
 
-// Runs every batch through the block; the outputs go to `next`, which may be `hidden` itself: then a batch is held
-// twice only while it runs.
-void advance(Block& block, const Pass& pass, const HiddenStore& hidden, HiddenStore& next) {
-  at::NoGradGuard no_gradient;
-  if (hidden.batches() == 0) return;
+// Keys and values of one step, of all batches, for later steps.
+struct KeptKeys {
+  HiddenStore k, v;
+};
+
+// The quantized stream, and what its steps leave for later ones.
+class QuantizedStream {
+ public:
+  QuantizedStream(Model& model, HiddenStore& hidden) : model_(model), hidden_(hidden) {}
+
+  void advance(int64_t step) {
+    const Plan& plan = model_.plan();
+    if (hidden_.batches() == 0) return;
+    const auto given = kept_.find(plan[step].kv);
+    KeptKeys* kept = nullptr;
+    if (last_reader(plan, step) > step)
+      kept =
+          &kept_.emplace(step, KeptKeys{HiddenStore(hidden_.batches()), HiddenStore(hidden_.batches())}).first->second;
+    for_each_batch(hidden_.batches(), hidden_.get(0).numel(), [&](int64_t i) {
+      KeyValues in, out;
+      if (given != kept_.end()) in = {given->second.k.get(i), given->second.v.get(i)};
+      const Pass pass{.step = step, .given = in.k.defined() ? &in : nullptr, .kept = kept != nullptr ? &out : nullptr};
+      hidden_.put(i, model_.run(plan[step], hidden_.get(i), pass));
+      if (kept == nullptr) return;
+      kept->k.put(i, out.k);
+      kept->v.put(i, out.v);
+    });
+    if (given != kept_.end() && last_reader(plan, given->first) == step) kept_.erase(given);
+  }
+
+ private:
+  Model& model_;
+  HiddenStore& hidden_;
+  std::map<int64_t, KeptKeys> kept_;
+};
+
+// The outputs of the full-precision block, of every batch.
+HiddenStore advanced(Block& block, int64_t step, const HiddenStore& hidden) {
+  HiddenStore next(hidden.batches());
+  if (hidden.batches() == 0) return next;
   for_each_batch(hidden.batches(), hidden.get(0).numel(),
-                 [&](int64_t i) { next.put(i, block.forward(hidden.get(i), pass)); });
+                 [&](int64_t i) { next.put(i, block.forward(hidden.get(i), {.step = step})); });
+  return next;
 }
 
 }  // namespace
@@ -31,24 +73,30 @@ void walk(Model& model, BlockSource& source, const std::vector<Stage*>& stages, 
           const std::function<void(int64_t, int64_t)>& on_step) {
   for (Stage* stage : stages) stage->begin(model);
   std::set<int64_t> visited;
-  const auto steps = static_cast<int64_t>(model.plan.size());
+  std::optional<QuantizedStream> quantized;
+  if (streams.quantized != nullptr) quantized.emplace(model, *streams.quantized);
+  const auto steps = static_cast<int64_t>(model.plan().size());
   for (int64_t step = 0; step < steps; ++step) {
     honour_interrupt();
-    const int64_t index = model.plan[step].block;
+    const int64_t index = model.plan()[step].block;
     Block& block = model.block(index);
-    const Pass pass{.step = step};
-    const bool work = visited.insert(index).second && !source.finished(index);
-    if (work || streams.full != nullptr || !source.finished(index)) source.load(model, index);
+    const bool first = visited.insert(index).second, work = first && !source.finished(index);
+    const bool advances_full = first && streams.full != nullptr;
+    if (work || advances_full || !source.finished(index)) source.load(model, index);
     // The full-precision outputs are computed before a stage changes the block; the stages still see its inputs.
     std::optional<HiddenStore> full;
-    if (streams.full != nullptr) advance(block, pass, *streams.full, full.emplace(streams.full->batches()));
+    if (advances_full) {
+      at::NoGradGuard no_gradient;
+      full = advanced(block, step, *streams.full);
+    }
     if (work) {
       BlockContext context{model, block, index, step, streams};
       for (Stage* stage : stages) stage->block(context);
     }
-    if (streams.quantized != nullptr) {
+    if (quantized) {
+      at::NoGradGuard no_gradient;
       source.load_finished(model, index);
-      advance(block, pass, *streams.quantized, *streams.quantized);
+      quantized->advance(step);
     }
     if (full) *streams.full = std::move(*full);
     source.release(model, index);

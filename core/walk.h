@@ -25,6 +25,9 @@ class BlockSource {
   virtual void load_finished(Model&, int64_t) {}
 };
 
+// Drops a block and what its replicas hold of their own; the file's pages go back to the system.
+void unload_block(Model& model, int64_t block, const Weights& weights);
+
 // Loads a block on the first visit and keeps it.
 class ResidentSource : public BlockSource {
  public:
@@ -42,7 +45,7 @@ class StreamedSource : public BlockSource {
  public:
   explicit StreamedSource(Weights weights) : weights_(std::move(weights)) {}
   void load(Model& model, int64_t block) override { core::load(model.block(block), weights_); }
-  void release(Model& model, int64_t block) override { core::unload(model.block(block), weights_); }
+  void release(Model& model, int64_t block) override { unload_block(model, block, weights_); }
 
  protected:
   const Weights& weights() const { return weights_; }
@@ -53,7 +56,7 @@ class StreamedSource : public BlockSource {
 
 // The hidden states that a walk carries; a stream that nobody needs is null and costs nothing.
 struct Streams {
-  HiddenStore* full = nullptr;       // as the full-precision model computes them
+  HiddenStore* full = nullptr;       // as the full-precision model computes them, which runs every block once
   HiddenStore* quantized = nullptr;  // as the blocks finished so far compute them
 };
 
@@ -85,9 +88,9 @@ class Stage {
 };
 
 // Runs the stages over the plan. Per step: load the block, advance the full-precision stream, let each stage work on
-// the block (only on its first step, and not if the source has it finished), take the finished block from the source,
-// advance the quantized stream. Between blocks an interrupt is honoured (core/interrupt.h). `on_step(done, total)` is
-// told the progress.
+// the block (both only on its first step, the latter not if the source has it finished), take the finished block from
+// the source, advance the quantized stream. Between blocks an interrupt is honoured (core/interrupt.h). `on_step(done,
+// total)` is told the progress.
 void walk(Model& model, BlockSource& source, const std::vector<Stage*>& stages, Streams streams,
           const std::function<void(int64_t, int64_t)>& on_step = {});
 

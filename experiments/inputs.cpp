@@ -142,6 +142,7 @@ exports::Residency residency_of(const Spec& spec, const core::Weights& weights) 
 std::vector<quant::Assignment> assignments(const Spec& spec, core::Model& model,
                                            const std::map<std::string, replication::OutputError>& errors) {
   const auto seed = static_cast<uint64_t>(spec.seed);
+  replication::follow_plan(spec.replication, model, errors, seed);
   std::optional<std::set<std::string>> chosen;
   if (spec.replication.selected() && (!errors.empty() || !spec.replication.select.by_sensitivity()))
     chosen = spec.replication.select.chosen_linears(model, errors, seed);
@@ -156,7 +157,11 @@ void check_point(const Spec& spec, Inputs& inputs) {
   core::require(!(quantizes && files.quantized), "{}: {} is quantized already. Use method: none to measure it.",
                 spec.quant.where("method"), files.directory);
   exports::check(*model, files.directory, weights_of(spec, files));
+  core::require(!(spec.replication.selected() && files.quantized),
+                "{}: {} has a plan of its own. Replicate when it is quantized.", spec.replication.where("strategy"),
+                files.directory);
   if (quantizes) assignments(spec, *model);
+  if (!quantizes) replication::follow_plan(spec.replication, *model, {}, static_cast<uint64_t>(spec.seed));
   inputs.calibration(files, spec, *model);
   for (const PerplexityConfig& config : spec.measure.perplexity) inputs.windows(files, config, model->shape());
 }

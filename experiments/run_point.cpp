@@ -90,8 +90,14 @@ Working open_model(const Spec& spec, const ModelFiles& files, const std::string&
 
 // What is measured in the end: the checkpoint as it was written, also when this process has written it.
 Working open_result(const Spec& spec, const ModelFiles& files, const std::string& checkpoint) {
-  if (spec.quant.method == quant::QuantConfig::kNone)
-    return open_model(spec, files, files.directory, weights_of(spec, files));
+  if (spec.quant.method == quant::QuantConfig::kNone) {
+    Working work = open_model(spec, files, files.directory, weights_of(spec, files));
+    const auto seed = static_cast<uint64_t>(spec.seed);
+    replication::follow_plan(spec.replication, *work.model, {}, seed);
+    for (int64_t i = 0; i < work.model->shape().layers; ++i)
+      replication::prepare_replicas(spec.replication, *work.model, i, seed);
+    return work;
+  }
   const auto written = std::make_shared<const core::Checkpoint>(core::Checkpoint::open(checkpoint));
   return open_model(spec, files, checkpoint, core::Weights(written, dtype_of(spec), device_of(spec)));
 }
@@ -132,6 +138,7 @@ std::vector<quant::ModuleReport> quantize(const Spec& spec, Inputs& inputs, cons
                         {.propagate_error = propagates, .store = store ? &*store : nullptr});
   const std::vector<quant::NamedTransform> transforms = quant::transforms_of(spec.transform, spec.quant);
   quant::ApplyTransforms transform(transforms, assigned, propagates);
+  replication::Replicate replicate(spec.replication, static_cast<uint64_t>(spec.seed));
   exports::Save save(files.directory, weights, checkpoint, commit(), {progress, {&transform, &stage}});
   model->load_ends(weights);
   const bool written = exports::is_quantized_checkpoint(checkpoint);
@@ -149,7 +156,7 @@ std::vector<quant::ModuleReport> quantize(const Spec& spec, Inputs& inputs, cons
     exports::UnfinishedSource source(weights, checkpoint, progress);
     core::Progress bar(spec.quant.method, spec.quiet);
     const core::Streams streams{.full = full ? &*full : nullptr, .quantized = quantized ? &*quantized : nullptr};
-    core::walk(*model, source, {&transform, &stage, &save}, streams,
+    core::walk(*model, source, {&transform, &stage, &replicate, &save}, streams,
                [&](int64_t done, int64_t total) { bar.update(done, total); });
   }
   if (store) spdlog::info("statistics: {} measured, {} from the cache", store->kept(), store->found());
@@ -211,10 +218,11 @@ Findings compute(const Point& point, const std::string& directory, Inputs& input
   Working work;
   staged(findings.stages, "load", 1, [&] {  // resident weights are all read here, because each is counted
     work = open_result(spec, files, directory + "/checkpoint");
-    findings.bill = bill_of(*work.model, *work.source);
+    findings.bill = bill_of(*work.model, *work.source, spec.machine.cache_bytes);
     return false;
   });
-  if (!quantizes && !files.quantized) {  // nothing was changed: the baseline is the result
+  if (!quantizes && !files.quantized &&
+      !spec.replication.selected()) {  // nothing was changed: the baseline is the result
     findings.quantized = *findings.baseline;
   } else {
     staged(findings.stages, "measure", kMeasureVersion,

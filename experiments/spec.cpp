@@ -27,6 +27,12 @@ void MeasureConfig::keys(core::Keys& k) {
         "disk for it");
 }
 
+void MachineConfig::keys(core::Keys& k) {
+  k.key("cache_bytes", cache_bytes,
+        "a block that runs again while it is still in a cache of this size is billed as read once; 0: it is read again",
+        {0, 1LL << 40});
+}
+
 void SweepConfig::keys(core::Keys& k) {
   k.node("grid", grid, "map of dotted keys to lists of values: one run for every combination");
   k.node("cases", cases, "list of maps of dotted keys to values: one run each, times the grid if there is one");
@@ -48,6 +54,7 @@ void Spec::keys(core::Keys& k) {
   k.section("quant", quant, "how its weights are quantized");
   k.section("replication", replication, "how the codes are used several times");
   k.section("measure", measure, "what is measured, beside the full-precision model");
+  k.section("machine", machine, "the machine that the bill is for");
   k.key("checkpoint", checkpoint, "whether the quantized model is kept in the run directory", {"keep", "discard"});
   k.section("sweep", sweep, "many runs from one file").only_if_given();
   k.node("expect", expect,
@@ -74,7 +81,7 @@ void Spec::check() const {
                 "Leave one of them out.",
                 calibration.where("propagate_error"));
   check_transforms();
-  core::require(!replication.selected() || quant.method != quant::QuantConfig::kNone,
+  core::require(!replication.selected() || replication.runs_blocks() || quant.method != quant::QuantConfig::kNone,
                 "{}: {} uses codes several times, but quant.method: none makes none. Choose a method.",
                 replication.where("strategy"), replication.strategy);
   core::require(!out.empty(), "{}: out is empty. Name a directory, e.g. runs.", where("out"));

@@ -32,6 +32,12 @@ struct MeasureConfig : core::Section {
   void keys(core::Keys& k) override;
 };
 
+struct MachineConfig : core::Section {
+  int64_t cache_bytes = 0;
+
+  void keys(core::Keys& k) override;
+};
+
 struct SweepConfig : core::Section {
   core::Node grid;   // dotted key -> list of values
   core::Node cases;  // list of maps dotted key -> value
@@ -50,6 +56,7 @@ struct Spec : core::Section {
   quant::QuantConfig quant;
   replication::ReplicationConfig replication;
   MeasureConfig measure;
+  MachineConfig machine;
   std::string checkpoint = "keep";
   SweepConfig sweep;
   core::Node expect;  // null in every point

@@ -15,6 +15,8 @@
 //   path.activation_scale, path.activation_zero_point
 //                     F32 [G], of static quantized inputs, also of a dense linear
 //   path.bias         and everything that quantization did not touch: byte for byte as in the source
+// A linear whose codes another one stores has no path.codes. What replica r of a block has of its own lies in the
+// block's shard, under "model.layers.3.replica<r>" in place of "model.layers.3".
 #pragma once
 
 #include <memory>
@@ -77,6 +79,8 @@ class UnfinishedSource : public core::StreamedSource {
   void load_finished(core::Model& model, int64_t block) override;
 
  private:
+  core::Weights shard_of(int64_t block) const;
+
   std::string directory_, progress_;
 };
 
@@ -101,14 +105,14 @@ class RestoringSource : public core::BlockSource {
 bool is_quantized_checkpoint(const std::string& directory);
 
 // Everything that the model needs from `directory`, a Hugging Face model or a checkpoint of ours opened as `weights`,
-// is there with its shape. Reads no tensor. Errors are one line that names the file and the tensor or entry.
+// is there with its shape. Reads no tensor; of ours, the model follows the plan. Errors are one line that names the
+// file and the tensor or entry.
 void check(core::Model& model, const std::string& directory, const core::Weights& weights);
 
 // Embedding, last norm and head of a model in `directory`, a Hugging Face model or a checkpoint of ours.
 void load_ends(core::Model& model, const std::string& directory, const core::Weights& weights);
 
-// `check`, then the source that fits the directory. Sets model.plan if the directory has one. The ends are loaded by
-// load_ends.
+// `check`, then the source that fits the directory. The ends are loaded by load_ends.
 std::unique_ptr<core::BlockSource> open_source(core::Model& model, const std::string& directory,
                                                const core::Weights& weights, Residency residency = Residency::resident);
 

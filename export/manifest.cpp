@@ -69,6 +69,7 @@ ordered_json to_json(const QuantizedModule& module) {
   quant::ActivationConfig activation = module.activation;
   if (activation.covered()) json["activation"] = to_json(core::to_node(activation));
   if (!module.replication.is_null()) json["replication"] = to_json(module.replication);
+  if (!module.codes_of.empty()) json["codes_of"] = module.codes_of;
   return json;
 }
 
@@ -82,6 +83,7 @@ QuantizedModule read_module(const core::JsonObject& json, const std::string& pat
                "modules." + path + ".activation");
   }
   if (json.has("replication")) module.replication = to_node(json.object("replication").raw(), json.where());
+  module.codes_of = json.text("codes_of", "");
   core::require(module.weight.covered(), "{}: {}.bits is {}, which has no codes. Write the checkpoint again.",
                 json.where(), where, module.weight.bits);
   return module;
@@ -104,11 +106,13 @@ QuantizedInputs read_inputs(const core::JsonObject& json, const std::string& pat
 ordered_json to_json(const core::Step& step) {
   ordered_json json{{"block", step.block}, {"replica", step.replica}, {"kv", "own"}};
   if (step.kv != core::Step::kOwn) json["kv"] = step.kv;
+  if (step.parallel != 1) json["parallel"] = step.parallel;
   return json;
 }
 
 core::Step read_step(const core::JsonObject& json) {
-  core::Step step{json.integer("block"), json.integer("replica", 0), core::Step::kOwn};
+  core::Step step{
+      .block = json.integer("block"), .replica = json.integer("replica", 0), .parallel = json.integer("parallel", 1)};
   if (json.has("kv") && json.raw()["kv"] != "own") step.kv = json.integer("kv");
   return step;
 }

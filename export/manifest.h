@@ -30,6 +30,7 @@ struct QuantizedModule {
   uint64_t seed = 0;           // of what the decoder draws
   quant::ActivationConfig activation;
   core::Node replication = {};  // quant::Decoder::replication(); null: a grid
+  std::string codes_of = {};    // the linear that stores its codes; empty: itself
 };
 
 // The quantized inputs of a linear that is dense.

@@ -4,6 +4,7 @@
 
 #include <cstring>
 #include <filesystem>
+#include <functional>
 
 #include "core/error.h"
 #include "export/checkpoint.h"
@@ -18,6 +19,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* kAgain = "Write the checkpoint again";
+constexpr int64_t kMostReplicas = 1024;  // of a block
 
 int64_t packed_bytes(int64_t columns, int64_t bits) { return (columns * bits + 7) / 8; }
 
@@ -81,11 +83,19 @@ std::shared_ptr<const quant::InputQuantizer> read_input(const core::Slot& slot,
 
 // ---- one quantized linear ----
 
+// Path of the linear that stores its codes.
+const std::string& owner_of_codes(const core::Slot& slot, const QuantizedModule& module) {
+  return module.codes_of.empty() ? slot.path() : module.codes_of;
+}
+
+// The codes of the linear at a path, of so many columns and bits: where they are is for the caller to say.
+using ReadCodes = std::function<core::Codes(const std::string& path, int64_t columns, int64_t bits)>;
+
 void check_quantized(const core::Slot& slot, const QuantizedModule& module, const Manifest& manifest,
                      const core::Weights& weights) {
   const auto decoder = decoder_of(slot, module, manifest);
   const std::string prefix = slot.path() + ".";
-  check_bytes(weights.checkpoint(), prefix + "codes",
+  check_bytes(weights.checkpoint(), owner_of_codes(slot, module) + ".codes",
               {slot.out_features(), packed_bytes(slot.in_features(), decoder->code_bits())});
   for (const quant::Parameter& p : decoder->layout(slot.out_features(), slot.in_features())) {
     if (core::is_codes(p.kind)) {
@@ -94,7 +104,7 @@ void check_quantized(const core::Slot& slot, const QuantizedModule& module, cons
       weights.check(prefix + p.name, p.shape);
     }
   }
-  if (slot.has_bias()) weights.check(prefix + "bias", {slot.out_features()});
+  if (slot.has_bias() && slot.original() == nullptr) weights.check(prefix + "bias", {slot.out_features()});
   check_input(slot, module.activation, weights);
 }
 
@@ -111,17 +121,23 @@ quant::Parameters read_parameters(const core::Slot& slot, const quant::Decoder& 
 }
 
 std::shared_ptr<core::Linear> read_quantized(const core::Slot& slot, const QuantizedModule& module,
-                                             const Manifest& manifest, const core::Weights& weights) {
+                                             const Manifest& manifest, const core::Weights& weights,
+                                             const ReadCodes& codes_at) {
   const auto decoder = decoder_of(slot, module, manifest);
-  const std::string name = slot.path() + ".codes";
-  const core::Codes codes = read_codes(weights, name, slot.in_features(), decoder->code_bits());
+  const core::Codes codes = codes_at(owner_of_codes(slot, module), slot.in_features(), decoder->code_bits());
+  const std::string stored = owner_of_codes(slot, module) + ".codes";
   core::require(codes.hash() == module.code_hash, "{}: the codes of {} are not those that {} records. {}.",
-                weights.checkpoint().file_of(name), slot.path(), manifest.file, kAgain);
+                weights.has(stored) ? weights.checkpoint().file_of(stored) : stored, slot.path(), manifest.file,
+                kAgain);
   core::LoadedTensor bias{{}, 0};
-  if (slot.has_bias()) bias = weights.read(slot.path() + ".bias", {slot.out_features()});
-  auto linear = std::make_shared<quant::QuantizedLinear>(
-      decoder, quant::Encoded{codes.unpack(), read_parameters(slot, *decoder, weights)}, bias.tensor, bias.stored_bits,
-      weights.dtype());
+  if (slot.original() != nullptr) {
+    bias.tensor = slot.original()->linear().bias();
+  } else if (slot.has_bias()) {
+    bias = weights.read(slot.path() + ".bias", {slot.out_features()});
+  }
+  auto linear = std::make_shared<quant::QuantizedLinear>(decoder, codes, read_parameters(slot, *decoder, weights),
+                                                         bias.tensor, bias.stored_bits, weights.dtype());
+  linear->share_codes(module.codes_of);
   linear->quantize_input(read_input(slot, module.activation, module.seed, weights));
   return linear;
 }
@@ -137,6 +153,10 @@ void check_plan(const Manifest& manifest, int64_t layers) {
                   file, i, step.block, layers, kAgain);
     core::require(step.kv >= core::Step::kOwn && step.kv < static_cast<int64_t>(i),
                   "{}: plan[{}].kv is {}. It must be \"own\" or an earlier step.", file, i, step.kv);
+    core::require(
+        step.replica >= 0 && step.replica <= kMostReplicas && step.parallel >= 1 && step.parallel <= kMostReplicas,
+        "{}: plan[{}] runs {} replicas from replica {} on, which none of ours does. {}.", file, i, step.parallel,
+        step.replica, kAgain);
   }
 }
 
@@ -154,8 +174,17 @@ void check_modules(core::Model& model, const Manifest& manifest) {
                   path, kAgain);
   }
   paths.insert({model.embedding().path(), model.head().path()});
+  for (int64_t i = 0; i < model.shape().layers; ++i) {
+    for (core::Block* replica : model.replicas(i)) {
+      for (const core::Slot* slot : replica->slots()) paths.insert(slot->path());
+    }
+  }
   for (const auto& [path, module] : manifest.modules) {
     core::require(paths.contains(path), "{}: modules.{} is not a linear of this model. {}.", manifest.file, path,
+                  kAgain);
+    const auto owner = manifest.modules.find(module.codes_of);
+    core::require(module.codes_of.empty() || (owner != manifest.modules.end() && owner->second.codes_of.empty()),
+                  "{}: modules.{}.codes_of is `{}`, which stores no codes. {}.", manifest.file, path, module.codes_of,
                   kAgain);
   }
 }
@@ -175,9 +204,9 @@ void check_tensors(core::Model& model, const Manifest& manifest, const core::Wei
   }
 }
 
-void fill(core::Slot& slot, const Manifest& manifest, const core::Weights& weights) {
+void fill(core::Slot& slot, const Manifest& manifest, const core::Weights& weights, const ReadCodes& codes_at) {
   if (const QuantizedModule* entry = find(manifest, &slot)) {
-    return slot.put(read_quantized(slot, *entry, manifest, weights));
+    return slot.put(read_quantized(slot, *entry, manifest, weights, codes_at));
   }
   slot.load(weights);
   if (const auto input = manifest.inputs.find(slot.path()); input != manifest.inputs.end()) {
@@ -186,16 +215,36 @@ void fill(core::Slot& slot, const Manifest& manifest, const core::Weights& weigh
   }
 }
 
-void fill(core::Block& block, const Manifest& manifest, const core::Weights& weights) {
+void fill(core::Block& block, const Manifest& manifest, const core::Weights& weights, const ReadCodes& codes_at) {
   for (const auto& module : block.modules(/*include_self=*/false)) {
     auto* loadable = dynamic_cast<core::Loadable*>(module.get());
     auto* slot = dynamic_cast<core::Slot*>(loadable);
     if (slot != nullptr) {
-      fill(*slot, manifest, weights);
+      fill(*slot, manifest, weights, codes_at);
     } else if (loadable != nullptr) {
       loadable->load(weights);
     }
   }
+}
+
+// A block, then what its replicas have of their own. Codes that are in the model already are used where they lie.
+void fill(core::Model& model, int64_t block, const Manifest& manifest, const core::Weights& weights,
+          const ReadCodes& from_file) {
+  const ReadCodes codes_at = [&](const std::string& path, int64_t columns, int64_t bits) {
+    for (const core::Slot* slot : model.slots()) {
+      if (slot->path() != path || !slot->filled()) continue;
+      if (const auto* linear = dynamic_cast<const quant::QuantizedLinear*>(&slot->linear())) return linear->codes();
+    }
+    return from_file(path, columns, bits);
+  };
+  fill(model.block(block), manifest, weights, codes_at);
+  for (core::Block* replica : model.replicas(block)) fill(*replica, manifest, weights, codes_at);
+}
+
+ReadCodes codes_in(const core::Weights& weights) {
+  return [&](const std::string& path, int64_t columns, int64_t bits) {
+    return read_codes(weights, path + ".codes", columns, bits);
+  };
 }
 
 bool is_loaded(core::Block& block) { return block.slots().front()->filled(); }
@@ -203,11 +252,11 @@ bool is_loaded(core::Block& block) { return block.slots().front()->filled(); }
 }  // namespace
 
 void RestoringSource::load(core::Model& model, int64_t block) {
-  if (!is_loaded(model.block(block))) fill(model.block(block), manifest_, weights_);
+  if (!is_loaded(model.block(block))) fill(model, block, manifest_, weights_, codes_in(weights_));
 }
 
 void RestoringSource::release(core::Model& model, int64_t block) {
-  if (residency_ == Residency::stream) core::unload(model.block(block), weights_);
+  if (residency_ == Residency::stream) core::unload_block(model, block, weights_);
 }
 
 bool UnfinishedSource::finished(int64_t block) const {
@@ -215,20 +264,28 @@ bool UnfinishedSource::finished(int64_t block) const {
          fs::exists(fs::path(directory_) / shard_file(block));
 }
 
+core::Weights UnfinishedSource::shard_of(int64_t block) const {
+  const std::string file = (fs::path(directory_) / shard_file(block)).string();
+  return {std::make_shared<core::Checkpoint>(core::Checkpoint::open(file)), weights().dtype(), weights().device()};
+}
+
 void UnfinishedSource::load_finished(core::Model& model, int64_t block) {
-  core::unload(model.block(block), weights());
-  const std::string shard = (fs::path(directory_) / shard_file(block)).string();
-  fill(model.block(block), read_manifest((fs::path(progress_) / description_file(block)).string()),
-       {std::make_shared<core::Checkpoint>(core::Checkpoint::open(shard)), weights().dtype(), weights().device()});
+  core::unload_block(model, block, weights());
+  const core::Weights shard = shard_of(block);
+  const Manifest described = read_manifest((fs::path(progress_) / description_file(block)).string());
+  fill(model, block, described, shard, [&](const std::string& path, int64_t columns, int64_t bits) {
+    if (shard.has(path + ".codes")) return read_codes(shard, path + ".codes", columns, bits);
+    return read_codes(shard_of(model.block_of(path)), path + ".codes", columns, bits);
+  });
 }
 
 void load_ends(core::Model& model, const std::string& directory, const core::Weights& weights) {
   if (!is_quantized_checkpoint(directory)) return model.load_ends(weights);
   const Manifest manifest = read_manifest(directory + "/" + kManifestFile);
-  fill(model.embedding(), manifest, weights);
+  fill(model.embedding(), manifest, weights, codes_in(weights));
   model.norm().load(weights);
   if (model.shape().tied && !manifest.untied) return model.head().put(model.embedding().pointer());
-  fill(model.head(), manifest, weights);
+  fill(model.head(), manifest, weights, codes_in(weights));
 }
 
 bool is_quantized_checkpoint(const std::string& directory) {
@@ -240,6 +297,7 @@ void check(core::Model& model, const std::string& directory, const core::Weights
   if (is_quantized_checkpoint(directory)) {
     const Manifest manifest = read_manifest(directory + "/" + kManifestFile);
     check_plan(manifest, model.shape().layers);
+    model.follow(manifest.plan);
     check_modules(model, manifest);
     return check_tensors(model, manifest, weights);
   }
@@ -258,7 +316,6 @@ std::unique_ptr<core::BlockSource> open_source(core::Model& model, const std::st
     return std::make_unique<core::ResidentSource>(weights);
   }
   Manifest manifest = read_manifest(directory + "/" + kManifestFile);
-  model.plan = manifest.plan;
   return std::make_unique<RestoringSource>(weights, std::move(manifest), residency);
 }
 

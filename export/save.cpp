@@ -73,7 +73,7 @@ class Save::Shard {
 
   // Codes and parameters.
   void add(const std::string& path, const quant::QuantizedLinear& linear) {
-    add(path + ".codes", linear.codes().packed());
+    if (linear.codes_of().empty()) add(path + ".codes", linear.codes().packed());
     add(path, linear.parameters());
     if (linear.input() != nullptr) add(path, linear.input()->parameters());
   }
@@ -94,6 +94,7 @@ class Save::Shard {
   // Everything in a module.
   void add(core::Loadable& loadable, Manifest& manifest) {
     const auto* slot = dynamic_cast<core::Slot*>(&loadable);
+    if (slot != nullptr && !slot->filled()) return;  // of a replica: the block has stored it
     const auto* linear = slot == nullptr ? nullptr : dynamic_cast<const quant::QuantizedLinear*>(&slot->linear());
     const auto* input = slot == nullptr ? nullptr : dynamic_cast<const quant::InputQuantizedLinear*>(&slot->linear());
     if (linear == nullptr) {
@@ -106,10 +107,11 @@ class Save::Shard {
       return;
     }
     add(slot->path(), *linear);
-    if (slot->has_bias()) add_dense(slot->path() + ".bias", linear->bias());
+    if (slot->has_bias() && slot->original() == nullptr) add_dense(slot->path() + ".bias", linear->bias());
     const quant::Decoder& decoder = linear->decoder();
     manifest.modules[slot->path()] = {
         decoder.name(), decoder.config(), linear->codes().hash(), decoder.place().seed, {}, decoder.replication()};
+    manifest.modules[slot->path()].codes_of = linear->codes_of();
     if (linear->input() != nullptr) manifest.modules[slot->path()].activation = linear->input()->config();
   }
 
@@ -156,7 +158,7 @@ void Save::restore_finished(const core::Model& model) {
   core::create_directories(progress_.directory);
   const UnfinishedSource finished(source_, directory_, progress_.directory);
   std::set<int64_t> seen;
-  for (const core::Step& step : model.plan) {
+  for (const core::Step& step : model.plan()) {
     if (!seen.insert(step.block).second || !finished.finished(step.block)) continue;
     const Manifest block = read_manifest((fs::path(progress_.directory) / description_file(step.block)).string());
     add(block);
@@ -179,9 +181,13 @@ void Save::block(core::BlockContext& context) {
                     .plan = {},
                     .modules = {}};
   Shard shard(source_);
-  for (const auto& module : context.block.modules(/*include_self=*/false)) {
-    if (auto* loadable = dynamic_cast<core::Loadable*>(module.get())) shard.add(*loadable, finished);
-  }
+  const auto add_all = [&](core::Block& block) {
+    for (const auto& module : block.modules(/*include_self=*/false)) {
+      if (auto* loadable = dynamic_cast<core::Loadable*>(module.get())) shard.add(*loadable, finished);
+    }
+  };
+  add_all(context.block);
+  for (core::Block* replica : context.model.replicas(context.index)) add_all(*replica);
   write(shard, shard_file(context.index));
   add(finished);
   if (progress_.directory.empty()) return;
@@ -205,7 +211,7 @@ void Save::end(core::Model& model) {
   write(shard, kEnds);
   write_index(model);
   copy_small_files();
-  manifest_.plan = model.plan;
+  manifest_.plan = model.plan();
   write_manifest(manifest_);
 }
 
@@ -217,7 +223,7 @@ void Save::write(const Shard& shard, const std::string& file) const {
 // From what the shards hold: those of finished blocks may be older than this process.
 void Save::write_index(const core::Model& model) const {
   std::set<std::string> shards{kEnds};
-  for (const core::Step& step : model.plan) shards.insert(shard_file(step.block));
+  for (const core::Step& step : model.plan()) shards.insert(shard_file(step.block));
   std::map<std::string, std::string> files;  // tensor -> shard
   size_t bytes = 0;
   for (const std::string& shard : shards) {

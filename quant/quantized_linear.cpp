@@ -8,10 +8,15 @@ namespace quant {
 
 QuantizedLinear::QuantizedLinear(std::shared_ptr<const Decoder> decoder, Encoded encoded, at::Tensor bias,
                                  int64_t bias_bits, at::ScalarType compute_dtype)
-    : Linear(encoded.codes.size(0), encoded.codes.size(1)),
+    : QuantizedLinear(decoder, core::Codes::pack(encoded.codes, decoder->code_bits()), std::move(encoded.parameters),
+                      std::move(bias), bias_bits, compute_dtype) {}
+
+QuantizedLinear::QuantizedLinear(std::shared_ptr<const Decoder> decoder, core::Codes codes, Parameters parameters,
+                                 at::Tensor bias, int64_t bias_bits, at::ScalarType compute_dtype)
+    : Linear(codes.rows(), codes.columns()),
       decoder_(std::move(decoder)),
-      codes_(core::Codes::pack(encoded.codes, decoder_->code_bits())),
-      parameters_(std::move(encoded.parameters)),
+      codes_(std::move(codes)),
+      parameters_(std::move(parameters)),
       bias_bits_(bias_bits),
       compute_dtype_(compute_dtype) {
   register_buffer("codes", codes_.packed());
@@ -85,7 +90,7 @@ core::Cost QuantizedLinear::cost() const {
   const int64_t inputs = input_ != nullptr ? parameter_bits(input_->parameters()) : 0;
   const int64_t parameters = parameter_bits(parameters_) + inputs;
   return {.weights = weights,
-          .code_bits = codes_.stored_bits(),
+          .code_bits = codes_of_.empty() ? codes_.stored_bits() : 0,
           .parameter_bits = parameters,
           .dense_bits = bias,
           .macs = decoder_->macs(codes_.rows(), codes_.columns()),

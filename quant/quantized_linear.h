@@ -15,6 +15,8 @@ class QuantizedLinear : public core::Linear {
   // bias: [O] in the compute dtype or undefined, stored with `bias_bits` per element.
   QuantizedLinear(std::shared_ptr<const Decoder> decoder, Encoded encoded, at::Tensor bias, int64_t bias_bits,
                   at::ScalarType compute_dtype);
+  QuantizedLinear(std::shared_ptr<const Decoder> decoder, core::Codes codes, Parameters parameters, at::Tensor bias,
+                  int64_t bias_bits, at::ScalarType compute_dtype);
 
   at::Tensor forward(const at::Tensor& x) override;
   at::Tensor weight() const override;  // decoded, compute dtype; with the noise of inference if there is any
@@ -26,11 +28,18 @@ class QuantizedLinear : public core::Linear {
   // The linear then quantizes its inputs, and keeps what that needs; null: it does not. Once, after it is made.
   void quantize_input(std::shared_ptr<const InputQuantizer> input);
   const InputQuantizer* input() const { return input_.get(); }
+  const std::shared_ptr<const InputQuantizer>& input_pointer() const { return input_; }
 
+  // The codes are those of another linear, in the same memory: it stores them. owner: its path; "": none.
+  void share_codes(std::string owner) { codes_of_ = std::move(owner); }
+  const std::string& codes_of() const { return codes_of_; }
+
+  const std::shared_ptr<const Decoder>& decoder_pointer() const { return decoder_; }
   const Decoder& decoder() const { return *decoder_; }
   const core::Codes& codes() const { return codes_; }
   const Parameters& parameters() const { return parameters_; }
   int64_t bias_bits() const { return bias_bits_; }
+  at::ScalarType compute_dtype() const { return compute_dtype_; }
 
  private:
   at::Tensor noise() const;                                      // [O, I] float32
@@ -39,6 +48,7 @@ class QuantizedLinear : public core::Linear {
   std::shared_ptr<const Decoder> decoder_;
   std::shared_ptr<const InputQuantizer> input_;
   core::Codes codes_;
+  std::string codes_of_;
   Parameters parameters_;
   at::Tensor bias_;
   int64_t bias_bits_;

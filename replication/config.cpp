@@ -1,5 +1,6 @@
 #include "replication/config.h"
 
+#include "core/error.h"
 #include "replication/unread.h"
 
 namespace replication {
@@ -10,6 +11,25 @@ void ReplicationConfig::keys(core::Keys& k) {
   k.key("strategy", strategy, "how one set of codes is used several times; none: every code is used once", names);
   for (const auto& [name, strategy] : strategies) k.section(name, *strategy, strategy->summary());
   k.section("select", select, "which linears the strategy is applied to").only_if_given();
+}
+
+void ReplicationConfig::check() const {
+  if (!runs_blocks() || !given("select")) return;
+  core::require(chosen().selects(), "{}: {} says itself which blocks run. Remove one of the two.", where("select"),
+                strategy);
+  core::require(select.unit == "block" || select.policy == "all",
+                "{}: {} runs whole blocks. Select them with unit: block.", select.where("unit"), strategy);
+}
+
+void follow_plan(const ReplicationConfig& config, core::Model& model, const std::map<std::string, OutputError>& errors,
+                 uint64_t seed) {
+  if (!config.runs_blocks()) return;
+  model.follow(config.chosen().plan(model.shape(), config.select.chosen_blocks(model, errors, seed)));
+}
+
+void prepare_replicas(const ReplicationConfig& config, core::Model& model, int64_t block, uint64_t seed) {
+  if (!config.runs_blocks()) return;
+  for (core::Block* replica : model.replicas(block)) config.chosen().prepare(model.block(block), *replica, seed);
 }
 
 namespace {
@@ -35,7 +55,7 @@ class StrategyRefinement : public quant::Refinement {
 }  // namespace
 
 quant::CodingOf coding_of(const ReplicationConfig& config, const std::optional<std::set<std::string>>& chosen) {
-  if (!config.selected()) return quant::grid_coding;
+  if (!config.selected() || config.runs_blocks()) return quant::grid_coding;
   const std::shared_ptr<const Strategy> strategy = config.strategies.at(config.strategy);
   const std::string name = config.strategy;
   const bool everywhere = config.select.policy == "all";

@@ -6,6 +6,7 @@
 #include <set>
 #include <string>
 
+#include "core/walk.h"
 #include "quant/config.h"
 #include "replication/select.h"
 #include "replication/strategy.h"
@@ -20,8 +21,34 @@ struct ReplicationConfig : core::Section {
   Selection select;
 
   void keys(core::Keys& k) override;
+  void check() const override;
   bool selected() const { return strategy != kNone; }
-  bool collapses() const { return selected() && strategies.at(strategy)->collapses(); }
+  const Strategy& chosen() const { return *strategies.at(strategy); }
+  bool collapses() const { return selected() && chosen().collapses(); }
+  bool runs_blocks() const { return selected() && chosen().runs_blocks(); }
+};
+
+// Makes the model follow the plan of a strategy of whole blocks; others leave it as it is. errors, seed: as of
+// Selection::chosen_units.
+void follow_plan(const ReplicationConfig& config, core::Model& model, const std::map<std::string, OutputError>& errors,
+                 uint64_t seed);
+
+// Gives the replicas of a finished block what is their own.
+void prepare_replicas(const ReplicationConfig& config, core::Model& model, int64_t block, uint64_t seed);
+
+// prepare_replicas as a stage, behind what quantizes a block.
+class Replicate : public core::Stage {
+ public:
+  static constexpr int kVersion = 1;  // bumped by hand when results change
+
+  Replicate(const ReplicationConfig& config, uint64_t seed) : config_(config), seed_(seed) {}
+  std::string name() const override { return "replicate"; }
+  int version() const override { return kVersion; }
+  void block(core::BlockContext& context) override { prepare_replicas(config_, context.model, context.index, seed_); }
+
+ private:
+  const ReplicationConfig& config_;
+  uint64_t seed_;
 };
 
 // Chooses the decoders of quant::assign: the strategy's for the linears in `chosen`, plain grids for others. Null: for

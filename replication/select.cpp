@@ -119,4 +119,14 @@ std::set<std::string> Selection::chosen_linears(core::Model& model, const std::m
   return linears;
 }
 
+std::set<int64_t> Selection::chosen_blocks(core::Model& model, const std::map<std::string, OutputError>& errors,
+                                           uint64_t seed) const {
+  const std::set<std::string> chosen = chosen_units(model, errors, seed);
+  std::set<int64_t> blocks;
+  for (int64_t i = 0; i < model.shape().layers; ++i) {
+    if (policy == "all" || chosen.contains("model.layers." + std::to_string(i))) blocks.insert(i);
+  }
+  return blocks;
+}
+
 }  // namespace replication

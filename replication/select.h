@@ -39,6 +39,9 @@ struct Selection : core::Section {
   // The linears in them.
   std::set<std::string> chosen_linears(core::Model& model, const std::map<std::string, OutputError>& errors,
                                        uint64_t seed) const;
+  // The blocks that are chosen as a whole, by number.
+  std::set<int64_t> chosen_blocks(core::Model& model, const std::map<std::string, OutputError>& errors,
+                                  uint64_t seed) const;
   // Of a unit: over its linears, Σ error / Σ energy.
   OutputError error_of(const std::string& unit, const std::map<std::string, OutputError>& errors) const;
 

@@ -1,13 +1,15 @@
 // A strategy says how one set of codes is used several times. Inside a linear that is a decoder with several sets of
 // parameters: the method encodes for the strategy's `encoder`, and `refine` finds the parameters with which the same
-// codes are decoded in the end.
+// codes are decoded in the end. Of whole blocks it is a plan that runs them several times, as replicas.
 #pragma once
 
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 
 #include "core/config/keys.h"
+#include "core/model.h"
 #include "quant/decoder.h"
 
 namespace replication {
@@ -27,9 +29,26 @@ class Strategy : public core::Section {
   // only some are, it holds for the others.
   virtual std::vector<std::string> unread() const { return {}; }
 
+  // ---- of whole blocks ----
+
+  // Whether it runs blocks several times; their linears keep the plain grid.
+  virtual bool runs_blocks() const { return false; }
+  // Whether `replication.select` has a say in which.
+  virtual bool selects() const { return true; }
+  // The steps of a model. chosen: the selected blocks. Error: options that name blocks the model does not have.
+  virtual core::Plan plan(const core::Shape& shape, const std::set<int64_t>& /*chosen*/) const {
+    return core::default_plan(shape.layers);
+  }
+  // What a replica of a finished block has of its own.
+  virtual void prepare(core::Block& /*block*/, core::Block& /*replica*/, uint64_t /*seed*/) const {}
+
+  // ---- inside a linear ----
+
   // What decodes the codes in the end. Errors: variables or a shape that the strategy has no use for.
   virtual std::shared_ptr<const quant::Decoder> decoder(const quant::WeightConfig& weight, const quant::Place& place,
-                                                        const Shape& shape) const = 0;
+                                                        const Shape& shape) const {
+    return quant::make_decoder(weight, place.path, shape.in_features, place.seed);
+  }
   // What the method encodes for; null: `decoder`, and nothing is refined.
   virtual std::shared_ptr<const quant::Decoder> encoder(const quant::WeightConfig& /*weight*/,
                                                         const quant::Place& /*place*/, const Shape& /*shape*/) const {

@@ -40,10 +40,13 @@ at::Tensor causal_mask(int64_t tokens, int64_t past, at::Device device) {
 
 at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Pass& pass) {
   const int64_t batch = q.size(0), tokens = q.size(1), heads = q.size(2), head_width = q.size(3);
-  TORCH_CHECK(heads % k.size(2) == 0, heads, " query heads on ", k.size(2), " key heads");
 
   // 1. Keys and values of the past, if any, come before those of these tokens.
-  auto [all_k, all_v] = pass.cache != nullptr ? pass.cache->append(pass.step, k, v) : std::pair{k, v};
+  auto [all_k, all_v] = pass.given != nullptr   ? std::pair{pass.given->k, pass.given->v}
+                        : pass.cache != nullptr ? pass.cache->append(pass.step, k, v)
+                                                : std::pair{k, v};
+  TORCH_CHECK(heads % all_k.size(2) == 0, heads, " query heads on ", all_k.size(2), " key heads");
+  if (pass.kept != nullptr) *pass.kept = {all_k, all_v};
   const int64_t past = all_k.size(1) - tokens;
 
   // 2. One token sees everything; a pass from position 0 is plainly causal; otherwise the mask is written out.

@@ -27,15 +27,24 @@ class KvCache {
   int64_t capacity_;
 };
 
-// What a forward pass carries besides hidden states. Default: a full pass from position 0 without cache.
+// What one step of a plan attends to: [B, P + T, K, C], the past of the cache included.
+struct KeyValues {
+  at::Tensor k, v;
+};
+
+// What a forward pass carries besides hidden states. Default: a full pass from position 0 without cache. Nothing is
+// owned.
 struct Pass {
-  int64_t step = 0;          // index in the plan
-  int64_t position = 0;      // of the first token
-  KvCache* cache = nullptr;  // not owned
+  int64_t step = 0;      // index in the plan
+  int64_t position = 0;  // of the first token
+  KvCache* cache = nullptr;
+  const KeyValues* given = nullptr;  // of another step: this one attends to them and computes none
+  KeyValues* kept = nullptr;         // where this step leaves what it attends to
 };
 
 // softmax(q kᵀ / sqrt(C) + causal mask) v. q: [B, T, H, C]; k, v: [B, T, K, C] of the same tokens, K divides H; keys of
-// the pass's cache come before them. Returns [B, T, H · C].
+// the pass's cache come before them. Where the pass is given those of another step, k and v are not read. Returns
+// [B, T, H · C].
 at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Pass& pass);
 
 }  // namespace core

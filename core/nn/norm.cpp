@@ -52,9 +52,16 @@ RmsNorm::RmsNorm(std::string path, int64_t width, double eps) : path_(std::move(
   weight_ = register_parameter("weight", at::Tensor(), /*requires_grad=*/false);
 }
 
-void RmsNorm::check(const Weights& weights) const { weights.check(path_ + ".weight", {width_}); }
+const at::Tensor& RmsNorm::weight() const {
+  return !weight_.defined() && original_ != nullptr ? original_->weight() : weight_;
+}
+
+void RmsNorm::check(const Weights& weights) const {
+  if (original_ == nullptr) weights.check(path_ + ".weight", {width_});
+}
 
 void RmsNorm::load(const Weights& weights) {
+  if (original_ != nullptr && !weights.has(path_ + ".weight")) return;
   LoadedTensor loaded = weights.read(path_ + ".weight", {width_});
   stored_bits_ = loaded.stored_bits;
   put(loaded.tensor.clone());
@@ -75,8 +82,15 @@ std::vector<State> RmsNorm::state() const {
   return {{path_ + ".weight", weight_, Kind::norm}};
 }
 
+void RmsNorm::share(const Loadable& original) {
+  original_ = dynamic_cast<const RmsNorm*>(&original);
+  TORCH_CHECK(original_ != nullptr && original_->width_ == width_, path_, ": shares a norm of another width");
+}
+
 Cost RmsNorm::cost() const {
+  if (original_ != nullptr && !weight_.defined()) return original_->cost().running();
   const int64_t bits = width_ * stored_bits_;
+  if (original_ != nullptr) return {.parameter_bits = bits, .bytes_read = bits / 8};
   return {.weights = width_, .dense_bits = bits, .bytes_read = bits / 8};
 }
 

@@ -19,8 +19,8 @@ class RmsNorm : public torch::nn::Module, public Loadable {
  public:
   RmsNorm(std::string path, int64_t width, double eps);  // path: e.g. "model.layers.3.input_layernorm"
 
-  at::Tensor forward(const at::Tensor& x) { return rms_norm(x, weight_, eps_); }
-  const at::Tensor& weight() const { return weight_; }
+  at::Tensor forward(const at::Tensor& x) { return rms_norm(x, weight(), eps_); }
+  const at::Tensor& weight() const;  // [N], its own, or that of the norm that it shares
   const std::string& path() const { return path_; }
   void divide(const at::Tensor& by);  // [N]: the weight becomes weight / by, in the compute dtype
 
@@ -29,6 +29,7 @@ class RmsNorm : public torch::nn::Module, public Loadable {
   void unload() override;
   std::vector<State> state() const override;
   Cost cost() const override;
+  void share(const Loadable& original) override;
 
  private:
   void put(at::Tensor weight);
@@ -38,6 +39,7 @@ class RmsNorm : public torch::nn::Module, public Loadable {
   double eps_;
   at::Tensor weight_;  // [N]
   int64_t stored_bits_ = 0;
+  const RmsNorm* original_ = nullptr;
 };
 
 }  // namespace core

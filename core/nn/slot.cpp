@@ -19,9 +19,13 @@ Slot::Slot(std::string path, Role role, int64_t out_features, int64_t in_feature
       in_features_(in_features),
       has_bias_(has_bias) {}
 
+const std::shared_ptr<Linear>& Slot::pointer() const {
+  return linear_ == nullptr && original_ != nullptr ? original_->pointer() : linear_;
+}
+
 Linear& Slot::linear() const {
-  TORCH_CHECK(linear_ != nullptr, path_, ": used before it was loaded");
-  return *linear_;
+  TORCH_CHECK(pointer() != nullptr, path_, ": used before it was loaded");
+  return *pointer();
 }
 
 void Slot::put(std::shared_ptr<Linear> linear) {
@@ -35,11 +39,13 @@ void Slot::put(std::shared_ptr<Linear> linear) {
 }
 
 void Slot::check(const Weights& weights) const {
+  if (original_ != nullptr) return;
   weights.check(path_ + ".weight", {out_features_, in_features_});
   if (has_bias_) weights.check(path_ + ".bias", {out_features_});
 }
 
 void Slot::load(const Weights& weights) {
+  if (original_ != nullptr) return;
   LoadedTensor weight = weights.read(path_ + ".weight", {out_features_, in_features_});
   at::Tensor bias;
   if (has_bias_)
@@ -58,6 +64,21 @@ std::vector<State> Slot::state() const {
   std::vector<State> all = linear_->state();
   for (State& entry : all) entry.name = path_ + "." + entry.name;
   return all;
+}
+
+Cost Slot::cost() const {
+  Cost cost = linear().cost();
+  if (original_ == nullptr) return cost;
+  if (!filled()) return cost.running();
+  cost.weights = cost.dense_bits = 0;  // the original stands for the weights and stores the bias
+  return cost;
+}
+
+void Slot::share(const Loadable& original) {
+  original_ = dynamic_cast<const Slot*>(&original);
+  TORCH_CHECK(
+      original_ != nullptr && original_->out_features() == out_features_ && original_->in_features() == in_features_,
+      path_, ": shares a linear of another shape");
 }
 
 }  // namespace core

@@ -21,22 +21,25 @@ class Slot : public torch::nn::Module, public Loadable {
 
   at::Tensor forward(const at::Tensor& x) { return linear().forward(x); }  // [..., I] -> [..., O]
 
-  Linear& linear() const;  // TORCH_CHECKs that the slot is filled
-  const std::shared_ptr<Linear>& pointer() const { return linear_; }
-  void put(std::shared_ptr<Linear> linear);  // replaces what is there; sizes must match
-  bool filled() const { return linear_ != nullptr; }
+  Linear& linear() const;                          // its own or the one that it shares; TORCH_CHECKs that there is one
+  const std::shared_ptr<Linear>& pointer() const;  // the same; null if there is none
+  void put(std::shared_ptr<Linear> linear);        // replaces what is there; sizes must match
+  bool filled() const { return linear_ != nullptr; }  // with one of its own
 
   void check(const Weights& weights) const override;
   void load(const Weights& weights) override;
   void unload() override;
   std::vector<State> state() const override;
-  Cost cost() const override { return linear().cost(); }
+  // Of one that shares: what running costs, and what its own linear stores beside the codes.
+  Cost cost() const override;
+  void share(const Loadable& original) override;
 
   const std::string& path() const { return path_; }
   Role role() const { return role_; }
   int64_t out_features() const { return out_features_; }
   int64_t in_features() const { return in_features_; }
   bool has_bias() const { return has_bias_; }
+  const Slot* original() const { return original_; }  // that it shares; null: none
 
  private:
   std::string path_;
@@ -44,6 +47,7 @@ class Slot : public torch::nn::Module, public Loadable {
   int64_t out_features_, in_features_;
   bool has_bias_;
   std::shared_ptr<Linear> linear_;
+  const Slot* original_ = nullptr;
 };
 
 }  // namespace core

@@ -53,6 +53,10 @@ class Loadable {
   virtual void unload() = 0;
   virtual std::vector<State> state() const = 0;  // with full Hugging Face names; empty while unloaded
   virtual Cost cost() const = 0;                 // of what is loaded now
+
+  // From now on it uses what `original`, which has the same shape and lives longer, holds at that time, as long as it
+  // holds nothing of its own; it then stores nothing, and loading it loads nothing.
+  virtual void share(const Loadable& /*original*/) {}
 };
 
 }  // namespace core

@@ -8,14 +8,18 @@
 
 namespace experiments {
 
+inline constexpr int64_t kKvTokens = 8192;
+
 struct Bill {
   core::Cost all;                        // the whole model; a tied embedding once
   core::Cost covered;                    // the linears that have codes, the head among them; an embedding is no linear
   std::optional<std::string> code_hash;  // of all codes, in the order of the blocks; none without codes
   double mac_multiplier = 1;             // MACs per token relative to using every linear once
+  int64_t kv_bytes = 0;                  // keys and values of a context of kKvTokens, in 16 bits
 };
 
-// Loads every block through `source`, one after the other. The ends must be loaded.
-Bill bill_of(core::Model& model, core::BlockSource& source);
+// Loads every block through `source`, one after the other. The ends must be loaded. cache_bytes: as of
+// core::bill_of_block.
+Bill bill_of(core::Model& model, core::BlockSource& source, int64_t cache_bytes = 0);
 
 }  // namespace experiments

@@ -103,6 +103,7 @@ Json results_json(const Findings& f, int64_t bytes_on_disk) {
           {"macs_per_token", f.bill.all.macs},
           {"mac_multiplier", f.bill.mac_multiplier},
           {"weight_bytes_per_token", f.bill.all.bytes_read},
+          {"kv_bytes_at_8192", f.bill.kv_bytes},
           {"replication", replication_json(f.spec->replication)},
           {"stages", stages},
           {"fallbacks", fallbacks}};

@@ -24,7 +24,7 @@ Attention::Attention(const std::string& path, const Shape& shape, bool qkv_bias,
 
 DecoderBlock::DecoderBlock(const std::string& path, const Shape& shape, std::shared_ptr<Attention> attention,
                            std::shared_ptr<Mlp> mlp)
-    : heads_per_kv_(shape.heads / shape.kv_heads), head_width_(shape.head_width) {
+    : Block(path), heads_per_kv_(shape.heads / shape.kv_heads), head_width_(shape.head_width) {
   const auto norm = [&](const char* name) {
     return register_module(name, std::make_shared<RmsNorm>(path + "." + name, shape.width, shape.norm_eps));
   };
@@ -34,10 +34,11 @@ DecoderBlock::DecoderBlock(const std::string& path, const Shape& shape, std::sha
   mlp_ = register_module("mlp", std::move(mlp));
 }
 
-at::Tensor DecoderBlock::forward(const at::Tensor& x, const Pass& pass) {
-  const at::Tensor h = x + self_attn_->forward(input_layernorm_->forward(x), pass);  // 1. [B, T, D]
-  return h + mlp_->forward(post_attention_layernorm_->forward(h));                   // 2. [B, T, D]
+at::Tensor DecoderBlock::attention(const at::Tensor& x, const Pass& pass) {
+  return self_attn_->forward(input_layernorm_->forward(x), pass);
 }
+
+at::Tensor DecoderBlock::mlp(const at::Tensor& h) { return mlp_->forward(post_attention_layernorm_->forward(h)); }
 
 core::Producer DecoderBlock::value_heads() const {
   return {.slot = self_attn_->v_proj.get(), .heads_per_kv = heads_per_kv_, .head_width = head_width_};
@@ -56,13 +57,6 @@ std::vector<LinearGroup> DecoderBlock::groups() {
        .parent = [&mlp](const at::Tensor& x) { return mlp.forward(x); }},
       {.slots = {&mlp.down_proj()}, .producer = {.slot = &mlp.up_proj()}, .parent = {}},
   };
-}
-
-std::shared_ptr<core::Model> assemble(
-    const Shape& shape, const std::function<std::shared_ptr<core::Block>(const std::string& path)>& block) {
-  std::vector<std::shared_ptr<core::Block>> blocks;
-  for (int64_t i = 0; i < shape.layers; ++i) blocks.push_back(block("model.layers." + std::to_string(i)));
-  return std::make_shared<core::Model>(shape, std::move(blocks));
 }
 
 }  // namespace models

@@ -2,7 +2,6 @@
 // in their attention only.
 #pragma once
 
-#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -32,7 +31,8 @@ class DecoderBlock : public core::Block {
   DecoderBlock(const std::string& path, const core::Shape& shape, std::shared_ptr<Attention> attention,
                std::shared_ptr<Mlp> mlp);
 
-  at::Tensor forward(const at::Tensor& x, const core::Pass& pass) override;
+  at::Tensor attention(const at::Tensor& x, const core::Pass& pass) override;
+  at::Tensor mlp(const at::Tensor& h) override;
   std::vector<core::LinearGroup> groups() override;
 
  private:
@@ -44,9 +44,5 @@ class DecoderBlock : public core::Block {
   std::shared_ptr<core::RmsNorm> post_attention_layernorm_;  // [D]
   std::shared_ptr<Mlp> mlp_;
 };
-
-// A model of shape.layers blocks; `block` makes the one of a path ("model.layers.3").
-std::shared_ptr<core::Model> assemble(
-    const core::Shape& shape, const std::function<std::shared_ptr<core::Block>(const std::string& path)>& block);
 
 }  // namespace models

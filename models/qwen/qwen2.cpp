@@ -38,13 +38,16 @@ class Qwen2Attention : public Attention {
 
   at::Tensor forward(const at::Tensor& x, const Pass& pass) override {
     const std::array<int64_t, 4> per_head{x.size(0), x.size(1), -1, head_width_};
-    // 1. project, one row per head
-    at::Tensor q = q_proj->forward(x).view(per_head);        // [B, T, H, C]
-    at::Tensor k = k_proj->forward(x).view(per_head);        // [B, T, K, C]
-    const at::Tensor v = v_proj->forward(x).view(per_head);  // [B, T, K, C]
-    // 2. rotate each head by its position
+    // 1. project, one row per head; rotate each by its position
+    at::Tensor q = q_proj->forward(x).view(per_head);  // [B, T, H, C]
     q = rotary_->apply(q, pass.position);
-    k = rotary_->apply(k, pass.position);
+    // 2. likewise keys and values, unless those of another step are attended to
+    at::Tensor k, v;  // [B, T, K, C]
+    if (pass.given == nullptr) {
+      k = k_proj->forward(x).view(per_head);
+      k = rotary_->apply(k, pass.position);
+      v = v_proj->forward(x).view(per_head);
+    }
     // 3. attend, mix the heads
     return o_proj->forward(core::attend(q, k, v, pass));  // [B, T, H · C] -> [B, T, D]
   }
@@ -58,11 +61,10 @@ class Qwen2Attention : public Attention {
 
 std::shared_ptr<core::Model> build_qwen2(const core::JsonObject& json) {
   const Config config = read_config(json);
-  const Shape& shape = config.shape;
-  return assemble(shape, [&](const std::string& path) {
+  return std::make_shared<core::Model>(config.shape, [config](const std::string& path) {
     return std::make_shared<DecoderBlock>(
-        path, shape, std::make_shared<Qwen2Attention>(path + ".self_attn", config),
-        std::make_shared<Mlp>(path + ".mlp", shape.width, config.ffn, /*has_bias=*/false));
+        path, config.shape, std::make_shared<Qwen2Attention>(path + ".self_attn", config),
+        std::make_shared<Mlp>(path + ".mlp", config.shape.width, config.ffn, /*has_bias=*/false));
   });
 }
 

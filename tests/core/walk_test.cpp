@@ -122,7 +122,7 @@ class LoggingSource : public BlockSource {
 
 TEST(Walk, FinishesABlockWithAllStagesBeforeTheNextBlock) {
   toy::Toy toy;
-  toy.model->plan = default_plan(2);
+  toy.model->follow(default_plan(2));
   std::vector<std::string> lines;
   Log one("a", lines), two("b", lines);
   LoggingSource source(*toy.source, lines);
@@ -133,7 +133,7 @@ TEST(Walk, FinishesABlockWithAllStagesBeforeTheNextBlock) {
 
 TEST(Walk, WorksOnABlockOnlyAtItsFirstStepAndTellsTheProgress) {
   toy::Toy toy;
-  toy.model->plan = {{.block = 1}, {.block = 0}, {.block = 1}, {.block = 2}};
+  toy.model->follow({{.block = 1}, {.block = 0}, {.block = 1}, {.block = 2}});
   HiddenStore hidden = stored(*toy.model, 1);
   const at::Tensor embedded = hidden.get(0);
   Halve halve;
@@ -149,11 +149,11 @@ TEST(Walk, WorksOnABlockOnlyAtItsFirstStepAndTellsTheProgress) {
 
 TEST(Plan, RunsEveryBlockOnceInOrderByDefault) {
   const auto model = toy::skeleton();
-  ASSERT_EQ(model->plan.size(), toy::kLayers);
+  ASSERT_EQ(model->plan().size(), toy::kLayers);
   for (int64_t i = 0; i < toy::kLayers; ++i) {
-    EXPECT_EQ(model->plan[i].block, i);
-    EXPECT_EQ(model->plan[i].replica, 0);
-    EXPECT_EQ(model->plan[i].kv, Step::kOwn);
+    EXPECT_EQ(model->plan()[i].block, i);
+    EXPECT_EQ(model->plan()[i].replica, 0);
+    EXPECT_EQ(model->plan()[i].kv, Step::kOwn);
   }
 }
 
@@ -178,7 +178,7 @@ TEST(StreamedSource, DropsABlockWhenTheWalkLeavesItAndChangesNoBit) {
   for (int64_t i = 0; i < 2; ++i) EXPECT_TRUE(at::equal(hidden.get(i), expected.get(i))) << "batch " << i;
   for (Slot* slot : toy.model->slots()) EXPECT_FALSE(slot->filled()) << slot->path();
   EXPECT_EQ(named_state(*toy.model).size(), 2) << "more than embedding and norm";
-  toy.model->plan = {{.block = 2}, {.block = 2}};
+  toy.model->follow({{.block = 2}, {.block = 2}});
   walk(*toy.model, source, {}, {nullptr, &hidden});
   EXPECT_FALSE(toy.slot(4).filled());
 }
@@ -267,7 +267,7 @@ TEST(Walk, ARepeatedBlockIsTheOriginalInTheFullStream) {
   KeepingSource source(*toy.weights);
   Halve halve;
   Keep keep(source);
-  toy.model->plan = {{.block = 0}, {.block = 0}};
+  toy.model->follow({{.block = 0}, {.block = 0}});
   HiddenStore full = stored(*toy.model, 1), quantized = stored(*toy.model, 1);
   at::Tensor expected = full.get(0);
   walk(*toy.model, source, {&halve, &keep}, {&full, &quantized});

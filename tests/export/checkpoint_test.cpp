@@ -254,13 +254,13 @@ TEST(Save, ARestoredCheckpointCanBeSavedAgain) {
 TEST(Save, KeepsThePlanAndRestoreFollowsIt) {
   const core::Scratch out;
   Opened model = opened(golden("qwen3_tied"));
-  model.model->plan = {{.block = 0}, {.block = 1}, {.block = 1, .replica = 1}};
+  model.model->follow({{.block = 0}, {.block = 1}, {.block = 1, .replica = 1}});
   save(model, "{weight: {group_size: 8}}", out.path());
   Opened restored = opened(out.path());
-  ASSERT_EQ(restored.model->plan.size(), 3);
-  EXPECT_EQ(restored.model->plan[2].block, 1);
-  EXPECT_EQ(restored.model->plan[2].replica, 1);
-  EXPECT_EQ(restored.model->plan[2].kv, core::Step::kOwn);
+  ASSERT_EQ(restored.model->plan().size(), 3);
+  EXPECT_EQ(restored.model->plan()[2].block, 1);
+  EXPECT_EQ(restored.model->plan()[2].replica, 1);
+  EXPECT_EQ(restored.model->plan()[2].kv, core::Step::kOwn);
   EXPECT_TRUE(at::equal(restored.logits(), model.logits()));
 }
 

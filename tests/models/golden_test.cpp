@@ -62,7 +62,7 @@ double tolerance(const at::Tensor& logits) { return 1e-5 * std::max(1.0, logits.
 
 // Feeds the tokens in pieces of the given lengths through a cache.
 at::Tensor in_pieces(core::Model& model, const at::Tensor& ids, const std::vector<int64_t>& lengths) {
-  core::KvCache cache(static_cast<int64_t>(model.plan.size()), ids.size(1));
+  core::KvCache cache(static_cast<int64_t>(model.plan().size()), ids.size(1));
   std::vector<at::Tensor> logits;
   int64_t start = 0;
   for (int64_t length : lengths) {
@@ -85,7 +85,7 @@ TEST_P(Golden, DecodingInUnevenPiecesEqualsTheFullPass) {
 }
 
 TEST_P(Golden, AFullCacheIsRefused) {
-  core::KvCache cache(static_cast<int64_t>(model_->plan.size()), 8);
+  core::KvCache cache(static_cast<int64_t>(model_->plan().size()), 8);
   model_->forward(ids().narrow(1, 0, 8), &cache);
   EXPECT_EQ(message_of([&] { model_->forward(ids().narrow(1, 8, 1), &cache); }),
             "context of 8 tokens is full. Generate fewer tokens or shorten the prompt.");

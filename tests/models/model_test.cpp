@@ -128,7 +128,7 @@ TEST(Model, BytesReadAreAllButTheUnusedRowsOfTheEmbedding) {
 TEST(Model, ABlockThatAPlanRunsTwiceIsStoredOnceAndReadTwice) {
   const auto model = load_model(golden_directory("qwen2"));
   const core::Cost once = core::bill(*model);
-  model->plan = {{.block = 0}, {.block = 1}, {.block = 1}};
+  model->follow({{.block = 0}, {.block = 1}, {.block = 1}});
   const core::Cost twice = core::bill(*model);
   int64_t macs = 0;
   for (const core::Slot* slot : model->block(1).slots()) macs += slot->linear().cost().macs;
@@ -149,7 +149,7 @@ TEST(Model, PlanOfEveryLayerIsBitIdenticalToTheBlocksInTurn) {
 TEST(Model, ARepeatedBlockHasItsOwnCachePerStep) {
   at::NoGradGuard no_gradient;
   const auto model = load_model(golden_directory("qwen2"));
-  model->plan = {{.block = 0}, {.block = 1}, {.block = 0}};
+  model->follow({{.block = 0}, {.block = 1}, {.block = 0}});
   const at::Tensor ids = expected_of("qwen2", "ids");
   const at::Tensor full = model->forward(ids);
   core::KvCache cache(3, 16);

@@ -35,7 +35,7 @@ std::string printed_story(const std::string& page) {
 
 // Appends the most probable token, `count` times or until `end` would be appended.
 std::vector<int32_t> continue_greedily(core::Model& model, std::vector<int32_t> ids, int64_t count, int32_t end) {
-  core::KvCache cache(static_cast<int64_t>(model.plan.size()), static_cast<int64_t>(ids.size()) + count);
+  core::KvCache cache(static_cast<int64_t>(model.plan().size()), static_cast<int64_t>(ids.size()) + count);
   at::Tensor next = at::tensor(std::vector<int64_t>(ids.begin(), ids.end())).unsqueeze(0);
   for (int64_t i = 0; i < count; ++i) {
     next = model.forward(next, &cache).select(1, -1).argmax(-1, /*keepdim=*/true);  // [1, V] -> [1, 1]

@@ -18,16 +18,15 @@ constexpr int64_t kLayers = 3, kWidth = 64, kFfn = 128, kVocabulary = 32;
 
 class Block : public core::Block {
  public:
-  explicit Block(const std::string& path) {
+  explicit Block(const std::string& path) : core::Block(path) {
     norm_ = register_module("norm", std::make_shared<core::RmsNorm>(path + ".norm", kWidth, 1e-6));
     up_ = register_module("up",
                           std::make_shared<core::Slot>(path + ".mlp.up_proj", core::Role::up_proj, kFfn, kWidth, true));
     down_ = register_module(
         "down", std::make_shared<core::Slot>(path + ".mlp.down_proj", core::Role::down_proj, kWidth, kFfn, false));
   }
-  at::Tensor forward(const at::Tensor& x, const core::Pass&) override {
-    return x + down_->forward(at::silu(up_->forward(norm_->forward(x))));
-  }
+  at::Tensor attention(const at::Tensor& x, const core::Pass&) override { return at::zeros_like(x); }
+  at::Tensor mlp(const at::Tensor& h) override { return down_->forward(at::silu(up_->forward(norm_->forward(h)))); }
   std::vector<core::LinearGroup> groups() override {
     return {{{up_.get()}, {.norm = norm_.get()}, {}}, {{down_.get()}, {}, {}}};  // silu is in between
   }
@@ -40,15 +39,9 @@ class Block : public core::Block {
 inline std::string layer(int64_t index) { return "model.layers." + std::to_string(index); }
 
 inline std::shared_ptr<core::Model> skeleton() {
-  std::vector<std::shared_ptr<core::Block>> blocks;
-  for (int64_t i = 0; i < kLayers; ++i) blocks.push_back(std::make_shared<Block>(layer(i)));
-  return std::make_shared<core::Model>(core::Shape{.family = "toy",
-                                                   .layers = kLayers,
-                                                   .width = kWidth,
-                                                   .vocabulary = kVocabulary,
-                                                   .tied = true,
-                                                   .norm_eps = 1e-6},
-                                       blocks);
+  const core::Shape shape{
+      .family = "toy", .layers = kLayers, .width = kWidth, .vocabulary = kVocabulary, .tied = true, .norm_eps = 1e-6};
+  return std::make_shared<core::Model>(shape, [](const std::string& path) { return std::make_shared<Block>(path); });
 }
 
 // Writes float32 tensors as model.safetensors of a directory.

@@ -1,0 +1,13 @@
+// Replicas of a block share everything with it until they are given something of their own.
+#pragma once
+
+#include "core/model.h"
+
+namespace replication {
+
+// Every quantized linear of the replica gets parameters of its own on the codes of the block, which stay where they
+// are: a copy of the block's, every scale of which is multiplied by 1 + jitter · N(0, 1) and rounded to what is stored.
+// Drawn from (seed, path of the linear).
+void give_own_parameters(core::Block& block, core::Block& replica, double jitter, uint64_t seed);
+
+}  // namespace replication

@@ -1,0 +1,64 @@
+// Gated depth replication (S6): a span of blocks runs several times,
+//   h += g_r^a Attention(h; θ_r),  h += g_r^m Mlp(h; θ_r),  g_1 = 1,
+// on one set of codes. Every pass may have parameters, norms and gates of its own; until training gives it others, a
+// pass has the block's. With shared keys and values later passes attend to those of the first and compute none.
+#include "core/error.h"
+#include "replication/strategy.h"
+
+namespace replication {
+
+namespace {
+
+struct Depth : Strategy {
+  std::vector<int64_t> span;
+  std::string order = "block", kv = "shared";
+  int64_t passes = 2;
+  double gate_init = 0.0;
+
+  std::string summary() const override { return "a span of blocks runs several times, behind gates"; }
+  void keys(core::Keys& k) override {
+    k.key("span", span, "first and last block that run several times, e.g. [4, 6]; default: all blocks", {0, 1 << 20});
+    k.key("order", order, "block: each block several times in a row; span: the span as a whole", {"block", "span"});
+    k.key("passes", passes, "how often each block runs", {2, 16});
+    k.key("kv", kv, "keys and values of later passes; shared: those of the first pass; own: each computes its own",
+          {"shared", "own"});
+    k.key("gate_init", gate_init,
+          "factor on what attention and MLP of later passes add, until it is trained; 0: as if they were not there",
+          {-4, 4});
+  }
+
+  bool runs_blocks() const override { return true; }
+  bool selects() const override { return false; }
+
+  core::Plan plan(const core::Shape& shape, const std::set<int64_t>& /*chosen*/) const override {
+    const int64_t first = span.empty() ? 0 : span.front(), last = span.empty() ? shape.layers - 1 : span.back();
+    core::require(span.empty() || span.size() == 2,
+                  "{} has {} numbers. Give the first and the last block, e.g. [4, 6].", where("span"), span.size());
+    core::require(first <= last && last < shape.layers,
+                  "{}: [{}, {}] is no span of this model, whose blocks are 0 to {}. Give the first and the last block.",
+                  where("span"), first, last, shape.layers - 1);
+    core::Plan plan;
+    std::map<int64_t, int64_t> first_step;  // of a block
+    const auto run = [&](int64_t block, int64_t pass) {
+      const auto [at, is_first] = first_step.emplace(block, static_cast<int64_t>(plan.size()));
+      plan.push_back({.block = block, .replica = pass, .kv = is_first || kv == "own" ? core::Step::kOwn : at->second});
+    };
+    for (int64_t i = 0; i < first; ++i) run(i, 0);
+    const int64_t length = last - first + 1;
+    for (int64_t i = 0; i < length * passes; ++i)
+      order == "block" ? run(first + i / passes, i % passes) : run(first + i % length, i / length);
+    for (int64_t i = last + 1; i < shape.layers; ++i) run(i, 0);
+    return plan;
+  }
+
+  void prepare(core::Block& /*block*/, core::Block& replica, uint64_t /*seed*/) const override {
+    replica.attention_gate().put(gate_init);
+    replica.mlp_gate().put(gate_init);
+  }
+};
+
+}  // namespace
+
+std::shared_ptr<Strategy> make_depth() { return std::make_shared<Depth>(); }
+
+}  // namespace replication

@@ -1,0 +1,41 @@
+// Parallel block replication (S7): R replicas of a block side by side on one set of codes,
+//   h += (1/R) Σ_r Attention(h; θ_r),  h += (1/R) Σ_r Mlp(h; θ_r),
+// all of which attend to the keys and values of the first. Replicas start as the block with jittered scales.
+#include "replication/own_parameters.h"
+#include "replication/strategy.h"
+
+namespace replication {
+
+namespace {
+
+struct Parallel : Strategy {
+  int64_t replicas = 2;
+  double jitter = 0.02;
+
+  std::string summary() const override { return "replicas of a block side by side, whose outputs are averaged"; }
+  void keys(core::Keys& k) override {
+    k.key("replicas", replicas, "of a block, side by side", {2, 16});
+    k.key("jitter", jitter, "relative standard deviation of the scales of replicas 1, 2, ... around those of the block",
+          {0, 0.5});
+  }
+
+  bool runs_blocks() const override { return true; }
+
+  core::Plan plan(const core::Shape& shape, const std::set<int64_t>& chosen) const override {
+    core::Plan plan = core::default_plan(shape.layers);
+    for (core::Step& step : plan) {
+      if (chosen.contains(step.block)) step.parallel = replicas;
+    }
+    return plan;
+  }
+
+  void prepare(core::Block& block, core::Block& replica, uint64_t seed) const override {
+    if (jitter > 0) give_own_parameters(block, replica, jitter, seed);
+  }
+};
+
+}  // namespace
+
+std::shared_ptr<Strategy> make_parallel() { return std::make_shared<Parallel>(); }
+
+}  // namespace replication
