@@ -134,8 +134,10 @@ std::vector<quant::ModuleReport> quantize(const Spec& spec, Inputs& inputs, cons
                            sensitivity_csv(spec.replication.select, *model, errors, static_cast<uint64_t>(spec.seed)));
   }
   const std::vector<quant::Assignment> assigned = assignments(spec, *model, errors);
+  exports::UnfinishedSource source(weights, checkpoint, progress);
   quant::Quantize stage(spec.quant.methods.at(spec.quant.method), spec.quant.method, assigned,
-                        {.propagate_error = propagates, .store = store ? &*store : nullptr});
+                        {.propagate_error = propagates, .store = store ? &*store : nullptr},
+                        [&](const std::string& path) { return source.encoded(*model, path); });
   const std::vector<quant::NamedTransform> transforms = quant::transforms_of(spec.transform, spec.quant);
   quant::ApplyTransforms transform(transforms, assigned, propagates);
   replication::Replicate replicate(spec.replication, static_cast<uint64_t>(spec.seed));
@@ -153,7 +155,6 @@ std::vector<quant::ModuleReport> quantize(const Spec& spec, Inputs& inputs, cons
   if (written) {
     save.restore_finished(*model);
   } else {
-    exports::UnfinishedSource source(weights, checkpoint, progress);
     core::Progress bar(spec.quant.method, spec.quiet);
     const core::Streams streams{.full = full ? &*full : nullptr, .quantized = quantized ? &*quantized : nullptr};
     core::walk(*model, source, {&transform, &stage, &replicate, &save}, streams,

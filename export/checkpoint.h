@@ -25,6 +25,7 @@
 
 #include "core/walk.h"
 #include "export/manifest.h"
+#include "quant/decoder.h"
 
 namespace exports {
 
@@ -77,8 +78,11 @@ class UnfinishedSource : public core::StreamedSource {
       : StreamedSource(std::move(weights)), directory_(std::move(directory)), progress_(std::move(progress)) {}
   bool finished(int64_t block) const override;
   void load_finished(core::Model& model, int64_t block) override;
+  // Codes and parameters of a linear of a finished block, without loading the block.
+  quant::Encoded encoded(core::Model& model, const std::string& path) const;
 
  private:
+  Manifest description_of(int64_t block) const;
   core::Weights shard_of(int64_t block) const;
 
   std::string directory_, progress_;

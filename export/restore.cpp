@@ -2,6 +2,7 @@
 #include <ATen/ATen.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <cstring>
 #include <filesystem>
 #include <functional>
@@ -269,11 +270,26 @@ core::Weights UnfinishedSource::shard_of(int64_t block) const {
   return {std::make_shared<core::Checkpoint>(core::Checkpoint::open(file)), weights().dtype(), weights().device()};
 }
 
+Manifest UnfinishedSource::description_of(int64_t block) const {
+  return read_manifest((fs::path(progress_) / description_file(block)).string());
+}
+
+quant::Encoded UnfinishedSource::encoded(core::Model& model, const std::string& path) const {
+  const int64_t block = model.block_of(path);
+  const core::Weights shard = shard_of(block);
+  const Manifest manifest = description_of(block);
+  const std::vector<core::Slot*> slots = model.block(block).slots();
+  const core::Slot& slot =
+      **std::find_if(slots.begin(), slots.end(), [&](const core::Slot* s) { return s->path() == path; });
+  const auto decoder = decoder_of(slot, manifest.modules.at(path), manifest);
+  return {read_codes(shard, path + ".codes", slot.in_features(), decoder->code_bits()).unpack(),
+          read_parameters(slot, *decoder, shard)};
+}
+
 void UnfinishedSource::load_finished(core::Model& model, int64_t block) {
   core::unload_block(model, block, weights());
   const core::Weights shard = shard_of(block);
-  const Manifest described = read_manifest((fs::path(progress_) / description_file(block)).string());
-  fill(model, block, described, shard, [&](const std::string& path, int64_t columns, int64_t bits) {
+  fill(model, block, description_of(block), shard, [&](const std::string& path, int64_t columns, int64_t bits) {
     if (shard.has(path + ".codes")) return read_codes(shard, path + ".codes", columns, bits);
     return read_codes(shard_of(model.block_of(path)), path + ".codes", columns, bits);
   });

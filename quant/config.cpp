@@ -118,6 +118,7 @@ Assignment assignment_of(core::Slot* slot, const QuantConfig& config, uint64_t s
   const Coding chosen = coding(*slot, a.weight, seed);
   a.decoder = chosen.decoder;
   a.refinement = chosen.refinement;
+  a.codes_of = chosen.codes_of;
   const Method& method = *config.methods.at(config.method);
   const std::vector<Order> accepted = method.accepts();
   core::require(std::count(accepted.begin(), accepted.end(), a.decoder->order()) > 0,
@@ -174,6 +175,25 @@ Coding grid_coding(const core::Slot& slot, const WeightConfig& weight, uint64_t 
   return {make_decoder(weight, slot.path(), slot.in_features(), seed)};
 }
 
+namespace {
+
+// A linear that takes the codes of another must be able to.
+void check_shared_codes(const std::vector<Assignment>& assignments) {
+  for (const Assignment& a : assignments) {
+    if (a.codes_of.empty()) continue;
+    const auto owner = std::find_if(assignments.begin(), assignments.end(),
+                                    [&](const Assignment& other) { return other.slot->path() == a.codes_of; });
+    core::require(
+        owner != assignments.end() && owner->decoder && owner->slot->out_features() == a.slot->out_features() &&
+            owner->slot->in_features() == a.slot->in_features() &&
+            owner->decoder->code_bits() == a.decoder->code_bits(),
+        "{}: it shares the codes of {}, which has not as many of as many bits. Give both the same weight.bits.",
+        a.slot->path(), a.codes_of);
+  }
+}
+
+}  // namespace
+
 std::vector<Assignment> assign(const QuantConfig& config, core::Model& model, uint64_t seed, const CodingOf& coding) {
   require_every_rule_to_match(config, model);
   std::vector<Assignment> assignments;
@@ -181,6 +201,7 @@ std::vector<Assignment> assign(const QuantConfig& config, core::Model& model, ui
   for (core::Slot* slot : {static_cast<core::Slot*>(&model.embedding()), &model.head()}) {
     if (auto end = assignment_of_end(slot, config, seed)) assignments.push_back(std::move(*end));
   }
+  check_shared_codes(assignments);
   return assignments;
 }
 

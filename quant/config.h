@@ -38,6 +38,8 @@ struct QuantConfig : core::Section {
 struct Coding {
   std::shared_ptr<const Decoder> decoder;  // for which the method encodes
   std::shared_ptr<const Refinement> refinement = {};
+  std::string codes_of =
+      {};  // path of the linear, of an earlier block, whose codes these are; "": the method makes them
 };
 using CodingOf = std::function<Coding(const core::Slot& slot, const WeightConfig& weight, uint64_t seed)>;
 
@@ -53,6 +55,7 @@ struct Assignment {
   Needs needs = {};                             // of the method, the decoder and the refinement
   std::shared_ptr<const Refinement> refinement = {};
   bool reads_inputs = false;  // the method runs the block on its inputs
+  std::string codes_of = {};  // as of Coding
 };
 
 // Whether anything has to be known about the inputs of some linear: statistics, a static range, or the inputs.

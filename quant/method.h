@@ -21,7 +21,8 @@ struct Target {
   std::shared_ptr<const Decoder> decoder;
   std::shared_ptr<const InputQuantizer> input;        // of the linear's inputs; null: they stay as they are
   std::shared_ptr<const Refinement> refinement = {};  // of what the method makes of it; null: none
-  Statistics inputs = {};  // what the method and the decoder need; tensors are shared by linears that share an input
+  std::string codes_of = {};  // path of the linear whose codes it takes; methods see no such target
+  Statistics inputs = {};     // what the method and the decoder need; tensors are shared by linears that share an input
 };
 
 // What became of it.

@@ -60,6 +60,7 @@ std::shared_ptr<core::Linear> quantized(const core::Slot& slot, const Target& ta
   const auto& decoder = target.refinement ? target.refinement->decoder() : target.decoder;
   auto made = std::make_shared<QuantizedLinear>(decoder, std::move(encoded), linear.bias(), bias_bits(linear),
                                                 linear.weight().scalar_type());
+  made->share_codes(target.codes_of);
   made->quantize_input(target.input);
   return made;
 }
@@ -106,11 +107,12 @@ WeightShape weight_shape(const at::Tensor& w) {
 }
 
 Quantize::Quantize(std::shared_ptr<const Method> method, std::string method_name, std::vector<Assignment> assignments,
-                   const Calibration& calibration)
+                   const Calibration& calibration, EncodedOf encoded_of)
     : method_(std::move(method)),
       method_name_(std::move(method_name)),
       assignments_(std::move(assignments)),
-      calibration_(calibration) {}
+      calibration_(calibration),
+      encoded_of_(std::move(encoded_of)) {}
 
 std::vector<Quantize::Group> Quantize::groups_of(core::Block& block) const {
   std::vector<Group> groups;
@@ -120,7 +122,7 @@ std::vector<Quantize::Group> Quantize::groups_of(core::Block& block) const {
       if ((!a.decoder && !a.input) || std::count(linears.slots.begin(), linears.slots.end(), a.slot) == 0) continue;
       Group& group = by_input[as_text(a.input.get())];
       if (group.targets.empty()) group.name = a.slot->path() + "\n" + as_text(a.input.get());
-      group.targets.push_back({a.slot, a.decoder, a.input, a.refinement});
+      group.targets.push_back({a.slot, a.decoder, a.input, a.refinement, a.codes_of});
       group.needs = group.needs | a.needs;
     }
     for (auto& [input, group] : by_input) groups.push_back(std::move(group));
@@ -209,6 +211,22 @@ void Quantize::measure(core::BlockContext& context, std::vector<Group>& round) c
   }
 }
 
+// By the method, or by another linear whose codes they are.
+std::vector<Quantized> Quantize::encoded(core::BlockContext& context, const std::vector<Target>& targets) const {
+  std::vector<Target> own;
+  for (const Target& target : targets) {
+    if (target.codes_of.empty()) own.push_back(target);
+  }
+  std::vector<Quantized> made = own.empty() ? std::vector<Quantized>{} : method_->quantize(context, own);
+  std::vector<Quantized> all;
+  auto next = made.begin();
+  for (const Target& target : targets) {
+    all.push_back(target.codes_of.empty() ? std::move(*next++)
+                                          : Quantized{encoded_of_(target.codes_of), {}, "codes of " + target.codes_of});
+  }
+  return all;
+}
+
 void Quantize::block(core::BlockContext& context) {
   before_block_ = reports_.size();
   at::NoGradGuard no_gradient;
@@ -227,7 +245,7 @@ void Quantize::block(core::BlockContext& context) {
     }
     round.clear();
     for (const Target& target : targets) require_finite(*target.slot);
-    std::vector<Quantized> results = method_->quantize(context, targets);
+    std::vector<Quantized> results = encoded(context, targets);
     targets.insert(targets.end(), in_full_precision.begin(), in_full_precision.end());
     results.resize(targets.size());
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();

@@ -1,6 +1,7 @@
 // The stage that puts quantized linears into the slots, block by block, and keeps a report of each.
 #pragma once
 
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -29,6 +30,9 @@ struct ModuleReport {
   std::string note;      // of the method
 };
 
+// Codes and parameters of a linear of a finished block, by its path.
+using EncodedOf = std::function<Encoded(const std::string& path)>;
+
 // How the inputs of linears are measured.
 struct Calibration {
   static constexpr int64_t kHessianBytes = 500'000'000;
@@ -42,9 +46,10 @@ class Quantize : public core::Stage {
  public:
   static constexpr int kVersion = 4;  // bumped by hand when codes or parameters change
 
-  // With statistics to collect, the walk must carry the stream that `calibration` reads.
+  // With statistics to collect, the walk must carry the stream that `calibration` reads. encoded_of: where an
+  // assignment takes the codes of another linear.
   Quantize(std::shared_ptr<const Method> method, std::string method_name, std::vector<Assignment> assignments,
-           const Calibration& calibration = {});
+           const Calibration& calibration = {}, EncodedOf encoded_of = {});
 
   std::string name() const override { return "quantize"; }
   int version() const override { return kVersion; }
@@ -77,6 +82,7 @@ class Quantize : public core::Stage {
   };
   std::vector<Group> groups_of(core::Block& block) const;
   std::vector<std::vector<Group>> rounds_of(core::Block& block) const;
+  std::vector<Quantized> encoded(core::BlockContext& context, const std::vector<Target>& targets) const;
   void calibrate_inputs(core::BlockContext& context, std::vector<Group>& round) const;
   void measure(core::BlockContext& context, std::vector<Group>& round) const;
   const core::HiddenStore& stream(core::BlockContext& context, const Group& first) const;
@@ -88,6 +94,7 @@ class Quantize : public core::Stage {
   std::string method_name_;
   std::vector<Assignment> assignments_;
   Calibration calibration_;
+  EncodedOf encoded_of_;
   std::vector<ModuleReport> reports_;
   size_t before_block_ = 0;  // reports of earlier blocks
 };

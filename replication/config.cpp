@@ -14,7 +14,7 @@ void ReplicationConfig::keys(core::Keys& k) {
 }
 
 void ReplicationConfig::check() const {
-  if (!runs_blocks() || !given("select")) return;
+  if (!is_of_blocks() || !given("select")) return;
   core::require(chosen().selects(), "{}: {} says itself which blocks run. Remove one of the two.", where("select"),
                 strategy);
   core::require(select.unit == "block" || select.policy == "all",
@@ -23,12 +23,12 @@ void ReplicationConfig::check() const {
 
 void follow_plan(const ReplicationConfig& config, core::Model& model, const std::map<std::string, OutputError>& errors,
                  uint64_t seed) {
-  if (!config.runs_blocks()) return;
+  if (!config.is_of_blocks()) return;
   model.follow(config.chosen().plan(model.shape(), config.select.chosen_blocks(model, errors, seed)));
 }
 
 void prepare_replicas(const ReplicationConfig& config, core::Model& model, int64_t block, uint64_t seed) {
-  if (!config.runs_blocks()) return;
+  if (!config.is_of_blocks()) return;
   for (core::Block* replica : model.replicas(block)) config.chosen().prepare(model.block(block), *replica, seed);
 }
 
@@ -55,7 +55,7 @@ class StrategyRefinement : public quant::Refinement {
 }  // namespace
 
 quant::CodingOf coding_of(const ReplicationConfig& config, const std::optional<std::set<std::string>>& chosen) {
-  if (!config.selected() || config.runs_blocks()) return quant::grid_coding;
+  if (!config.selected()) return quant::grid_coding;
   const std::shared_ptr<const Strategy> strategy = config.strategies.at(config.strategy);
   const std::string name = config.strategy;
   const bool everywhere = config.select.policy == "all";
@@ -67,8 +67,9 @@ quant::CodingOf coding_of(const ReplicationConfig& config, const std::optional<s
     const quant::WeightConfig weight = without(given, strategy->unread());
     auto encoder = strategy->encoder(weight, place, shape);
     auto decoder = strategy->decoder(weight, place, shape);
-    if (!encoder) return {decoder};
-    return {encoder, std::make_shared<StrategyRefinement>(strategy, encoder, decoder)};
+    const std::string codes_of = strategy->codes_of(slot.path());
+    if (!encoder) return {decoder, {}, codes_of};
+    return {encoder, std::make_shared<StrategyRefinement>(strategy, encoder, decoder), codes_of};
   };
 }
 

@@ -25,7 +25,7 @@ struct ReplicationConfig : core::Section {
   bool selected() const { return strategy != kNone; }
   const Strategy& chosen() const { return *strategies.at(strategy); }
   bool collapses() const { return selected() && chosen().collapses(); }
-  bool runs_blocks() const { return selected() && chosen().runs_blocks(); }
+  bool is_of_blocks() const { return selected() && chosen().is_of_blocks(); }
 };
 
 // Makes the model follow the plan of a strategy of whole blocks; others leave it as it is. errors, seed: as of

@@ -31,8 +31,8 @@ class Strategy : public core::Section {
 
   // ---- of whole blocks ----
 
-  // Whether it runs blocks several times; their linears keep the plain grid.
-  virtual bool runs_blocks() const { return false; }
+  // Whether it is about whole blocks.
+  virtual bool is_of_blocks() const { return false; }
   // Whether `replication.select` has a say in which.
   virtual bool selects() const { return true; }
   // The steps of a model. chosen: the selected blocks. Error: options that name blocks the model does not have.
@@ -54,6 +54,8 @@ class Strategy : public core::Section {
                                                         const quant::Place& /*place*/, const Shape& /*shape*/) const {
     return nullptr;
   }
+  // Path of the linear, of an earlier block, whose codes the one at `path` uses; "": it has codes of its own.
+  virtual std::string codes_of(const std::string& /*path*/) const { return {}; }
   // Whether the uses of the codes are one grid, into which `decoder` has fused them.
   virtual bool collapses() const { return false; }
   // What `refine` reads of the statistics.

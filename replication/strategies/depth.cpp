@@ -27,7 +27,7 @@ struct Depth : Strategy {
           {-4, 4});
   }
 
-  bool runs_blocks() const override { return true; }
+  bool is_of_blocks() const override { return true; }
   bool selects() const override { return false; }
 
   core::Plan plan(const core::Shape& shape, const std::set<int64_t>& /*chosen*/) const override {

@@ -19,7 +19,7 @@ struct Parallel : Strategy {
           {0, 0.5});
   }
 
-  bool runs_blocks() const override { return true; }
+  bool is_of_blocks() const override { return true; }
 
   core::Plan plan(const core::Shape& shape, const std::set<int64_t>& chosen) const override {
     core::Plan plan = core::default_plan(shape.layers);

@@ -58,10 +58,27 @@ TEST(Options, ListsPrintWhatThereIs) {
   experiments::Spec spec;
   const Finished all = program.run({"--list"});
   EXPECT_EQ(all.code, 0);
-  for (const char* text :
-       {"methods:\nadaround ", "\nawq ", "\ngptq ", "\nhqq ", "\nldlq ", "\nrtn ", "\nsignround ", "transforms:\nawq ",
-        "\nsmoothquant ", "strategies:\nlow_rank ", "\nparity_sign ", "\nrow_column ", "\nscales ", "\nshifted ",
-        "families: llama, qwen2, qwen3\n", "\ntiny-qwen3\n", "corpora:\n", "tiny/test\n"}) {
+  for (const char* text : {"methods:\nadaround ",
+                           "\nawq ",
+                           "\ngptq ",
+                           "\nhqq ",
+                           "\nldlq ",
+                           "\nrtn ",
+                           "\nsignround ",
+                           "transforms:\nawq ",
+                           "\nsmoothquant ",
+                           "strategies:\nadjacent ",
+                           "\ndepth ",
+                           "\nlow_rank ",
+                           "\nparallel ",
+                           "\nparity_sign ",
+                           "\nrow_column ",
+                           "\nscales ",
+                           "\nshifted ",
+                           "families: llama, qwen2, qwen3\n",
+                           "\ntiny-qwen3\n",
+                           "corpora:\n",
+                           "tiny/test\n"}) {
     EXPECT_THAT(all.out, HasSubstr(text));
   }
   EXPECT_EQ(program.run({"--list", "corpora"}).out, "tiny/test\ntiny/train\ntiny/valid\n");

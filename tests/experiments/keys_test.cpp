@@ -119,6 +119,17 @@ class Key : public ::testing::Test {
     EXPECT_NE(lab_.id(apart), lab_.id(given));
     EXPECT_NEAR(lab_.nll(apart), lab_.nll(given), 1e-4);
   }
+  const Strings kDepth{"replication.strategy=depth", "replication.depth.gate_init=0.5"};
+  const Strings kAdjacent{"replication.strategy=adjacent", "quant.weight.bits=2", "calibration.samples=4",
+                          "calibration.seq_len=64"};
+  // Blocks that fit are not billed as read again.
+  void cache_bytes() {
+    Strings fits = kDepth;
+    fits.push_back("machine.cache_bytes=100000000");
+    const Json again = lab_.row(kDepth), once = lab_.row(fits);
+    EXPECT_LT(once["weight_bytes_per_token"], again["weight_bytes_per_token"]);
+    EXPECT_EQ(Lab::nll_of(once), Lab::nll_of(again));
+  }
   static Strings measured(const std::string& strategy) {
     return {strategy, "calibration.samples=4", "calibration.seq_len=64"};
   }
@@ -164,6 +175,17 @@ class Key : public ::testing::Test {
        }},
       {"replication.parity_sign.window_bits",
        [this] { changes_the_result("replication.parity_sign.window_bits=8", {"replication.strategy=parity_sign"}); }},
+      {"replication.depth.span", [this] { changes_the_result("replication.depth.span=[1, 2]", kDepth); }},
+      {"replication.depth.order", [this] { changes_the_result("replication.depth.order=span", kDepth); }},
+      {"replication.depth.passes", [this] { changes_the_result("replication.depth.passes=3", kDepth); }},
+      {"replication.depth.kv", [this] { changes_the_result("replication.depth.kv=own", kDepth); }},
+      {"replication.depth.gate_init", [this] { changes_the_result("replication.depth.gate_init=0.25", kDepth); }},
+      {"replication.parallel.replicas",
+       [this] { changes_the_result("replication.parallel.replicas=3", {"replication.strategy=parallel"}); }},
+      {"replication.parallel.jitter",
+       [this] { changes_the_result("replication.parallel.jitter=0.1", {"replication.strategy=parallel"}); }},
+      {"replication.adjacent.span", [this] { changes_the_result("replication.adjacent.span=3", kAdjacent); }},
+      {"replication.adjacent.init", [this] { changes_the_result("replication.adjacent.init=leader", kAdjacent); }},
       {"replication.shifted.replicas",
        [this] { changes_the_result("replication.shifted.replicas=3", {"replication.strategy=shifted"}); }},
       {"name", [this] { name(); }},
@@ -291,6 +313,7 @@ class Key : public ::testing::Test {
       {"measure.perplexity[].windows", [this] { changes_the_result("measure.perplexity[0].windows=2"); }},
       {"measure.batch_tokens", [this] { batch_tokens(); }},
       {"measure.kl", [this] { kl(); }},
+      {"machine.cache_bytes", [this] { cache_bytes(); }},
       {"checkpoint", [this] { checkpoint(); }},
       {"sweep.grid", [this] { EXPECT_EQ(lab_.run({"sweep.grid={quant.weight.bits: [2, 3]}"}).rows.size(), 2u); }},
       {"sweep.cases",

@@ -264,6 +264,37 @@ TEST(Save, KeepsThePlanAndRestoreFollowsIt) {
   EXPECT_TRUE(at::equal(restored.logits(), model.logits()));
 }
 
+// Replicas keep what is their own; what they share is stored once, and in memory once.
+TEST(Save, KeepsWhatReplicasHaveOfTheirOwn) {
+  for (const char* replication : {"{strategy: parallel, parallel: {jitter: 0.1, replicas: 3}}",
+                                  "{strategy: depth, depth: {gate_init: 0.75, passes: 3, order: span}}"}) {
+    for (const char* name : {"qwen3_tied", "qwen2"}) {  // the latter has biases
+      const core::Scratch out, plain;
+      Opened model = opened(golden(name)), without = opened(golden(name));
+      save(model, kMixed, out.path(), "", {}, replication);
+      save(without, kMixed, plain.path());
+      Opened restored = opened(out.path());
+      EXPECT_EQ(restored.model->plan(), model.model->plan());
+      EXPECT_TRUE(at::equal(restored.logits(), model.logits())) << replication;
+      EXPECT_FALSE(at::equal(restored.logits(), without.logits())) << replication;
+      const core::Cost stored = core::bill(*restored.model), once = core::bill(*without.model);
+      EXPECT_EQ(stored.code_bits, once.code_bits);
+      EXPECT_EQ(stored.dense_bits, once.dense_bits);
+      EXPECT_GT(stored.parameter_bits, once.parameter_bits);
+      EXPECT_EQ(stored.parameter_bits, core::bill(*model.model).parameter_bits);
+      std::set<const void*> codes;
+      for (const core::State& state : core::named_state(*restored.model)) {
+        if (state.kind == core::Kind::codes) codes.insert(state.tensor.const_data_ptr());
+      }
+      size_t expected = 0;
+      for (const core::State& state : core::named_state(*without.model)) expected += state.kind == core::Kind::codes;
+      EXPECT_EQ(codes.size(), expected);
+      const int64_t more = bytes_on_disk(out.path()) - bytes_on_disk(plain.path());
+      EXPECT_LT(more, 2 * (stored.parameter_bits - once.parameter_bits) / 8 + 16384) << "headers and parameters";
+    }
+  }
+}
+
 TEST(Save, IsNotACheckpointBeforeItsEnd) {
   const core::Scratch out;
   Opened model = opened(golden("qwen3_tied"));

@@ -210,6 +210,23 @@ TEST_F(Damaged, InputsWithoutTheirScale) {
                 "nothing. Write the checkpoint again.");
 }
 
+TEST_F(Damaged, CodesOfALinearThatHasNone) {
+  EXPECT_EQ(with_manifest([](auto& json) { json["modules"][kModule]["codes_of"] = "model.layers.0.mlp.up_prj"; }),
+            file("refrain.json") + ": modules." + kModule +
+                ".codes_of is `model.layers.0.mlp.up_prj`, which stores no codes. Write the checkpoint again.");
+}
+
+TEST_F(Damaged, MoreReplicasThanAnybodyMakes) {
+  EXPECT_EQ(with_manifest([](auto& json) { json["plan"][1]["replica"] = 1000000; }),
+            file("refrain.json") +
+                ": plan[1] runs 1 replicas from replica 1000000 on, which none of ours does. Write the checkpoint "
+                "again.");
+  EXPECT_EQ(with_manifest([](auto& json) { json["plan"][1]["parallel"] = 0; }),
+            file("refrain.json") +
+                ": plan[1] runs 0 replicas from replica 1000000 on, which none of ours does. Write the checkpoint "
+                "again.");
+}
+
 TEST_F(Damaged, APlanThatTheModelCannotRun) {
   const std::string start = file("refrain.json") + ": ";
   auto with_plan = [&](const char* plan) {

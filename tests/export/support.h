@@ -53,6 +53,8 @@ inline void save(Opened& opened, const std::string& quant_yaml, const std::strin
                  const std::vector<core::Stage*>& between = {}, const std::string& replication_yaml = "{}") {
   replication::ReplicationConfig replication;
   core::bind(core::parse_yaml(replication_yaml, "test.yaml"), replication, "replication");
+  replication::follow_plan(replication, *opened.model, {}, /*seed=*/0);
+  replication::Replicate replicate(replication, /*seed=*/0);
   quant::QuantConfig config;
   core::bind(core::parse_yaml(quant_yaml, "test.yaml"), config, "quant");
   const auto method = config.methods.find(config.method);
@@ -65,7 +67,7 @@ inline void save(Opened& opened, const std::string& quant_yaml, const std::strin
   text.put(0, opened.model->embed(at::arange(8, at::kLong).reshape({2, 4})));
   quantize.ends(*opened.model);
   stages.insert(stages.end(), between.begin(), between.end());
-  stages.push_back(&save);
+  stages.insert(stages.end(), {&replicate, &save});
   const bool reads = quantize.reads_stream(*opened.model);
   core::walk(*opened.model, *opened.source, stages, {.quantized = reads ? &text : nullptr});
 }

@@ -1,0 +1,71 @@
+// Replication of whole blocks in a run: the plan reaches the measurement, the checkpoint and the bill.
+#include <gtest/gtest.h>
+
+#include "core/io/files.h"
+#include "tests/experiments/support.h"
+
+namespace experiments {
+namespace {
+
+TEST(Blocks, BehindClosedGatesTheRunIsThatWithoutReplication) {
+  const Lab lab;
+  const Strings given{"quant.method=gptq", "quant.weight.bits=2", "calibration.samples=4", "calibration.seq_len=64"};
+  Strings closed = given;
+  closed.push_back("replication.strategy=depth");
+  const Json plain = lab.row(given), doubled = lab.row(closed);
+  EXPECT_NE(doubled["id"], plain["id"]);
+  EXPECT_EQ(doubled["quantized"]["perplexity"], plain["quantized"]["perplexity"]);
+  EXPECT_EQ(doubled["hashes"]["codes"], plain["hashes"]["codes"]);
+  EXPECT_EQ(doubled["bits"]["codes"], plain["bits"]["codes"]);
+  EXPECT_EQ(doubled["replication"]["strategy"], "depth");
+  EXPECT_GT(doubled["mac_multiplier"], 1.5);
+  EXPECT_EQ(doubled["kv_bytes_at_8192"], plain["kv_bytes_at_8192"]) << "keys and values of the first pass";
+  Strings own = closed;
+  own.push_back("replication.depth.kv=own");
+  EXPECT_EQ(lab.row(own)["kv_bytes_at_8192"], 2 * plain["kv_bytes_at_8192"].get<int64_t>());
+}
+
+TEST(Blocks, ThePlanRunsOnTheFullPrecisionModelToo) {
+  const Lab lab;
+  const Strings given{"quant={method: none}", "replication={strategy: depth, depth: {span: [2, 3], kv: own}}"};
+  const Json closed = lab.row(given);
+  EXPECT_EQ(Lab::nll_of(closed), closed["baseline"]["perplexity"][0]["nll"].get<double>());
+  Strings open = given;
+  open.push_back("replication.depth.gate_init=1.0");
+  const Json opened = lab.row(open);
+  EXPECT_GT(Lab::nll_of(opened), Lab::nll_of(closed) + 1e-3);
+  EXPECT_GT(opened["quantized"]["perplexity"][0]["kl_mean"], 1e-3);
+  // Residency changes no bit: the gates outlive the blocks that come and go.
+  open.push_back("model.residency=stream");
+  EXPECT_EQ(Lab::nll_of(lab.row(open, /*force=*/true)), Lab::nll_of(opened));
+}
+
+TEST(Blocks, NeighboursThatShareCodesStoreThemOnce) {
+  const Lab lab;
+  const Strings given{"quant.method=gptq", "quant.weight.bits=2", "calibration.samples=4", "calibration.seq_len=64"};
+  Strings shared = given;
+  shared.push_back("replication.strategy=adjacent");
+  const Json plain = lab.row(given), adjacent = lab.row(shared);
+  EXPECT_EQ(adjacent["bits"]["codes"], plain["bits"]["codes"]) << "half of the blocks, twice the bits";
+  EXPECT_EQ(adjacent["mac_multiplier"], plain["mac_multiplier"]);
+  EXPECT_NE(Lab::nll_of(adjacent), Lab::nll_of(plain));
+  // The checkpoint is the model: measured from its directory it gives the same.
+  const Json again = lab.row({"quant={method: none}", "model.path=" + lab.directory(adjacent) + "/checkpoint"});
+  EXPECT_EQ(Lab::nll_of(again), Lab::nll_of(adjacent));
+  EXPECT_EQ(again["bits"]["codes"], adjacent["bits"]["codes"]);
+}
+
+TEST(Blocks, AModelThatIsQuantizedHasItsPlan) {
+  const Lab lab;
+  const Json made = lab.row({"replication={strategy: parallel}"});
+  const std::string checkpoint = lab.directory(made) + "/checkpoint";
+  EXPECT_EQ(Lab::nll_of(lab.row({"quant={method: none}", "model.path=" + checkpoint})), Lab::nll_of(made));
+  EXPECT_EQ(core::message_of([&] {
+              lab.row({"quant={method: none}", "model.path=" + checkpoint, "replication={strategy: depth}"});
+            }),
+            "--set replication: replication.strategy: " + checkpoint +
+                " has a plan of its own. Replicate when it is quantized.");
+}
+
+}  // namespace
+}  // namespace experiments
