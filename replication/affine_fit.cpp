@@ -64,8 +64,13 @@ quant::Parameters fitted(const quant::AffineGrid& grid, const at::Tensor& codes,
     all.at("scale") = format.rounded_scale(slope_through(zero - grid.config().offset, k, t, weights));
     return all;
   }
+  // Codes that say little about the target have a slope of nearly 0 through a zero far away, which a 16-bit float
+  // cannot hold: then through the farthest zero that is allowed.
+  const double farthest = 16.0 * static_cast<double>(int64_t{1} << grid.config().bits);
+  const at::Tensor zero = line.zero.clamp(-farthest, farthest);
+  line.slope = at::where(zero == line.zero, line.slope, slope_through(zero, k, t, weights));
   all.at("scale") = format.rounded_scale(line.slope);
-  all.at("zero_point") = format.rounded(line.zero + grid.config().offset);
+  all.at("zero_point") = format.rounded(zero + grid.config().offset);
   return all;
 }
 

@@ -5,8 +5,10 @@
 #include <algorithm>
 
 #include "core/config/node.h"
+#include "quant/draws.h"
 #include "quant/quantize.h"
 #include "quant/quantized_linear.h"
+#include "replication/affine_fit.h"
 #include "replication/config.h"
 #include "replication/own_parameters.h"
 #include "tests/support/toy_model.h"
@@ -195,6 +197,24 @@ TEST(Adjacent, FollowersAreFittedToTheirOwnWeights) {
   // Unrelated weights: the best scale for them is nearly none, that of the leader adds the error of a stranger.
   EXPECT_GT(error("leader"), 1.5);
   EXPECT_LT(error("fit"), 1.0);
+}
+
+// Codes that have nothing to do with the weights: the parameters stay what 16 bits can hold, and do no harm.
+TEST(Adjacent, AFitToStrangeCodesIsStored) {
+  const quant::Place place{"layer", 5};
+  const at::Tensor w = quant::normal_draw(place, "weights", 0, 64, 128) + 3;
+  const at::Tensor codes = quant::uniform_draw(place, "codes", 0, 64, 128).mul(64).to(at::kByte);
+  for (const char* zero_point : {"float", "int"}) {
+    quant::WeightConfig weight;
+    core::bind(core::parse_yaml(std::string("{bits: 6, group_size: 64, zero_point: ") + zero_point + "}", "test.yaml"),
+               weight, "weight");
+    const quant::AffineGrid grid(weight, place);
+    const quant::Parameters found = fitted(grid, codes, w, at::ones({128}));
+    for (const quant::Parameter& p : found)
+      EXPECT_TRUE(at::isfinite(p.tensor.to(at::kFloat).to(at::kHalf)).all().item<bool>()) << p.name;
+    const double error = at::square(w - grid.decode(codes, found)).sum().item<double>();
+    EXPECT_LT(error, at::square(w).sum().item<double>());
+  }
 }
 
 }  // namespace
