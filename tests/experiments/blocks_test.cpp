@@ -63,7 +63,7 @@ TEST(Blocks, AModelThatIsQuantizedHasItsPlan) {
   EXPECT_EQ(core::message_of([&] {
               lab.row({"quant={method: none}", "model.path=" + checkpoint, "replication={strategy: depth}"});
             }),
-            "--set replication: replication.strategy: " + checkpoint +
+            "--set replication={strategy: depth}: replication.strategy: " + checkpoint +
                 " has a plan of its own. Replicate when it is quantized.");
 }
 

@@ -4,6 +4,7 @@
 
 #include <map>
 
+#include "core/walk.h"
 #include "tests/models/support.h"
 
 namespace {

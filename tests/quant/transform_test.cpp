@@ -229,8 +229,8 @@ TEST(Awq, QueriesAreNotClipped) {
   static toy::Toy toy;
   const core::Streams streams;
   core::BlockContext context{*toy.model, toy.model->block(0), 0, 0, streams};
-  const auto results =
-      config.methods.at("awq")->quantize(context, {{&queries, plain.decoder, nullptr, nullptr, plain.inputs}});
+  const auto results = config.methods.at("awq")->quantize(
+      context, {{.slot = &queries, .decoder = plain.decoder, .input = nullptr, .inputs = plain.inputs}});
   const Encoded nearest = round_to_nearest(weight(), *plain.decoder, plain.inputs);
   EXPECT_TRUE(at::equal(results[0].encoded.codes, nearest.codes));
   EXPECT_FALSE(at::equal(plain.by(*config.methods.at("awq")).encoded.codes, nearest.codes));

@@ -73,7 +73,7 @@ TEST(BlockStrategies, KeepTheirSelectionOrRefuseIt) {
   EXPECT_EQ(plan_of("{strategy: parallel, parallel: {replicas: 3}, select: {unit: block, policy: every}}"),
             "0x3 1 2x3");
   EXPECT_EQ(core::message_of([] { config_of("{strategy: parallel, select: {policy: every}}"); }),
-            "test.yaml:1: replication.select: parallel runs whole blocks. Select them with unit: block.");
+            "test.yaml:1: replication.select.unit: parallel runs whole blocks. Select them with unit: block.");
   EXPECT_EQ(core::message_of([] { config_of("{strategy: depth, select: {unit: block, policy: every}}"); }),
             "test.yaml:1: replication.select: depth says itself which blocks run. Remove one of the two.");
 }
@@ -83,7 +83,7 @@ TEST(BlockStrategies, KeepTheirSelectionOrRefuseIt) {
 // The toy model at 3 bits, with one replica of block 0.
 struct Coded : toy::Toy {
   Coded() {
-    model->follow({{.block = 0, .parallel = 2}});
+    model->follow({{.block = 0, .parallel = 2}, {.block = 1}, {.block = 2}});
     quant::QuantConfig config;
     core::bind(core::parse_yaml("{method: rtn, weight: {bits: 3, group_size: 16}}", "test.yaml"), config, "quant");
     quant::Quantize quantize(config.methods.at("rtn"), "rtn", quant::assign(config, *model));

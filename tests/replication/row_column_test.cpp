@@ -42,7 +42,10 @@ struct RowColumn {
     const core::Streams streams;
     core::BlockContext context{*toy.model, toy.model->block(0), 0, 0, streams};
     quant::Encoded encoded =
-        quant.methods.at(quant.method)->quantize(context, {{&slot, coding.decoder, nullptr, nullptr, x}}).at(0).encoded;
+        quant.methods.at(quant.method)
+            ->quantize(context, {{.slot = &slot, .decoder = coding.decoder, .input = nullptr, .inputs = x}})
+            .at(0)
+            .encoded;
     const quant::Refined refined = coding.refinement->refine(w, std::move(encoded), x);
     return coding.refinement->decoder()->decode(refined.encoded.codes, refined.encoded.parameters);
   }

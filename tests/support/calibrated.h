@@ -56,7 +56,7 @@ struct Single {
     static toy::Toy toy;
     const core::Streams streams;
     core::BlockContext context{*toy.model, toy.model->block(0), 0, 0, streams};
-    return method.quantize(context, {{&slot, decoder, nullptr, nullptr, inputs}}).at(0);
+    return method.quantize(context, {{.slot = &slot, .decoder = decoder, .input = nullptr, .inputs = inputs}}).at(0);
   }
 };
 
