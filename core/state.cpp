@@ -20,7 +20,8 @@ const char* name_of(Kind kind) {
                               "activation_zero_point",
                               "low_rank",
                               "row_scale",
-                              "column_scale"};
+                              "column_scale",
+                              "token_gate"};
   return kNames.at(static_cast<size_t>(kind));
 }
 

@@ -26,6 +26,7 @@ enum class Kind {
   low_rank,               // factor of a low-rank branch
   row_scale,              // factors of a matrix of scales: of its rows,
   column_scale,           // and of its columns
+  token_gate,             // logits of a mixture, per input feature
 };
 
 // Whether tensors of this kind are small unsigned integers, as opposed to float parameters.

@@ -38,6 +38,7 @@ struct QuantConfig : core::Section {
 struct Coding {
   std::shared_ptr<const Decoder> decoder;  // for which the method encodes
   std::shared_ptr<const Refinement> refinement = {};
+  std::vector<ActivationReplica> inputs = {};  // grids that the linear's inputs are quantized on; empty: one
 };
 using CodingOf = std::function<Coding(const core::Slot& slot, const WeightConfig& weight, uint64_t seed)>;
 

@@ -47,8 +47,8 @@ quant::CodingOf coding_of(const ReplicationConfig& config, const std::optional<s
     const quant::WeightConfig weight = without(given, strategy->unread());
     auto encoder = strategy->encoder(weight, place, shape);
     auto decoder = strategy->decoder(weight, place, shape);
-    if (!encoder) return {decoder};
-    return {encoder, std::make_shared<StrategyRefinement>(strategy, encoder, decoder)};
+    if (!encoder) return {decoder, nullptr, strategy->inputs()};
+    return {encoder, std::make_shared<StrategyRefinement>(strategy, encoder, decoder), strategy->inputs()};
   };
 }
 

@@ -22,6 +22,10 @@ struct ReplicationConfig : core::Section {
   void keys(core::Keys& k) override;
   bool selected() const { return strategy != kNone; }
   bool collapses() const { return selected() && strategies.at(strategy)->collapses(); }
+  // Variables of quant.weight that no linear reads.
+  std::vector<std::string> unread() const {
+    return selected() && select.policy == "all" ? strategies.at(strategy)->unread() : std::vector<std::string>{};
+  }
 };
 
 // Chooses the decoders of quant::assign: the strategy's for the linears in `chosen`, plain grids for others. Null: for

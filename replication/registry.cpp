@@ -1,7 +1,7 @@
 #include "replication/strategy.h"
 
 // One line per strategy: X(name) stands for strategies/name.cpp, which defines make_name().
-#define STRATEGIES(X) X(scales) X(row_column) X(low_rank) X(parity_sign) X(shifted)
+#define STRATEGIES(X) X(scales) X(row_column) X(low_rank) X(parity_sign) X(shifted) X(token_adaptive)
 
 namespace replication {
 

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "core/config/keys.h"
+#include "quant/activation.h"
 #include "quant/decoder.h"
 
 namespace replication {
@@ -35,6 +36,8 @@ class Strategy : public core::Section {
                                                         const quant::Place& /*place*/, const Shape& /*shape*/) const {
     return nullptr;
   }
+  // How the replicas' inputs are quantized, one each; empty: all alike.
+  virtual std::vector<quant::ActivationReplica> inputs() const { return {}; }
   // Whether the uses of the codes are one grid, into which `decoder` has fused them.
   virtual bool collapses() const { return false; }
   // What `refine` reads of the statistics.

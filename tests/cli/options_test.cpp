@@ -61,7 +61,7 @@ TEST(Options, ListsPrintWhatThereIs) {
   for (const char* text :
        {"methods:\nadaround ", "\nawq ", "\ngptq ", "\nhqq ", "\nldlq ", "\nrtn ", "\nsignround ", "transforms:\nawq ",
         "\nsmoothquant ", "strategies:\nlow_rank ", "\nparity_sign ", "\nrow_column ", "\nscales ", "\nshifted ",
-        "families: llama, qwen2, qwen3\n", "\ntiny-qwen3\n", "corpora:\n", "tiny/test\n"}) {
+        "\ntoken_adaptive ", "families: llama, qwen2, qwen3\n", "\ntiny-qwen3\n", "corpora:\n", "tiny/test\n"}) {
     EXPECT_THAT(all.out, HasSubstr(text));
   }
   EXPECT_EQ(program.run({"--list", "corpora"}).out, "tiny/test\ntiny/train\ntiny/valid\n");

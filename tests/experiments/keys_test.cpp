@@ -111,6 +111,27 @@ class Key : public ::testing::Test {
     given.insert(given.end(), {variable, list + "{}]"});
     changes_the_result(list + second + "]", given);
   }
+  // Of the inputs: set by the strategy, and by quant.activation itself.
+  void input_replica(const std::string& second) {
+    changes_the_result("quant.activation.replicas=[{}, " + second + "]", kInputs);
+    Strings given = kInputs;
+    given.insert(given.end(), {"replication.strategy=scales", "replication.scales.replicas=[{}, {activation: {}}]"});
+    changes_the_result("replication.scales.replicas=[{}, {activation: " + second + "}]", given);
+    EXPECT_EQ(lab_.nll({kInputs[0], "quant.activation.replicas=[{}, " + second + "]"}),
+              lab_.nll({kInputs[0], given[1], "replication.scales.replicas=[{}, {activation: " + second + "}]"}));
+  }
+  // With codes of its own.
+  void own_replica(const std::string& second) {
+    changes_the_result("replication.scales.replicas=[{}, " + second + "]",
+                       {"replication.strategy=scales", "replication.scales.own_codes=true"});
+  }
+  void own_codes() {
+    Strings given = measured("replication.strategy=scales");
+    given.emplace_back("replication.scales.replicas=[{}, {offset: 0.5}]");
+    changes_the_result("replication.scales.own_codes=true", given);
+    given.emplace_back("replication.scales.own_codes=true");
+    EXPECT_EQ(lab_.row(given)["bits"]["codes"], 4.0);
+  }
   // The replicas are one grid: fused, they are another run with the same result.
   void collapse() {
     const Strings given = measured("replication.strategy=scales");
@@ -136,6 +157,32 @@ class Key : public ::testing::Test {
       {"replication.scales.replicas[].offset", [this] { replica("{offset: 0.25}", "quant.weight.zero_point=int"); }},
       {"replication.scales.replicas[].noise", [this] { replica("{noise: 0.1}"); }},
       {"replication.scales.collapse", [this] { collapse(); }},
+      {"replication.scales.own_codes", [this] { own_codes(); }},
+      {"replication.scales.replicas[].rounding", [this] { own_replica("{rounding: stochastic}"); }},
+      {"replication.scales.replicas[].clip", [this] { own_replica("{clip: 0.8}"); }},
+      {"replication.scales.replicas[].activation.clip.kind",
+       [this] { input_replica("{clip: {kind: percentile, value: 99}}"); }},
+      {"replication.scales.replicas[].activation.clip.value", [this] { input_replica("{clip: {value: 0.8}}"); }},
+      {"replication.scales.replicas[].activation.scale", [this] { input_replica("{scale: 0.8}"); }},
+      {"replication.scales.replicas[].activation.zero_point", [this] { input_replica("{zero_point: 0.5}"); }},
+      {"replication.scales.replicas[].activation.offset", [this] { input_replica("{offset: 0.25}"); }},
+      {"quant.activation.replicas[].clip.kind", [this] { input_replica("{clip: {kind: percentile, value: 98}}"); }},
+      {"quant.activation.replicas[].clip.value", [this] { input_replica("{clip: {value: 0.7}}"); }},
+      {"quant.activation.replicas[].scale", [this] { input_replica("{scale: 0.9}"); }},
+      {"quant.activation.replicas[].zero_point", [this] { input_replica("{zero_point: 0.3}"); }},
+      {"quant.activation.replicas[].offset", [this] { input_replica("{offset: 0.3}"); }},
+      {"replication.token_adaptive.experts",
+       [this] { changes_the_result("replication.token_adaptive.experts=2", {"replication.strategy=token_adaptive"}); }},
+      {"replication.token_adaptive.spread",
+       [this] {
+         changes_the_result("replication.token_adaptive.spread=0.1", {"replication.strategy=token_adaptive"});
+         EXPECT_EQ(lab_.nll({"replication.strategy=token_adaptive", "replication.token_adaptive.spread=0"}),
+                   lab_.nll());
+       }},
+      {"replication.token_adaptive.gate_spread",
+       [this] {
+         changes_the_result("replication.token_adaptive.gate_spread=0.5", {"replication.strategy=token_adaptive"});
+       }},
       {"replication.row_column.replicas",
        [this] { changes_the_result("replication.row_column.replicas=2", row_column_); }},
       {"replication.row_column.iterations",
