@@ -60,9 +60,13 @@ struct Replica : core::Section {
     return noise != 0 ? "noise" : "";
   }
 
-  WeightConfig config(const WeightConfig& base) const {
+  WeightConfig grouped(const WeightConfig& base) const {
     WeightConfig own = base;
     if (given("group_size")) own.group_size = group_size;
+    return own;
+  }
+  WeightConfig config(const WeightConfig& base) const {
+    WeightConfig own = grouped(base);
     if (given("rounding")) own.rounding = rounding;
     if (given("clip")) own.clip = clip;
     own.offset += offset;
@@ -425,8 +429,10 @@ struct Scales : Strategy {
       at::Tensor target = w * R;
       for (size_t q = 0; q < replicas.size(); ++q)
         if (q != r) target = target - weights[q];
-      own.push_back(fitted(replicas.grid(r), encoded.codes, target, h));
-      weights[r] = replicas.grid(r).decode(encoded.codes, own.back());
+      const quant::AffineGrid grid(replicas.replica(r).grouped(replicas.config()), replicas.place());
+      const Parameters found = fitted(grid, encoded.codes, target, h);
+      weights[r] = grid.decode(encoded.codes, found);
+      own.push_back(with_offset(replicas.grid(r), found, w));
     }
     Parameters all;
     for (size_t r = 0; r < own.size(); ++r)

@@ -91,7 +91,7 @@ TEST_F(BadInput, VariableThatTheStrategyDoesNotRead) {
 
 TEST_F(BadInput, WindowThatNoMemoryHolds) {
   refused_after("quant: {method: rtn", "replication: {parity_sign: {window_bits: 40}}\nquant: {method: rtn",
-                "c.yaml:3: replication.parity_sign.window_bits must be an integer in [2, 16], not 40.");
+                "c.yaml:3: replication.parity_sign.window_bits is out of range: 40. Write a number in [2, 16].");
 }
 
 TEST_F(BadInput, CodesAboveEightBits) {

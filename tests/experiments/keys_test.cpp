@@ -105,10 +105,10 @@ class Key : public ::testing::Test {
     return given;
   }
   // Two replicas, of which the second is as given.
-  void replica(const std::string& second, const std::string& variable = "quant.weight.zero_point=float") {
+  void replica(const std::string& second) {
     const std::string list = "replication.scales.replicas=[{}, ";
     Strings given = measured("replication.strategy=scales");
-    given.insert(given.end(), {variable, list + "{}]"});
+    given.insert(given.end(), {"quant.weight.zero_point=float", list + "{}]"});
     changes_the_result(list + second + "]", given);
   }
   // Of the inputs: set by the strategy, and by quant.activation itself.
@@ -154,7 +154,7 @@ class Key : public ::testing::Test {
       {"replication.scales.replicas[].group_size", [this] { replica("{group_size: 32}"); }},
       {"replication.scales.replicas[].scale", [this] { replica("{scale: 1.1}"); }},
       {"replication.scales.replicas[].zero_point", [this] { replica("{zero_point: 0.25}"); }},
-      {"replication.scales.replicas[].offset", [this] { replica("{offset: 0.25}", "quant.weight.zero_point=int"); }},
+      {"replication.scales.replicas[].offset", [this] { replica("{offset: 0.25}"); }},
       {"replication.scales.replicas[].noise", [this] { replica("{noise: 0.1}"); }},
       {"replication.scales.collapse", [this] { collapse(); }},
       {"replication.scales.own_codes", [this] { own_codes(); }},

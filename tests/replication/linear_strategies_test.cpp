@@ -94,6 +94,18 @@ TEST(Scales, NoiseOfItsOwnKeepsReplicasApart) {
   EXPECT_TRUE(noisy.note.empty());
 }
 
+// Overrides come after the fit, which does not undo them: half of a quarter of the second replica's step.
+TEST(Scales, AnOffsetShiftsWhatWasFitted) {
+  const Case c;
+  for (const char* weight : {kWeight, "{bits: 2, group_size: 64}", "{bits: 2, group_size: 64, symmetry: midrise}",
+                             "{bits: 2, group_size: 64, zero_point: float, offset: 0.25}"}) {
+    const Result equal = run(c, "scales", "{replicas: [{}, {}], collapse: false}", weight);
+    const Result shifted = run(c, "scales", "{replicas: [{}, {offset: 0.25}], collapse: false}", weight);
+    const at::Tensor step = equal.encoded.parameters.at("scale_1").repeat_interleave(64, 1);
+    EXPECT_TRUE(at::allclose(shifted.replicated - equal.replicated, step / 8, 0, 1e-5)) << weight;
+  }
+}
+
 TEST(Scales, OneReplicaIsThePlainGrid) {
   const Result one = run(Case(), "scales", "{replicas: [{}], collapse: false}", kWeight);
   EXPECT_TRUE(at::equal(one.replicated, one.plain));
