@@ -18,7 +18,7 @@
 namespace {
 
 constexpr int64_t kSide = 1024;
-constexpr int kRounds = 30;
+constexpr int kRounds = 100;
 const quant::Place kPlace{"bench", 1};
 
 struct Row {
