@@ -40,7 +40,7 @@ struct Calibration {
 
 class Quantize : public core::Stage {
  public:
-  static constexpr int kVersion = 4;  // bumped by hand when codes or parameters change
+  static constexpr int kVersion = 5;  // bumped by hand when codes or parameters change
 
   // With statistics to collect, the walk must carry the stream that `calibration` reads.
   Quantize(std::shared_ptr<const Method> method, std::string method_name, std::vector<Assignment> assignments,
