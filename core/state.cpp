@@ -21,7 +21,8 @@ const char* name_of(Kind kind) {
                               "low_rank",
                               "row_scale",
                               "column_scale",
-                              "gate"};
+                              "gate",
+                              "token_gate"};
   return kNames.at(static_cast<size_t>(kind));
 }
 

@@ -27,6 +27,7 @@ enum class Kind {
   row_scale,              // factors of a matrix of scales: of its rows,
   column_scale,           // and of its columns
   gate,                   // factor on a residual branch
+  token_gate,             // logits of a mixture, per input feature
 };
 
 // Whether tensors of this kind are small unsigned integers, as opposed to float parameters.

@@ -35,6 +35,16 @@ std::string config_hash(const Spec& spec) {
   return core::hash_text(core::to_yaml(core::to_node(copy, /*identity_only=*/true)));
 }
 
+// Every key that the run reads, with its value.
+core::Node resolved_keys(const Spec& spec) {
+  Spec copy = spec;
+  core::Node node = core::to_node(copy);
+  const std::vector<std::string> unread = spec.replication.unread();
+  std::erase_if(node.find("quant")->find("weight")->entries,
+                [&](const auto& entry) { return std::count(unread.begin(), unread.end(), entry.first) > 0; });
+  return node;
+}
+
 // Lines of this run go to its log.txt too.
 class RunLog {
  public:
@@ -264,8 +274,7 @@ Json run_in(const std::string& directory, const Point& point, Inputs& inputs) {
   const ModelFiles& files = inputs.model(spec.model.path);
   if (residency_of(spec, weights_of(spec, files)) == exports::Residency::stream) core::return_freed_tensors();
   core::limit_hidden_states(static_cast<int64_t>(spec.model.spill_above * 1e9), spec.out + "/.cache");
-  Spec resolved = spec;
-  core::write_atomically(directory + "/resolved.yaml", core::to_yaml(core::to_node(resolved)));
+  core::write_atomically(directory + "/resolved.yaml", core::to_yaml(resolved_keys(spec)));
 
   const Findings findings = compute(point, directory, inputs, files);
   for (const Perplexity& p : findings.quantized) log.estimates(p);

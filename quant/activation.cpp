@@ -1,6 +1,9 @@
 #include "quant/activation.h"
 
 #include <ATen/ATen.h>
+#include <fmt/format.h>
+
+#include <algorithm>
 
 #include "core/error.h"
 #include "quant/draws.h"
@@ -20,6 +23,13 @@ void ActivationClip::check() const {
   core::require(kind != "ratio" || value <= 1, "{} is a ratio in (0, 1], not {}.", where("value"), value);
   core::require(kind != "percentile" || (value > 50 && value <= 100), "{} is a percentile in (50, 100], not {}.",
                 where("value"), value);
+}
+
+void ActivationReplica::keys(core::Keys& k) {
+  k.section("clip", clip, "its own range; default: quant.activation's").only_if_given();
+  k.key("scale", scale, "factor on its scales", {0, 16, /*low_open=*/true});
+  k.key("zero_point", zero_point, "added to its zero points, in steps", {-65536, 65536});
+  k.key("offset", offset, "added to the offset of quant.activation, in steps", {-65536, 65536});
 }
 
 void ActivationConfig::keys(core::Keys& k) {
@@ -46,6 +56,11 @@ void ActivationConfig::keys(core::Keys& k) {
         "nearest: half to even; stochastic: up with a probability equal to the fractional part, the same draw for "
         "every batch",
         {"nearest", "stochastic"});
+  core::Key& several =
+      k.list("replicas", replicas,
+             "one map per grid that the inputs are quantized on; the product takes their mean. replication.scales sets "
+             "it from the replicas' `activation`");
+  if (replicas.empty()) several.only_if_given();
 }
 
 void ActivationConfig::check() const {
@@ -72,10 +87,32 @@ WeightConfig grid_config(const ActivationConfig& config) {
   return grid;
 }
 
+ActivationConfig config_of(const ActivationConfig& all, const ActivationReplica& replica) {
+  ActivationConfig own = all;
+  own.replicas.clear();
+  if (replica.given("clip")) own.clip = replica.clip;
+  own.offset += replica.offset;
+  return own;
+}
+
+std::string numbered(const std::string& name, size_t r) { return r == 0 ? name : fmt::format("{}_{}", name, r); }
+
 }  // namespace
 
 InputQuantizer::InputQuantizer(const ActivationConfig& config, Place place, int64_t in_features)
     : config_(config), place_(std::move(place)), in_features_(in_features), grid_(grid_config(config), place_) {
+  for (const ActivationReplica& replica : config.replicas) {
+    auto own = std::make_shared<InputQuantizer>(config_of(config, replica), place_, in_features);
+    own->index_ = replicas_.size();
+    own->scale_ = replica.scale;
+    own->zero_point_ = replica.zero_point;
+    for (Parameter p : own->parameters_) {
+      p.name = numbered(p.name, replicas_.size());
+      parameters_.push_back(std::move(p));
+    }
+    replicas_.push_back(std::move(own));
+  }
+  if (!replicas_.empty()) return;
   if (!config.is_static()) return;
   parameters_.push_back({"activation_scale", {}, core::Kind::activation_scale, 32, {groups()}, at::kFloat});
   if (config.symmetry != "asymmetric") return;
@@ -108,7 +145,10 @@ Range InputQuantizer::range(const at::Tensor& groups) const {
 // ---- static: the range of what was seen ----
 
 InputHistogram InputQuantizer::histogram() const {
-  return {groups(), /*counts=*/config_.range == "mse" || config_.clip.kind == "percentile"};
+  const auto counts = [](const ActivationConfig& c) { return c.range == "mse" || c.clip.kind == "percentile"; };
+  const bool of_any =
+      std::any_of(replicas_.begin(), replicas_.end(), [&](const auto& r) { return counts(r->config_); });
+  return {groups(), of_any || counts(config_)};
 }
 
 Range InputQuantizer::range(const InputHistogram& seen) const {
@@ -123,6 +163,11 @@ Range InputQuantizer::range(const InputHistogram& seen) const {
 
 std::shared_ptr<const InputQuantizer> InputQuantizer::with(Parameters parameters) const {
   auto made = std::make_shared<InputQuantizer>(*this);
+  for (size_t r = 0; r < replicas_.size(); ++r) {
+    Parameters own = replicas_[r]->parameters_;
+    for (Parameter& p : own) p.tensor = parameters.at(numbered(p.name, r));
+    made->replicas_[r] = replicas_[r]->with(std::move(own));
+  }
   made->parameters_ = std::move(parameters);
   return made;
 }
@@ -135,8 +180,13 @@ std::shared_ptr<const InputQuantizer> InputQuantizer::calibrated(const InputHist
                 "{}: an input that calibration saw is not finite, so it has no static activation scale. The quantized "
                 "blocks before are broken, or float16 overflows.",
                 place_.path);
-  const AffineGrid::Steps steps = grid_.steps(range(seen));  // [1, G] each
   Parameters parameters = parameters_;
+  for (size_t r = 0; r < replicas_.size(); ++r) {
+    const auto own = replicas_[r]->calibrated(seen);
+    for (const Parameter& p : own->parameters_) parameters.at(numbered(p.name, r)) = p.tensor;
+  }
+  if (!replicas_.empty()) return with(std::move(parameters));
+  const AffineGrid::Steps steps = grid_.steps(range(seen));  // [1, G] each
   parameters.at("activation_scale") = steps.scale.reshape({-1}).clone();
   if (parameters.has("activation_zero_point"))
     parameters.at("activation_zero_point") = steps.zero.reshape({-1}).clone();
@@ -154,13 +204,23 @@ AffineGrid::Steps InputQuantizer::steps() const {
 
 at::Tensor InputQuantizer::apply(const at::Tensor& x) const {
   if (x.numel() == 0) return x;
+  if (!replicas_.empty()) {
+    at::Tensor sum;
+    for (const auto& replica : replicas_) {
+      const at::Tensor one = replica->apply(x.to(at::kFloat));
+      sum = sum.defined() ? sum + one : one;
+    }
+    return (sum / static_cast<double>(replicas_.size())).to(x.scalar_type());
+  }
   const at::Tensor groups = grouped(x.to(at::kFloat));
   at::Tensor dither;
   if (config_.rounding == "stochastic") {
     const int64_t columns = x.size(-1);
-    dither = uniform_draw(place_, "activation", 0, x.numel() / columns, columns).to(x.device());
+    dither = uniform_draw(place_, "activation", index_, x.numel() / columns, columns).to(x.device());
   }
-  const AffineGrid::Steps found = config_.is_static() ? steps() : grid_.steps(range(groups));
+  AffineGrid::Steps found = config_.is_static() ? steps() : grid_.steps(range(groups));
+  if (scale_ != 1) found.scale = found.scale * scale_;
+  if (zero_point_ != 0) found.zero = found.zero + zero_point_;
   return grid_.round_trip(groups, found, dither).reshape(x.sizes()).to(x.scalar_type());
 }
 

@@ -2,6 +2,9 @@
 // scales are found anew for every input, and nothing is stored; static ones are found once, on the calibration text,
 // and stored with their zero points. Both are float32: inputs reach beyond float16, and a linear has few of them.
 // Weights are calibrated on the quantized inputs.
+//
+// Inputs may be quantized several times, on grids that differ, and averaged: W · mean_r g_r(x) is one product, whatever
+// the replicas of a linear with one weight do to its inputs.
 #pragma once
 
 #include "quant/affine.h"
@@ -17,6 +20,14 @@ struct ActivationClip : core::Section {
   void check() const override;
 };
 
+// How one replica of the inputs differs from quant.activation.
+struct ActivationReplica : core::Section {
+  ActivationClip clip;
+  double scale = 1.0, zero_point = 0.0, offset = 0.0;
+
+  void keys(core::Keys& k) override;
+};
+
 // The keys of quant.activation.
 struct ActivationConfig : core::Section {
   static constexpr int64_t kFullPrecision = 16;
@@ -30,6 +41,7 @@ struct ActivationConfig : core::Section {
   ActivationClip clip;
   double offset = 0.0;
   std::string rounding = "nearest";
+  std::vector<ActivationReplica> replicas;
 
   void keys(core::Keys& k) override;
   void check() const override;
@@ -43,10 +55,11 @@ class InputQuantizer {
 
   const ActivationConfig& config() const { return config_; }
   const Place& place() const { return place_; }
-  at::Tensor apply(const at::Tensor& x) const;  // [..., I] -> the same shape and dtype
+  at::Tensor apply(const at::Tensor& x) const;  // [..., I] -> the same shape and dtype; the mean of the replicas
 
   // What a static quantizer stores, tensors undefined until it is calibrated: activation_scale [G], and with symmetry:
-  // asymmetric activation_zero_point [G]; G is 1 for per_tensor. Of a dynamic one: nothing.
+  // asymmetric activation_zero_point [G]; G is 1 for per_tensor. Replicas 1, 2, … have theirs with _1, _2, … at the
+  // end of the names. Of a dynamic one: nothing.
   const Parameters& parameters() const { return parameters_; }
   // The static quantizer with these parameters, or with those that the inputs ask for. Errors: no input was seen, one
   // was not finite.
@@ -67,6 +80,10 @@ class InputQuantizer {
   int64_t in_features_;
   AffineGrid grid_;
   Parameters parameters_;
+  std::vector<std::shared_ptr<const InputQuantizer>> replicas_;  // empty: it is the only one
+  // What makes it one of several.
+  uint64_t index_ = 0;
+  double scale_ = 1.0, zero_point_ = 0.0;
 };
 
 // Null for 16 bits. Error: a group size that does not divide the inputs.

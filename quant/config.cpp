@@ -113,9 +113,19 @@ void require_every_rule_to_match(const QuantConfig& config, core::Model& model) 
 Assignment assignment_of(core::Slot* slot, const QuantConfig& config, uint64_t seed, const CodingOf& coding) {
   Assignment a{slot, weight_of(*slot, config), nullptr, nullptr, {}};
   if (config.method == QuantConfig::kNone) return a;
-  a.input = make_input_quantizer(activation_of(*slot, config), slot->path(), slot->in_features(), seed);
+  ActivationConfig activation = activation_of(*slot, config);
+  const auto input = [&] { return make_input_quantizer(activation, slot->path(), slot->in_features(), seed); };
+  a.input = input();
   if (!a.weight.covered()) return a;
   const Coding chosen = coding(*slot, a.weight, seed);
+  if (!chosen.inputs.empty()) {
+    core::require(activation.covered(),
+                  "{}: its replicas differ in how inputs are quantized, but they are not: quant.activation.bits is 16. "
+                  "Set it to 8 or less.",
+                  slot->path());
+    activation.replicas = chosen.inputs;
+    a.input = input();
+  }
   a.decoder = chosen.decoder;
   a.refinement = chosen.refinement;
   a.codes_of = chosen.codes_of;

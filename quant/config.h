@@ -40,6 +40,7 @@ struct Coding {
   std::shared_ptr<const Refinement> refinement = {};
   std::string codes_of =
       {};  // path of the linear, of an earlier block, whose codes these are; "": the method makes them
+  std::vector<ActivationReplica> inputs = {};  // grids that the linear's inputs are quantized on; empty: one
 };
 using CodingOf = std::function<Coding(const core::Slot& slot, const WeightConfig& weight, uint64_t seed)>;
 

@@ -28,6 +28,10 @@ int64_t parameter_bits(const Parameters& parameters) {
   return bits;
 }
 
+at::Tensor Decoder::product(const at::Tensor& x, const at::Tensor& w, const at::Tensor& bias, const Parameters&) const {
+  return at::linear(x, w, bias);
+}
+
 ElementGrid Decoder::element_grid(const Parameters&, int64_t, int64_t) const {
   TORCH_CHECK(false, "the decoder ", name(), " does not choose codes one by one");
 }

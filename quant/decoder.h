@@ -63,9 +63,9 @@ class Decoder {
   const Place& place() const { return place_; }
   virtual std::string name() const = 0;  // as written in refrain.json
   virtual Order order() const = 0;
-  int64_t code_bits() const { return config_.bits; }      // per weight
-  virtual int64_t groups(int64_t in_features) const = 0;  // per row
-  virtual Needs needs() const { return {}; }              // what `fit` reads of the statistics
+  virtual int64_t code_bits() const { return config_.bits; }  // per weight
+  virtual int64_t groups(int64_t in_features) const = 0;      // per row
+  virtual Needs needs() const { return {}; }                  // what `fit` reads of the statistics
   // What it was made from besides config(), for refrain.json: of a replication strategy, {strategy: X, X: {…}}.
   virtual core::Node replication() const { return {}; }
   // Multiply-accumulates per token of a linear that decodes so.
@@ -77,6 +77,11 @@ class Decoder {
   virtual Encoded encode(const at::Tensor& w, Parameters parameters) const = 0;
   // codes: [O, I] uint8 -> [O, I] float32.
   virtual at::Tensor decode(const at::Tensor& codes, const Parameters& parameters) const = 0;
+  // What a linear computes of x [..., I] with w [O, I], its decoded weight: [..., O]. Decoders that treat tokens
+  // differently scale x and the outputs here; w is then the part that all tokens share, and is_weight() false.
+  virtual at::Tensor product(const at::Tensor& x, const at::Tensor& w, const at::Tensor& bias,
+                             const Parameters& parameters) const;
+  virtual bool is_weight() const { return true; }
   // The parameters' names, shapes, kinds and stored bits for an [O, I] weight, tensors undefined: what a checkpoint
   // holds.
   virtual Parameters layout(int64_t out_features, int64_t in_features) const = 0;

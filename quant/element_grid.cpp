@@ -46,4 +46,10 @@ at::Tensor ElementGrid::decode(const at::Tensor& codes) const {
   return (levels * scale.unsqueeze(-1)).reshape(codes.sizes());
 }
 
+ElementGrid ElementGrid::columns(int64_t first, int64_t n) const {
+  const at::Tensor group = at::arange(first, first + n, at::kLong).div(group_size, "floor");
+  const auto pick = [&](const at::Tensor& x) { return x.defined() ? x.cpu().index_select(1, group) : x; };
+  return {pick(scale), pick(shift), 1, top, table, dither.defined() ? dither.cpu().narrow(1, first, n) : dither};
+}
+
 }  // namespace quant

@@ -19,8 +19,9 @@ struct ElementGrid {
   at::Tensor dither;         // [O, I] float32 in [0, 1): round up where it is below the fractional part, which is
                              // (x − table[k]) / (table[k + 1] − table[k]) in a table; undefined: to the nearest
 
-  at::Tensor encode(const at::Tensor& w) const;      // [O, I] float32 -> [O, I] uint8
-  at::Tensor decode(const at::Tensor& codes) const;  // [O, I] uint8 -> [O, I] float32
+  at::Tensor encode(const at::Tensor& w) const;         // [O, I] float32 -> [O, I] uint8
+  at::Tensor decode(const at::Tensor& codes) const;     // [O, I] uint8 -> [O, I] float32
+  ElementGrid columns(int64_t first, int64_t n) const;  // of some columns, on the CPU: every one a group of its own
 };
 
 // The index of the level nearest to each x, the lower one at a tie; rounding boundaries are the float32 midpoints.

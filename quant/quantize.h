@@ -44,7 +44,7 @@ struct Calibration {
 
 class Quantize : public core::Stage {
  public:
-  static constexpr int kVersion = 4;  // bumped by hand when codes or parameters change
+  static constexpr int kVersion = 5;  // bumped by hand when codes or parameters change
 
   // With statistics to collect, the walk must carry the stream that `calibration` reads. encoded_of: where an
   // assignment takes the codes of another linear.

@@ -37,7 +37,7 @@ void QuantizedLinear::quantize_input(std::shared_ptr<const InputQuantizer> input
 }
 
 at::Tensor QuantizedLinear::forward(const at::Tensor& x) {
-  return at::linear(input_ ? input_->apply(x) : x, weight(), bias_);
+  return decoder_->product(input_ ? input_->apply(x) : x, weight(), bias_, parameters_);
 }
 
 at::Tensor QuantizedLinear::weight() const {
@@ -55,6 +55,7 @@ Parameters QuantizedLinear::parameters_of_rows(const at::Tensor& index) const {
 }
 
 at::Tensor QuantizedLinear::rows(const at::Tensor& index) const {
+  TORCH_CHECK(decoder_->is_weight(), "a table that is looked up is not multiplied: no decoder ", decoder_->name());
   const at::Tensor flat = index.reshape({-1});  // [n]
   const core::Codes codes =
       core::Codes::from_packed(codes_.packed().index_select(0, flat), codes_.columns(), codes_.bits());

@@ -19,7 +19,8 @@ class QuantizedLinear : public core::Linear {
                   int64_t bias_bits, at::ScalarType compute_dtype);
 
   at::Tensor forward(const at::Tensor& x) override;
-  at::Tensor weight() const override;  // decoded, compute dtype; with the noise of inference if there is any
+  // Decoded, compute dtype; with the noise of inference if there is any. What all tokens share, see Decoder::product.
+  at::Tensor weight() const override;
   at::Tensor rows(const at::Tensor& index) const override;  // decodes these rows only
   at::Tensor bias() const override { return bias_; }
   std::vector<core::State> state() const override;  // "codes", the parameters' names (of the inputs too), "bias"

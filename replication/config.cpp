@@ -67,9 +67,10 @@ quant::CodingOf coding_of(const ReplicationConfig& config, const std::optional<s
     const quant::WeightConfig weight = without(given, strategy->unread());
     auto encoder = strategy->encoder(weight, place, shape);
     auto decoder = strategy->decoder(weight, place, shape);
-    const std::string codes_of = strategy->codes_of(slot.path());
-    if (!encoder) return {decoder, {}, codes_of};
-    return {encoder, std::make_shared<StrategyRefinement>(strategy, encoder, decoder), codes_of};
+    return {.decoder = encoder ? encoder : decoder,
+            .refinement = encoder ? std::make_shared<StrategyRefinement>(strategy, encoder, decoder) : nullptr,
+            .codes_of = strategy->codes_of(slot.path()),
+            .inputs = strategy->inputs()};
   };
 }
 

@@ -26,6 +26,10 @@ struct ReplicationConfig : core::Section {
   const Strategy& chosen() const { return *strategies.at(strategy); }
   bool collapses() const { return selected() && chosen().collapses(); }
   bool is_of_blocks() const { return selected() && chosen().is_of_blocks(); }
+  // Variables of quant.weight that no linear reads.
+  std::vector<std::string> unread() const {
+    return selected() && select.policy == "all" ? chosen().unread() : std::vector<std::string>{};
+  }
 };
 
 // Makes the model follow the plan of a strategy of whole blocks; others leave it as it is. errors, seed: as of

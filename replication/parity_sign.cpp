@@ -18,6 +18,10 @@ const std::vector<ParityCode>& parity_codes() {
       {2, 2, 16, {0xa930, 0x7350}, {.740f, .619f}},
       {2, 3, 16, {0xacf1, 0x4ebb, 0x9b49}, {.542f, .538f, .511f}},
       {2, 4, 16, {0xa930, 0x7350, 0x0baf, 0x22cc}, {.587f, .470f, .384f, .307f}},
+      {1, 2, 12, {0x9d6, 0xe1c}, {1.432f, 1.016f}},
+      {3, 2, 6, {0x9, 0x3c}, {.369f, .380f}},
+      {3, 3, 12, {0x3b0, 0x93f, 0xd0d}, {.276f, .274f, .275f}},
+      {4, 2, 8, {0x71, 0xde}, {.194f, .196f}},
   };
   return codes;
 }
@@ -65,7 +69,7 @@ WindowFamily parity_sign(int64_t bits, int64_t replicas, int64_t window_bits, co
   }
   core::fail(
       "{}: parity_sign has no masks for {} bits, {} replicas and a window of {} bits. There are (bits/replicas/"
-      "window_bits): {}.",
+      "window_bits): {}. tools/window_codes.py finds more.",
       path, bits, replicas, window_bits, available());
 }
 

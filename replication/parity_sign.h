@@ -14,7 +14,8 @@ struct ParityCode {
   std::vector<float> alpha;     // [P], for weights of variance 1
 };
 
-const std::vector<ParityCode>& parity_codes();  // those of the study
+// Those of the study for 2 bits, and what tools/window_codes.py has found for others.
+const std::vector<ParityCode>& parity_codes();
 
 // [2^L, P]
 at::Tensor parity_features(int64_t bits, int64_t window_bits, const std::vector<uint32_t>& masks);

@@ -1,7 +1,8 @@
 #include "replication/strategy.h"
 
 // One line per strategy: X(name) stands for strategies/name.cpp, which defines make_name().
-#define STRATEGIES(X) X(scales) X(row_column) X(low_rank) X(parity_sign) X(shifted) X(depth) X(parallel) X(adjacent)
+#define STRATEGIES(X) \
+  X(scales) X(row_column) X(low_rank) X(parity_sign) X(shifted) X(token_adaptive) X(depth) X(parallel) X(adjacent)
 
 namespace replication {
 

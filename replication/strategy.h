@@ -10,6 +10,7 @@
 
 #include "core/config/keys.h"
 #include "core/model.h"
+#include "quant/activation.h"
 #include "quant/decoder.h"
 
 namespace replication {
@@ -56,6 +57,8 @@ class Strategy : public core::Section {
   }
   // Path of the linear, of an earlier block, whose codes the one at `path` uses; "": it has codes of its own.
   virtual std::string codes_of(const std::string& /*path*/) const { return {}; }
+  // How the replicas' inputs are quantized, one each; empty: all alike.
+  virtual std::vector<quant::ActivationReplica> inputs() const { return {}; }
   // Whether the uses of the codes are one grid, into which `decoder` has fused them.
   virtual bool collapses() const { return false; }
   // What `refine` reads of the statistics.

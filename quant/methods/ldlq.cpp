@@ -24,20 +24,12 @@ class ColumnEncoder {
 
   EncodedColumns operator()(const at::Tensor& w, int64_t first) const {
     if (decoder_.order() == Order::sequence) return decoder_.encode_columns(w, parameters_, first, in_features_);
-    const ElementGrid part = columns(first, w.size(1));
+    const ElementGrid part = grid_.columns(first, w.size(1));
     const at::Tensor codes = part.encode(w);
     return {codes, part.decode(codes)};
   }
 
  private:
-  // The grid of some columns: every one a group of its own.
-  ElementGrid columns(int64_t first, int64_t n) const {
-    const at::Tensor group = at::arange(first, first + n, at::kLong).div(grid_.group_size, "floor");
-    const auto pick = [&](const at::Tensor& x) { return x.defined() ? x.cpu().index_select(1, group) : x; };
-    const at::Tensor dither = grid_.dither.defined() ? grid_.dither.cpu().narrow(1, first, n) : grid_.dither;
-    return {pick(grid_.scale), pick(grid_.shift), 1, grid_.top, grid_.table, dither};
-  }
-
   const Decoder& decoder_;
   const Parameters& parameters_;
   int64_t in_features_;

@@ -17,7 +17,7 @@ struct ParitySign : Strategy {
   void keys(core::Keys& k) override {
     k.key("replicas", replicas, "uses of the same codes, each with a sign of its own", {2, 4});
     k.key("window_bits", window_bits, "bits of the codes that decide the signs; a multiple of quant.weight.bits",
-          {8, 16});
+          {2, 16});
   }
   std::vector<std::string> unread() const override { return window_unread(); }
   std::shared_ptr<const quant::Decoder> decoder(const quant::WeightConfig& weight, const quant::Place& place,

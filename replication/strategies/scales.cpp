@@ -6,6 +6,10 @@
 // Affine replicas of the same codes *are* one affine grid on the common refinement of their groups, scale mean s_r and
 // zero mean(s_r z_r) / mean s_r. They are fused into it (collapse) unless they differ in noise: then the decoder is an
 // ordinary grid of one product, and what remains of the replicas is the freedom of finer groups.
+//
+// Replicas that differ in how their inputs are quantized keep one weight: W mean_r g_r(x) is one product too, with
+// inputs that are averaged (quant/activation.h). With own_codes every replica codes the weight itself, in its own range
+// and rounding: R sets of codes, billed as such, which are no replicas of one another and none are fused.
 #include <ATen/ATen.h>
 
 #include <numeric>
@@ -30,6 +34,9 @@ struct Replica : core::Section {
   double zero_point = 0.0;
   double offset = 0.0;
   double noise = 0.0;
+  quant::ActivationReplica activation;
+  std::string rounding = "nearest";
+  double clip = 1.0;
 
   void keys(core::Keys& k) override {
     k.key("group_size", group_size, "weights of a row that share this replica's scale; default: quant.weight's",
@@ -39,11 +46,30 @@ struct Replica : core::Section {
     k.key("zero_point", zero_point, "added to the fitted zero points, in steps; zero_point: float only", {-256, 256});
     k.key("offset", offset, "added to the offset of quant.weight, in steps", {-256, 256});
     k.key("noise", noise, "standard deviation of this replica's own noise, in steps of its scale", {0, 16});
+    k.section("activation", activation,
+              "how its inputs are quantized; with it replicas share one weight, so that nothing else may differ")
+        .only_if_given();
+    k.key("rounding", rounding, "own_codes only; default: quant.weight's", {"nearest", "stochastic"}).only_if_given();
+    k.key("clip", clip, "own_codes only; default: quant.weight's", {0, 1, /*low_open=*/true}).only_if_given();
+  }
+  // A key by which its weight differs from that of others; empty: by none.
+  std::string weight_override() const {
+    if (given("group_size")) return "group_size";
+    if (scale != 1) return "scale";
+    if (zero_point != 0) return "zero_point";
+    if (offset != 0) return "offset";
+    return noise != 0 ? "noise" : "";
   }
 
-  WeightConfig config(const WeightConfig& base) const {
+  WeightConfig grouped(const WeightConfig& base) const {
     WeightConfig own = base;
     if (given("group_size")) own.group_size = group_size;
+    return own;
+  }
+  WeightConfig config(const WeightConfig& base) const {
+    WeightConfig own = grouped(base);
+    if (given("rounding")) own.rounding = rounding;
+    if (given("clip")) own.clip = clip;
     own.offset += offset;
     return own;
   }
@@ -59,8 +85,11 @@ class ReplicaDecoder : public quant::Decoder {
         replicas_(std::move(replicas)),
         in_features_(in_features),
         description_(std::move(description)) {
-    for (const Replica& replica : replicas_)
-      grids_.push_back(std::make_shared<quant::AffineGrid>(replica.config(weight), place));
+    for (const Replica& replica : replicas_) {
+      quant::Place own = place;  // codes that are rounded at random are so independently
+      if (!grids_.empty()) own.path += fmt::format(" replica {}", grids_.size());
+      grids_.push_back(std::make_shared<quant::AffineGrid>(replica.config(weight), own));
+    }
   }
 
   std::string name() const override { return "scales"; }
@@ -83,7 +112,7 @@ class ReplicaDecoder : public quant::Decoder {
   at::Tensor decode(const at::Tensor& codes, const Parameters& parameters) const override {
     at::Tensor sum;
     for (size_t r = 0; r < size(); ++r) {
-      at::Tensor w = grids_[r]->decode(codes, of(parameters, r));
+      at::Tensor w = grids_[r]->decode(codes_of(codes, r), of(parameters, r));
       if (replicas_[r].noise > 0) w = w + noise(parameters, r, codes);
       sum = sum.defined() ? sum + w : w;
     }
@@ -135,6 +164,9 @@ class ReplicaDecoder : public quant::Decoder {
     return own;
   }
 
+ protected:
+  virtual at::Tensor codes_of(const at::Tensor& codes, size_t) const { return codes; }  // of replica r
+
  private:
   at::Tensor noise(const Parameters& parameters, size_t r, const at::Tensor& codes) const {
     const int64_t O = codes.size(0), I = codes.size(1);
@@ -149,14 +181,69 @@ class ReplicaDecoder : public quant::Decoder {
   core::Node description_;
 };
 
+// Factor and shift of a replica, on parameters that are then stored as they are.
+Parameters overridden(Parameters own, const Replica& replica) {
+  for (quant::Parameter& p : own) {
+    const auto stored = [&](const at::Tensor& x) { return x.to(p.stored_dtype).to(at::kFloat); };
+    if (p.name == "scale" && replica.scale != 1) p.tensor = stored(p.tensor * replica.scale);
+    if (p.name == "zero_point" && replica.zero_point != 0) p.tensor = stored(p.tensor + replica.zero_point);
+  }
+  return own;
+}
+
+// Every replica with codes of its own, the first in the lowest bits of what is stored: R b bits. The codes of a weight
+// are chosen together, so that methods treat them as those of a sequence.
+class OwnCodesDecoder : public ReplicaDecoder {
+ public:
+  using ReplicaDecoder::ReplicaDecoder;
+
+  quant::Order order() const override { return quant::Order::sequence; }
+  int64_t code_bits() const override { return config().bits * static_cast<int64_t>(size()); }
+  quant::Needs needs() const override {
+    quant::Needs all;
+    for (size_t r = 0; r < size(); ++r) all = all | grid(r).needs();
+    return all;
+  }
+  Parameters fit(const at::Tensor& w, const quant::Statistics& x) const override {
+    Parameters all;
+    for (size_t r = 0; r < size(); ++r) add(all, overridden(grid(r).fit(w, x), replica(r)), r);
+    return all;
+  }
+  quant::Encoded encode(const at::Tensor& w, Parameters parameters) const override {
+    return {encode_columns(w, parameters, 0, w.size(1)).codes, std::move(parameters)};
+  }
+  quant::EncodedColumns encode_columns(const at::Tensor& w, const Parameters& parameters, int64_t first,
+                                       int64_t in_features) const override {
+    const at::Tensor x = w.cpu(), codes = at::zeros_like(x, at::kByte), sum = at::zeros_like(x);
+    for (size_t r = 0; r < size(); ++r) {
+      const quant::ElementGrid part =
+          grid(r).element_grid(of(parameters, r), w.size(0), in_features).columns(first, w.size(1));
+      const at::Tensor own = part.encode(x);
+      codes.bitwise_or_(own.bitwise_left_shift(shift(r)));
+      sum.add_(part.decode(own));
+    }
+    return {codes.to(w.device()), (sum / static_cast<double>(size())).to(w.device())};
+  }
+
+ protected:
+  at::Tensor codes_of(const at::Tensor& codes, size_t r) const override {
+    return codes.bitwise_right_shift(shift(r)).bitwise_and((int64_t{1} << config().bits) - 1);
+  }
+
+ private:
+  int64_t shift(size_t r) const { return config().bits * static_cast<int64_t>(r); }
+};
+
 struct Scales : Strategy {
   std::vector<Replica> replicas = std::vector<Replica>(2);
-  bool collapse = true;
+  bool collapse = true, own_codes = false;
 
   std::string summary() const override { return "affine dequantizers on one set of codes, averaged inside the linear"; }
   void keys(core::Keys& k) override {
     k.list("replicas", replicas, "one map per replica; {}: as the plain grid");
     k.key("collapse", collapse, "replace the replicas by the one affine grid that they are, where they are one");
+    k.key("own_codes", own_codes,
+          "every replica codes the weight itself, and as many code bits are stored; methods rtn and ldlq");
   }
   void check() const override {
     core::require(!replicas.empty(), "{}: the list is empty. Give one map per replica, e.g. [{{}}, {{offset: 0.5}}].",
@@ -164,21 +251,47 @@ struct Scales : Strategy {
     core::require(!replicas.front().given("group_size"),
                   "{}: replica 0 has the groups for which the codes are chosen. Set quant.weight.group_size.",
                   replicas.front().where("group_size"));
+    for (const Replica& replica : replicas) {
+      for (const char* key : {"rounding", "clip"}) {
+        core::require(own_codes || !replica.given(key),
+                      "{} needs other codes than replica 0 has. Remove it, or set own_codes: true, which stores {} "
+                      "times the code bits.",
+                      replica.where(key), replicas.size());
+      }
+    }
+    if (differ_in_inputs()) check_inputs();
   }
   bool collapses() const override {
-    return collapse && std::all_of(replicas.begin(), replicas.end(), [](const Replica& r) { return r.noise == 0; });
+    if (differ_in_inputs()) return true;
+    return collapse && !own_codes &&
+           std::all_of(replicas.begin(), replicas.end(), [](const Replica& r) { return r.noise == 0; });
   }
   quant::Needs needs() const override { return {.mean_square = replicas.size() > 1}; }
+  std::vector<quant::ActivationReplica> inputs() const override {
+    std::vector<quant::ActivationReplica> all;
+    if (!differ_in_inputs()) return all;
+    for (const Replica& replica : replicas) all.push_back(replica.activation);
+    return all;
+  }
 
   std::shared_ptr<const quant::Decoder> encoder(const WeightConfig& weight, const quant::Place& place,
                                                 const Shape& shape) const override {
     refuse(weight, place.path);
     for (const Replica& replica : replicas)
       quant::make_decoder(replica.config(weight), place.path, shape.in_features, place.seed);  // does it divide?
+    if (own_codes || differ_in_inputs()) return nullptr;
     return quant::make_decoder(weight, place.path, shape.in_features, place.seed);
   }
   std::shared_ptr<const quant::Decoder> decoder(const WeightConfig& weight, const quant::Place& place,
                                                 const Shape& shape) const override {
+    if (differ_in_inputs()) return quant::make_decoder(weight, place.path, shape.in_features, place.seed);
+    if (own_codes) {
+      const auto bits = weight.bits * static_cast<int64_t>(replicas.size());
+      core::require(bits <= 8, "{}: {} sets of {}-bit codes are {} bits a weight, above 8. Use fewer replicas or bits.",
+                    place.path, replicas.size(), weight.bits, bits);
+      return std::make_shared<OwnCodesDecoder>(weight, place, replicas, shape.in_features,
+                                               description("scales", *this));
+    }
     auto unfused =
         std::make_shared<ReplicaDecoder>(weight, place, replicas, shape.in_features, description("scales", *this));
     if (!collapses()) return unfused;
@@ -207,6 +320,20 @@ struct Scales : Strategy {
   }
 
  private:
+  bool differ_in_inputs() const {
+    return std::any_of(replicas.begin(), replicas.end(), [](const Replica& r) { return r.given("activation"); });
+  }
+  void check_inputs() const {
+    core::require(!own_codes && collapse,
+                  "{}: replicas that differ in activation share codes and weight, and only their inputs are averaged. "
+                  "Remove `{}`.",
+                  where(own_codes ? "own_codes" : "collapse"), own_codes ? "own_codes" : "collapse");
+    for (const Replica& replica : replicas) {
+      const std::string key = replica.weight_override();
+      core::require(key.empty(), "{}: replicas that differ in activation share one weight. Remove `{}`.",
+                    replica.where(key), key);
+    }
+  }
   void refuse(const WeightConfig& weight, const std::string& path) const {
     core::require(
         weight.codebook == "uniform" && weight.group_size != 0 && weight.scale_bits == 0,
@@ -247,8 +374,10 @@ struct Scales : Strategy {
       at::Tensor target = w * R;
       for (size_t q = 0; q < replicas.size(); ++q)
         if (q != r) target = target - weights[q];
-      own.push_back(fitted(replicas.grid(r), encoded.codes, target, h));
-      weights[r] = replicas.grid(r).decode(encoded.codes, own.back());
+      const quant::AffineGrid grid(replicas.replica(r).grouped(replicas.config()), replicas.place());
+      const Parameters found = fitted(grid, encoded.codes, target, h);
+      weights[r] = grid.decode(encoded.codes, found);
+      own.push_back(with_offset(replicas.grid(r), found, w));
     }
     Parameters all;
     for (size_t r = 0; r < own.size(); ++r)
@@ -262,15 +391,6 @@ struct Scales : Strategy {
     for (quant::Parameter& p : all)
       p.tensor = p.name == "offset" ? at::full({1}, grid.config().offset, w.options()) : plain.at(p.name);
     return all;
-  }
-
-  static Parameters overridden(Parameters own, const Replica& replica) {
-    for (quant::Parameter& p : own) {
-      const auto stored = [&](const at::Tensor& x) { return x.to(p.stored_dtype).to(at::kFloat); };
-      if (p.name == "scale" && replica.scale != 1) p.tensor = stored(p.tensor * replica.scale);
-      if (p.name == "zero_point" && replica.zero_point != 0) p.tensor = stored(p.tensor + replica.zero_point);
-    }
-    return own;
   }
 };
 

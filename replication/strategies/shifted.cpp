@@ -12,7 +12,7 @@ struct Shifted : Strategy {
 
   std::string summary() const override { return "uses of the same codes, shifted, each with a table of its own"; }
   void keys(core::Keys& k) override {
-    k.key("replicas", replicas, "uses of the same codes, each shifted by one more and with a table of its own", {2, 3});
+    k.key("replicas", replicas, "uses of the same codes, each shifted by one more and with a table of its own", {2, 4});
   }
   std::vector<std::string> unread() const override { return window_unread(); }
   std::shared_ptr<const quant::Decoder> decoder(const quant::WeightConfig& weight, const quant::Place& place,

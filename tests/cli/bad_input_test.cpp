@@ -81,6 +81,35 @@ TEST_F(BadInput, StrategyThatTheMethodCannotEncodeFor) {
                 "method.");
 }
 
+TEST_F(BadInput, VariableThatTheStrategyDoesNotRead) {
+  program_.edit("quant: {method: rtn", "replication: {strategy: parity_sign}\nquant: {method: rtn");
+  program_.edit("bits: 4", "bits: 2");
+  refused_after("group_size: 64", "group_size: 64, offset: 0.5",
+                "model.layers.0.self_attn.q_proj: c.yaml:4: quant.weight.offset is not read with replication.strategy: "
+                "parity_sign. Remove one of the two.");
+}
+
+TEST_F(BadInput, WindowThatNoMemoryHolds) {
+  refused_after("quant: {method: rtn", "replication: {parity_sign: {window_bits: 40}}\nquant: {method: rtn",
+                "c.yaml:3: replication.parity_sign.window_bits is out of range: 40. Write a number in [2, 16].");
+}
+
+TEST_F(BadInput, CodesAboveEightBits) {
+  refused_after(
+      "quant: {method: rtn",
+      "replication: {strategy: scales, scales: {replicas: [{}, {}, {}], own_codes: true}}\nquant: {method: rtn",
+      "model.layers.0.self_attn.q_proj: 3 sets of 4-bit codes are 12 bits a weight, above 8. Use fewer "
+      "replicas or bits.");
+}
+
+TEST_F(BadInput, ReplicasOfInputsThatAreNotQuantized) {
+  refused_after("quant: {method: rtn",
+                "replication: {strategy: scales, scales: {replicas: [{}, {activation: {offset: 0.5}}]}}\nquant: "
+                "{method: rtn",
+                "model.layers.0.self_attn.q_proj: its replicas differ in how inputs are quantized, but they are not: "
+                "quant.activation.bits is 16. Set it to 8 or less.");
+}
+
 TEST_F(BadInput, FileThatIsNotYaml) {
   program_.put("c.yaml", "name: [a\n");
   refused("c.yaml:2: not valid YAML: end of sequence flow not found. Check indentation, brackets and quotes here.");

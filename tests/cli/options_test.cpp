@@ -75,6 +75,7 @@ TEST(Options, ListsPrintWhatThereIs) {
                            "\nrow_column ",
                            "\nscales ",
                            "\nshifted ",
+                           "\ntoken_adaptive ",
                            "families: llama, qwen2, qwen3\n",
                            "\ntiny-qwen3\n",
                            "corpora:\n",

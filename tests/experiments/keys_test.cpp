@@ -105,11 +105,32 @@ class Key : public ::testing::Test {
     return given;
   }
   // Two replicas, of which the second is as given.
-  void replica(const std::string& second, const std::string& variable = "quant.weight.zero_point=float") {
+  void replica(const std::string& second) {
     const std::string list = "replication.scales.replicas=[{}, ";
     Strings given = measured("replication.strategy=scales");
-    given.insert(given.end(), {variable, list + "{}]"});
+    given.insert(given.end(), {"quant.weight.zero_point=float", list + "{}]"});
     changes_the_result(list + second + "]", given);
+  }
+  // Of the inputs: set by the strategy, and by quant.activation itself.
+  void input_replica(const std::string& second) {
+    changes_the_result("quant.activation.replicas=[{}, " + second + "]", kInputs);
+    Strings given = kInputs;
+    given.insert(given.end(), {"replication.strategy=scales", "replication.scales.replicas=[{}, {activation: {}}]"});
+    changes_the_result("replication.scales.replicas=[{}, {activation: " + second + "}]", given);
+    EXPECT_EQ(lab_.nll({kInputs[0], "quant.activation.replicas=[{}, " + second + "]"}),
+              lab_.nll({kInputs[0], given[1], "replication.scales.replicas=[{}, {activation: " + second + "}]"}));
+  }
+  // With codes of its own.
+  void own_replica(const std::string& second) {
+    changes_the_result("replication.scales.replicas=[{}, " + second + "]",
+                       {"replication.strategy=scales", "replication.scales.own_codes=true"});
+  }
+  void own_codes() {
+    Strings given = measured("replication.strategy=scales");
+    given.emplace_back("replication.scales.replicas=[{}, {offset: 0.5}]");
+    changes_the_result("replication.scales.own_codes=true", given);
+    given.emplace_back("replication.scales.own_codes=true");
+    EXPECT_EQ(lab_.row(given)["bits"]["codes"], 4.0);
   }
   // The replicas are one grid: fused, they are another run with the same result.
   void collapse() {
@@ -144,9 +165,35 @@ class Key : public ::testing::Test {
       {"replication.scales.replicas[].group_size", [this] { replica("{group_size: 32}"); }},
       {"replication.scales.replicas[].scale", [this] { replica("{scale: 1.1}"); }},
       {"replication.scales.replicas[].zero_point", [this] { replica("{zero_point: 0.25}"); }},
-      {"replication.scales.replicas[].offset", [this] { replica("{offset: 0.25}", "quant.weight.zero_point=int"); }},
+      {"replication.scales.replicas[].offset", [this] { replica("{offset: 0.25}"); }},
       {"replication.scales.replicas[].noise", [this] { replica("{noise: 0.1}"); }},
       {"replication.scales.collapse", [this] { collapse(); }},
+      {"replication.scales.own_codes", [this] { own_codes(); }},
+      {"replication.scales.replicas[].rounding", [this] { own_replica("{rounding: stochastic}"); }},
+      {"replication.scales.replicas[].clip", [this] { own_replica("{clip: 0.8}"); }},
+      {"replication.scales.replicas[].activation.clip.kind",
+       [this] { input_replica("{clip: {kind: percentile, value: 99}}"); }},
+      {"replication.scales.replicas[].activation.clip.value", [this] { input_replica("{clip: {value: 0.8}}"); }},
+      {"replication.scales.replicas[].activation.scale", [this] { input_replica("{scale: 0.8}"); }},
+      {"replication.scales.replicas[].activation.zero_point", [this] { input_replica("{zero_point: 0.5}"); }},
+      {"replication.scales.replicas[].activation.offset", [this] { input_replica("{offset: 0.25}"); }},
+      {"quant.activation.replicas[].clip.kind", [this] { input_replica("{clip: {kind: percentile, value: 98}}"); }},
+      {"quant.activation.replicas[].clip.value", [this] { input_replica("{clip: {value: 0.7}}"); }},
+      {"quant.activation.replicas[].scale", [this] { input_replica("{scale: 0.9}"); }},
+      {"quant.activation.replicas[].zero_point", [this] { input_replica("{zero_point: 0.3}"); }},
+      {"quant.activation.replicas[].offset", [this] { input_replica("{offset: 0.3}"); }},
+      {"replication.token_adaptive.experts",
+       [this] { changes_the_result("replication.token_adaptive.experts=2", {"replication.strategy=token_adaptive"}); }},
+      {"replication.token_adaptive.spread",
+       [this] {
+         changes_the_result("replication.token_adaptive.spread=0.1", {"replication.strategy=token_adaptive"});
+         EXPECT_EQ(lab_.nll({"replication.strategy=token_adaptive", "replication.token_adaptive.spread=0"}),
+                   lab_.nll());
+       }},
+      {"replication.token_adaptive.gate_spread",
+       [this] {
+         changes_the_result("replication.token_adaptive.gate_spread=0.5", {"replication.strategy=token_adaptive"});
+       }},
       {"replication.row_column.replicas",
        [this] { changes_the_result("replication.row_column.replicas=2", row_column_); }},
       {"replication.row_column.iterations",

@@ -10,6 +10,7 @@
 
 #include "core/io/csv.h"
 #include "core/io/files.h"
+#include "experiments/run_point.h"
 #include "experiments/version.h"
 #include "export/checkpoint.h"
 #include "models/registry.h"
@@ -252,6 +253,19 @@ TEST(RunDirectory, ItsResolvedFileGivesTheSameIdAndTheSameNumbers) {
   EXPECT_EQ(first["swept"]["quant.weight.group_size"], "32");
   for (Json* row : {&first, &second}) row->erase("swept");
   EXPECT_EQ(without_costs(second), without_costs(first));
+}
+
+TEST(RunDirectory, ItsResolvedFileLeavesOutWhatTheStrategyDoesNotRead) {
+  const Lab lab;
+  const Json row = lab.row({"replication.strategy=parity_sign"});
+  const std::string resolved = lab.directory(row) + "/resolved.yaml";
+  const core::Node keys = core::read_yaml(resolved);
+  const core::Node& weight = *keys.find("quant")->find("weight");
+  for (const char* key : {"symmetry", "zero_point", "offset", "range", "rounding", "codebook"})
+    EXPECT_EQ(weight.find(key), nullptr) << key;
+  EXPECT_NE(weight.find("clip"), nullptr);
+  Inputs inputs(lab.file("again") + "/.cache");
+  EXPECT_EQ(run_id(read_points(resolved, {}).at(0).spec, inputs), row["id"]);
 }
 
 TEST(RunDirectory, ItsCheckpointMeasuresBitForBitTheSame) {

@@ -221,11 +221,25 @@ TEST(Save, ATensorThatSomethingHasChangedIsStoredAsItIsNow) {
 TEST(Save, RemembersReplicas) {
   for (const char* replication :
        {"{strategy: scales, scales: {replicas: [{}, {group_size: 4, noise: 0.1}]}}",
-        "{strategy: scales, scales: {replicas: [{}, {offset: 0.1}]}}", "{strategy: low_rank, low_rank: {rank: 2}}"}) {
+        "{strategy: scales, scales: {replicas: [{}, {offset: 0.1}]}}", "{strategy: low_rank, low_rank: {rank: 2}}",
+        "{strategy: scales, scales: {replicas: [{rounding: stochastic}, {offset: 0.1}], own_codes: true}}",
+        "{strategy: token_adaptive, token_adaptive: {experts: 3, spread: 0.2}}"}) {
     const core::Scratch out;
     Opened model = opened(golden("qwen3_tied"));
     save(model, "{weight: {bits: 3, group_size: 8, zero_point: float}}", out.path(), {}, {}, replication);
     EXPECT_TRUE(at::equal(opened(out.path()).logits(), model.logits())) << replication;
+  }
+}
+
+TEST(Save, RemembersReplicasOfInputs) {
+  for (const char* mode : {"mode: dynamic", "mode: static, granularity: per_tensor"}) {
+    const core::Scratch out;
+    Opened model = opened(golden("qwen3_tied"));
+    save(model, std::string("{weight: {bits: 3, group_size: 8}, activation: {bits: 4, ") + mode + "}}", out.path(), {},
+         {},
+         "{strategy: scales, scales: {replicas: [{activation: {offset: -0.25, clip: {value: 0.9}}}, {activation: "
+         "{scale: 1.1, zero_point: 0.5}}]}}");
+    EXPECT_TRUE(at::equal(opened(out.path()).logits(), model.logits())) << mode;
   }
 }
 
