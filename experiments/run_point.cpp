@@ -18,6 +18,7 @@
 #include "experiments/resume.h"
 #include "experiments/sensitivity.h"
 #include "experiments/stages.h"
+#include "experiments/training.h"
 #include "experiments/version.h"
 #include "export/checkpoint.h"
 #include "models/registry.h"
@@ -112,12 +113,13 @@ std::optional<quant::StatisticsStore> statistics_store(const Spec& spec, Inputs&
   return quant::StatisticsStore(inputs.cache(), cache_key(spec, on));
 }
 
-// Writes <directory>/checkpoint; blocks that an interrupted run has finished are not done again.
+// Writes `checkpoint`; blocks that an interrupted run has finished are not done again.
 // calibration: the text on which inputs are measured; null: nothing is measured.
 std::vector<quant::ModuleReport> quantize(const Spec& spec, Inputs& inputs, const ModelFiles& files,
-                                          const std::string& directory, const core::Windows* calibration) {
+                                          const std::string& directory, const std::string& checkpoint,
+                                          const core::Windows* calibration) {
   const core::Weights weights = weights_of(spec, files);
-  const std::string checkpoint = directory + "/checkpoint", progress = progress_directory(directory);
+  const std::string progress = progress_directory(directory);
   const auto model = models::build(files.config);
   const bool propagates = spec.calibration.propagate_error;
   std::optional<quant::StatisticsStore> store = statistics_store(spec, inputs, files, calibration);
@@ -191,6 +193,8 @@ Findings compute(const Point& point, const std::string& directory, Inputs& input
                     .model_hash = inputs.model_hash(files),
                     .tokenizer_hash = files.tokenizer->hash()};
   const bool quantizes = spec.quant.method != quant::QuantConfig::kNone;
+  if (const TrainingText* text = inputs.training(files, spec, models::build(files.config)->shape()))
+    findings.training_tokens = text->token_hash();
   std::vector<std::shared_ptr<const FinalStates>> states;
   if (!files.quantized) {
     staged(findings.stages, "baseline", kBaselineVersion, [&] {
@@ -200,17 +204,25 @@ Findings compute(const Point& point, const std::string& directory, Inputs& input
       return full.cached;
     });
   }
+  const std::string checkpoint = directory + "/checkpoint";
+  const std::string quantized = spec.qat.tunes_model() ? untrained_directory(directory) : checkpoint;
   if (quantizes) {
     staged(findings.stages, "quantize", quant::Quantize::kVersion, [&] {
       const core::Windows* text = inputs.calibration(files, spec, *models::build(files.config));
       if (text != nullptr) findings.calibration_tokens = text->token_hash;
-      findings.modules = quantize(spec, inputs, files, directory, text);
+      findings.modules = quantize(spec, inputs, files, directory, quantized, text);
+      return false;
+    });
+  }
+  if (spec.qat.tunes_model()) {
+    staged(findings.stages, "qat", kTrainingVersion, [&] {
+      findings.training = train(spec, inputs, files, directory);
       return false;
     });
   }
   Working work;
   staged(findings.stages, "load", 1, [&] {  // resident weights are all read here, because each is counted
-    work = open_result(spec, files, directory + "/checkpoint");
+    work = open_result(spec, files, checkpoint);
     findings.bill = bill_of(*work.model, *work.source);
     return false;
   });
@@ -233,6 +245,7 @@ std::string run_id(const Spec& spec, Inputs& inputs) {
   for (const PerplexityConfig& config : spec.measure.perplexity)
     hasher.update(inputs.windows(files, config, model->shape()).token_hash);
   if (const core::Windows* text = inputs.calibration(files, spec, *model)) hasher.update(text->token_hash);
+  if (const TrainingText* text = inputs.training(files, spec, model->shape())) hasher.update(text->token_hash());
   return hasher.hex().substr(0, 16);
 }
 
@@ -268,6 +281,7 @@ Json run_in(const std::string& directory, const Point& point, Inputs& inputs) {
   const Json results = results_json(findings, fs::exists(checkpoint) ? exports::bytes_on_disk(checkpoint) : 0);
   core::write_atomically(directory + "/results.json", results.dump(2) + "\n");
   fs::remove_all(progress_directory(directory));
+  fs::remove_all(untrained_directory(directory));
   return results;
 }
 

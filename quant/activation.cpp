@@ -152,16 +152,25 @@ AffineGrid::Steps InputQuantizer::steps() const {
 
 // ---- both ----
 
+at::Tensor InputQuantizer::dither(const at::Tensor& x) const {
+  if (config_.rounding != "stochastic") return {};
+  const int64_t columns = x.size(-1);
+  return uniform_draw(place_, "activation", 0, x.numel() / columns, columns).to(x.device());
+}
+
 at::Tensor InputQuantizer::apply(const at::Tensor& x) const {
   if (x.numel() == 0) return x;
   const at::Tensor groups = grouped(x.to(at::kFloat));
-  at::Tensor dither;
-  if (config_.rounding == "stochastic") {
-    const int64_t columns = x.size(-1);
-    dither = uniform_draw(place_, "activation", 0, x.numel() / columns, columns).to(x.device());
-  }
   const AffineGrid::Steps found = config_.is_static() ? steps() : grid_.steps(range(groups));
-  return grid_.round_trip(groups, found, dither).reshape(x.sizes()).to(x.scalar_type());
+  return grid_.round_trip(groups, found, dither(x)).reshape(x.sizes()).to(x.scalar_type());
+}
+
+at::Tensor InputQuantizer::trainable(const at::Tensor& x) const {
+  if (x.numel() == 0) return x;
+  if (!config_.is_static()) return x + (apply(x.detach()) - x).detach();
+  return grid_.trainable_round_trip(grouped(x.to(at::kFloat)), steps(), dither(x))
+      .reshape(x.sizes())
+      .to(x.scalar_type());
 }
 
 std::shared_ptr<const InputQuantizer> make_input_quantizer(const ActivationConfig& config, const std::string& path,

@@ -44,6 +44,9 @@ class InputQuantizer {
   const ActivationConfig& config() const { return config_; }
   const Place& place() const { return place_; }
   at::Tensor apply(const at::Tensor& x) const;  // [..., I] -> the same shape and dtype
+  // The same with gradients: with respect to x they pass straight through the rounding, and of a static quantizer also
+  // to its parameters.
+  at::Tensor trainable(const at::Tensor& x) const;
 
   // What a static quantizer stores, tensors undefined until it is calibrated: activation_scale [G], and with symmetry:
   // asymmetric activation_zero_point [G]; G is 1 for per_tensor. Of a dynamic one: nothing.
@@ -60,7 +63,8 @@ class InputQuantizer {
   Range range(const at::Tensor& groups) const;
   Range range(const InputHistogram& seen) const;
   Range clipped(const Range& whole) const;
-  AffineGrid::Steps steps() const;  // of the parameters
+  AffineGrid::Steps steps() const;               // of the parameters
+  at::Tensor dither(const at::Tensor& x) const;  // of stochastic rounding; undefined: to the nearest
 
   ActivationConfig config_;
   Place place_;

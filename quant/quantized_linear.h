@@ -28,9 +28,11 @@ class QuantizedLinear : public core::Linear {
   const InputQuantizer* input() const { return input_.get(); }
 
   const Decoder& decoder() const { return *decoder_; }
+  const std::shared_ptr<const Decoder>& shared_decoder() const { return decoder_; }
   const core::Codes& codes() const { return codes_; }
   const Parameters& parameters() const { return parameters_; }
   int64_t bias_bits() const { return bias_bits_; }
+  at::ScalarType compute_dtype() const { return compute_dtype_; }
 
  private:
   at::Tensor noise() const;                                      // [O, I] float32

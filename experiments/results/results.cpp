@@ -66,6 +66,21 @@ Json replication_json(const replication::ReplicationConfig& config) {
   return {{"strategy", config.strategy}, {"collapsed", config.collapses()}};
 }
 
+// Shares are of all stored bits of the model.
+Json training_json(const TrainingReport& report, const core::Cost& all) {
+  const auto known = [](std::optional<double> value) { return value ? Json(*value) : Json(nullptr); };
+  return {{"steps", report.steps},
+          {"kept_step", report.kept_step},
+          {"stopped", report.stopped.empty() ? Json(nullptr) : Json(report.stopped)},
+          {"objective", report.objective},
+          {"tokens", report.tokens},
+          {"trained_parameters", report.trained_parameters},
+          {"trained_bits_share", ratio(report.trained_bits, all.code_bits + all.parameter_bits + all.dense_bits)},
+          {"float_zero_points", report.floated_zeros},
+          {"held_out_before", known(report.held_out_before)},
+          {"held_out_after", known(report.held_out_after)}};
+}
+
 }  // namespace
 
 Json results_json(const Findings& f, int64_t bytes_on_disk) {
@@ -96,6 +111,7 @@ Json results_json(const Findings& f, int64_t bytes_on_disk) {
             {"model", f.model_hash},
             {"tokenizer", f.tokenizer_hash},
             {"calibration_tokens", f.calibration_tokens.empty() ? Json(nullptr) : Json(f.calibration_tokens)},
+            {"training_tokens", f.training_tokens.empty() ? Json(nullptr) : Json(f.training_tokens)},
             {"codes", f.bill.code_hash ? Json(*f.bill.code_hash) : Json(nullptr)}}},
           {"baseline", f.baseline ? measured_json(*f.baseline) : Json(nullptr)},
           {"quantized", measured_json(f.quantized)},
@@ -104,6 +120,7 @@ Json results_json(const Findings& f, int64_t bytes_on_disk) {
           {"mac_multiplier", f.bill.mac_multiplier},
           {"weight_bytes_per_token", f.bill.all.bytes_read},
           {"replication", replication_json(f.spec->replication)},
+          {"qat", f.training ? training_json(*f.training, f.bill.all) : Json(nullptr)},
           {"stages", stages},
           {"fallbacks", fallbacks}};
 }
