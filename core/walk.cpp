@@ -25,6 +25,17 @@ void advance(Block& block, const Pass& pass, const HiddenStore& hidden, HiddenSt
                  [&](int64_t i) { next.put(i, block.forward(hidden.get(i), pass)); });
 }
 
+// What the stages see of the streams: all but what is held out.
+struct CalibrationText {
+  explicit CalibrationText(const Streams& all) {
+    if (all.full != nullptr) streams.full = &full.emplace(all.full->first(all.full->batches() - all.held_out));
+    if (all.quantized != nullptr)
+      streams.quantized = &quantized.emplace(all.quantized->first(all.quantized->batches() - all.held_out));
+  }
+  std::optional<HiddenStore> full, quantized;
+  Streams streams;
+};
+
 }  // namespace
 
 void walk(Model& model, BlockSource& source, const std::vector<Stage*>& stages, Streams streams,
@@ -43,7 +54,8 @@ void walk(Model& model, BlockSource& source, const std::vector<Stage*>& stages, 
     std::optional<HiddenStore> full;
     if (streams.full != nullptr) advance(block, pass, *streams.full, full.emplace(streams.full->batches()));
     if (work) {
-      BlockContext context{model, block, index, step, streams};
+      const CalibrationText calibration(streams);
+      BlockContext context{model, block, index, step, calibration.streams, &streams, full ? &*full : nullptr};
       for (Stage* stage : stages) stage->block(context);
     }
     if (streams.quantized != nullptr) {

@@ -41,7 +41,8 @@ const core::Windows* Inputs::calibration(const ModelFiles& files, const Spec& sp
   if (spec.quant.method == quant::QuantConfig::kNone) return nullptr;
   const bool transforms = !quant::transforms_of(spec.transform, spec.quant).empty();
   const bool ranked = spec.replication.selected() && spec.replication.select.by_sensitivity();
-  if (!transforms && !ranked && !quant::needs_statistics(assignments(spec, model))) return nullptr;
+  if (!transforms && !ranked && !spec.qat.tunes_blocks() && !quant::needs_statistics(assignments(spec, model)))
+    return nullptr;
   const CalibrationConfig& config = spec.calibration;
   const double kept_back = held_out_of_calibration(spec);
   const std::string key = fmt::format("calibration {} {} {} {} {} {} {}", files.directory, config.corpus,

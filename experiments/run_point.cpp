@@ -115,9 +115,12 @@ std::optional<quant::StatisticsStore> statistics_store(const Spec& spec, Inputs&
 
 // Writes `checkpoint`; blocks that an interrupted run has finished are not done again.
 // calibration: the text on which inputs are measured; null: nothing is measured.
-std::vector<quant::ModuleReport> quantize(const Spec& spec, Inputs& inputs, const ModelFiles& files,
-                                          const std::string& directory, const std::string& checkpoint,
-                                          const core::Windows* calibration) {
+struct QuantizedBlocks {
+  std::vector<quant::ModuleReport> modules;
+  std::vector<TrainingPart> training;  // of blocks
+};
+QuantizedBlocks quantize(const Spec& spec, Inputs& inputs, const ModelFiles& files, const std::string& directory,
+                         const std::string& checkpoint, const core::Windows* calibration) {
   const core::Weights weights = weights_of(spec, files);
   const std::string progress = progress_directory(directory);
   const auto model = models::build(files.config);
@@ -134,15 +137,28 @@ std::vector<quant::ModuleReport> quantize(const Spec& spec, Inputs& inputs, cons
                         {.propagate_error = propagates, .store = store ? &*store : nullptr});
   const std::vector<quant::NamedTransform> transforms = quant::transforms_of(spec.transform, spec.quant);
   quant::ApplyTransforms transform(transforms, assigned, propagates);
-  exports::Save save(files.directory, weights, checkpoint, commit(), {progress, {&transform, &stage}});
+  quant::TuneBlocks tune(spec.qat, remake(), static_cast<uint64_t>(spec.seed));
+  std::vector<core::Stage*> stages{&transform, &stage};
+  if (spec.qat.tunes_blocks()) stages.push_back(&tune);
+  exports::Save save(files.directory, weights, checkpoint, commit(), {progress, stages});
+  stages.push_back(&save);
   model->load_ends(weights);
   const bool written = exports::is_quantized_checkpoint(checkpoint);
   std::optional<core::HiddenStore> full, quantized;  // streams of the calibration text
-  const auto embed = [&] { return embedded(*model, *calibration, spec.calibration.batch_tokens); };
-  const bool reads = !written && (!transforms.empty() || stage.reads_stream(*model));
-  if (reads && stage.reads_full_stream()) full.emplace(embed());
+  std::vector<const core::Windows*> texts{calibration};
+  int64_t held_out = 0;  // batches
+  if (spec.qat.tunes_blocks()) {
+    const TrainingText& text = *inputs.training(files, spec, model->shape());
+    if (text.held_out) {
+      texts.push_back(&*text.held_out);
+      held_out = batch_count(text.held_out->count, text.held_out->seq_len, spec.calibration.batch_tokens);
+    }
+  }
+  const auto embed = [&] { return embedded(*model, texts, spec.calibration.batch_tokens); };
+  const bool trains = spec.qat.tunes_blocks(), reads = !transforms.empty() || stage.reads_stream(*model);
+  if (!written && (trains || (reads && stage.reads_full_stream()))) full.emplace(embed());
   stage.ends(*model);
-  if (reads && propagates) quantized.emplace(embed());
+  if (!written && (trains || (reads && propagates))) quantized.emplace(embed());
   if (model->shape().tied && !core::shares_embedding(*model))
     spdlog::info("the model ties lm_head to model.embed_tokens; their settings differ: they are stored apart");
   if (written) {
@@ -150,9 +166,9 @@ std::vector<quant::ModuleReport> quantize(const Spec& spec, Inputs& inputs, cons
   } else {
     exports::UnfinishedSource source(weights, checkpoint, progress);
     core::Progress bar(spec.quant.method, spec.quiet);
-    const core::Streams streams{.full = full ? &*full : nullptr, .quantized = quantized ? &*quantized : nullptr};
-    core::walk(*model, source, {&transform, &stage, &save}, streams,
-               [&](int64_t done, int64_t total) { bar.update(done, total); });
+    const core::Streams streams{
+        .full = full ? &*full : nullptr, .quantized = quantized ? &*quantized : nullptr, .held_out = held_out};
+    core::walk(*model, source, stages, streams, [&](int64_t done, int64_t total) { bar.update(done, total); });
   }
   if (store) spdlog::info("statistics: {} measured, {} from the cache", store->kept(), store->found());
   std::vector<quant::ModuleReport> reports = stage.reports();
@@ -160,7 +176,7 @@ std::vector<quant::ModuleReport> quantize(const Spec& spec, Inputs& inputs, cons
     const auto note = transform.notes().find(report.path);
     if (note != transform.notes().end()) report.note = note->second + (report.note.empty() ? "" : ", ") + report.note;
   }
-  return reports;
+  return {std::move(reports), trains ? parts_of(tune, spec) : std::vector<TrainingPart>()};
 }
 
 // states: of the full-precision model, per measurement; empty or null: no distance from it is taken.
@@ -210,13 +226,17 @@ Findings compute(const Point& point, const std::string& directory, Inputs& input
     staged(findings.stages, "quantize", quant::Quantize::kVersion, [&] {
       const core::Windows* text = inputs.calibration(files, spec, *models::build(files.config));
       if (text != nullptr) findings.calibration_tokens = text->token_hash;
-      findings.modules = quantize(spec, inputs, files, directory, quantized, text);
+      auto [modules, training] = quantize(spec, inputs, files, directory, quantized, text);
+      findings.modules = std::move(modules);
+      findings.training = std::move(training);
       return false;
     });
   }
+  if (spec.qat.tunes_blocks())  // inside that stage
+    findings.stages.push_back({"qat", kTrainingVersion, seconds_of(findings.training), 0, false});
   if (spec.qat.tunes_model()) {
     staged(findings.stages, "qat", kTrainingVersion, [&] {
-      findings.training = train(spec, inputs, files, directory);
+      findings.training.push_back(train_model(spec, inputs, files, directory));
       return false;
     });
   }
@@ -273,9 +293,11 @@ Json run_in(const std::string& directory, const Point& point, Inputs& inputs) {
 
   const Findings findings = compute(point, directory, inputs, files);
   for (const Perplexity& p : findings.quantized) log.estimates(p);
+  report(findings.training, stored_bits(findings.bill.all));
 
   core::write_atomically(directory + "/modules.csv", modules_csv(findings.modules));
   core::write_atomically(directory + "/windows.csv", windows_csv(findings));
+  if (!findings.training.empty()) core::write_atomically(directory + "/qat_log.csv", training_csv(findings.training));
   const std::string checkpoint = directory + "/checkpoint";
   if (spec.checkpoint == "discard") fs::remove_all(checkpoint);
   const Json results = results_json(findings, fs::exists(checkpoint) ? exports::bytes_on_disk(checkpoint) : 0);

@@ -15,6 +15,8 @@ struct Bill {
   double mac_multiplier = 1;             // MACs per token relative to using every linear once
 };
 
+inline int64_t stored_bits(const core::Cost& cost) { return cost.code_bits + cost.parameter_bits + cost.dense_bits; }
+
 // Loads every block through `source`, one after the other. The ends must be loaded.
 Bill bill_of(core::Model& model, core::BlockSource& source);
 

@@ -49,7 +49,7 @@ Json bits_json(const Bill& bill, int64_t bytes_on_disk) {
     bits["codes"] = ratio(covered.code_bits, covered.weights);
     bits["with_parameters"] = ratio(covered.code_bits + covered.parameter_bits, covered.weights);
   }
-  bits["with_head"] = ratio(all.code_bits + all.parameter_bits + all.dense_bits, original);
+  bits["with_head"] = ratio(stored_bits(all), original);
   bits["file"] = bytes_on_disk > 0 ? Json(ratio(8 * bytes_on_disk, original)) : Json(nullptr);
   return bits;
 }
@@ -64,21 +64,6 @@ Json machine_json(const Spec& spec) {
 Json replication_json(const replication::ReplicationConfig& config) {
   if (!config.selected()) return nullptr;
   return {{"strategy", config.strategy}, {"collapsed", config.collapses()}};
-}
-
-// Shares are of all stored bits of the model.
-Json training_json(const TrainingReport& report, const core::Cost& all) {
-  const auto known = [](std::optional<double> value) { return value ? Json(*value) : Json(nullptr); };
-  return {{"steps", report.steps},
-          {"kept_step", report.kept_step},
-          {"stopped", report.stopped.empty() ? Json(nullptr) : Json(report.stopped)},
-          {"objective", report.objective},
-          {"tokens", report.tokens},
-          {"trained_parameters", report.trained_parameters},
-          {"trained_bits_share", ratio(report.trained_bits, all.code_bits + all.parameter_bits + all.dense_bits)},
-          {"float_zero_points", report.floated_zeros},
-          {"held_out_before", known(report.held_out_before)},
-          {"held_out_after", known(report.held_out_after)}};
 }
 
 }  // namespace
@@ -120,7 +105,7 @@ Json results_json(const Findings& f, int64_t bytes_on_disk) {
           {"mac_multiplier", f.bill.mac_multiplier},
           {"weight_bytes_per_token", f.bill.all.bytes_read},
           {"replication", replication_json(f.spec->replication)},
-          {"qat", f.training ? training_json(*f.training, f.bill.all) : Json(nullptr)},
+          {"qat", training_json(f.training, stored_bits(f.bill.all))},
           {"stages", stages},
           {"fallbacks", fallbacks}};
 }

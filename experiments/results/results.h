@@ -39,7 +39,7 @@ struct Findings {
   std::vector<quant::ModuleReport> modules = {};
   Bill bill = {};
   std::string training_tokens = {};  // their hash; empty: nothing was trained
-  std::optional<TrainingReport> training = {};
+  std::vector<TrainingPart> training = {};
 };
 
 // bytes_on_disk: of the checkpoint, 0 when it was discarded.

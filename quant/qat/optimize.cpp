@@ -13,7 +13,6 @@
 #include <numbers>
 
 #include "core/interrupt.h"
-#include "core/io/csv.h"
 #include "core/io/safetensors.h"
 
 // A value that may be missing is null.
@@ -28,6 +27,7 @@ struct nlohmann::adl_serializer<std::optional<T>> {
 namespace quant {
 
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(LogRow, step, loss, held_out, lr, grad_norm, seconds)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Trained, log, steps, kept, held_out_before, held_out_after, stopped)
 
 double rate(const QatConfig& config, int64_t step) {
   if (step < config.warmup) return static_cast<double>(step + 1) / static_cast<double>(config.warmup);
@@ -277,12 +277,8 @@ Trained optimize(const QatConfig& config, Training& training, Lesson& lesson, co
   return Optimization(config, training, lesson, progress).run();
 }
 
-std::string log_csv(const std::vector<LogRow>& log) {
-  core::CsvTable table({"step", "loss", "held_out_loss", "lr", "grad_norm", "seconds"});
-  const auto known = [](std::optional<double> value) { return value ? core::csv_cell(*value) : std::string(); };
-  for (const LogRow& row : log)
-    table.row(row.step, known(row.loss), known(row.held_out), row.lr, row.grad_norm, row.seconds);
-  return table.text();
-}
+std::string to_text(const Trained& trained) { return nlohmann::json(trained).dump(); }
+
+Trained trained_from_text(const std::string& text) { return nlohmann::json::parse(text).get<Trained>(); }
 
 }  // namespace quant

@@ -51,6 +51,8 @@ double rate(const QatConfig& config, int64_t step);
 // loss was finite, stays.
 Trained optimize(const QatConfig& config, Training& training, Lesson& lesson, const Progress& progress);
 
-std::string log_csv(const std::vector<LogRow>& log);
+// For a file, and back.
+std::string to_text(const Trained& trained);
+Trained trained_from_text(const std::string& text);
 
 }  // namespace quant

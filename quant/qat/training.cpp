@@ -44,21 +44,29 @@ double unit_of(const core::State& state, const core::Linear* linear) {
 
 }  // namespace
 
-Training::Training(std::vector<torch::nn::Module*> modules, const std::set<Kind>& kinds, const Remake& remake) {
+Training::Training(const std::vector<torch::nn::Module*>& modules, const std::set<Kind>& kinds, const Remake& remake) {
   std::vector<core::Slot*> slots;
   for (torch::nn::Module* module : modules) collect(*module, slots);
+  std::map<const core::Linear*, size_t> known;        // places in held_
   std::map<const void*, const TrainedLinear*> owner;  // of parameters
   for (core::Slot* slot : slots) {
+    const auto [place, is_new] = known.emplace(&slot->linear(), held_.size());
+    if (!is_new) {
+      held_[place->second].slots.push_back(slot);
+      continue;
+    }
     const auto& from = dynamic_cast<const QuantizedLinear&>(slot->linear());
     auto trained = std::make_shared<TrainedLinear>(from, kinds.contains(Kind::zero_point), remake, moment_);
     for (const core::State& state : trained->state()) owner[state.tensor.unsafeGetTensorImpl()] = trained.get();
-    held_.push_back({slot, slot->pointer(), trained});
-    slot->put(trained);
+    held_.push_back({{slot}, slot->pointer(), trained});
   }
+  for (const Held& held : held_) put(held, held.trained);
+  std::set<const void*> seen;
   for (torch::nn::Module* module : modules) {
     for (core::State& state : core::named_state(*module)) {
-      if (core::is_codes(state.kind) || !kinds.contains(state.kind)) continue;
-      const auto found = owner.find(state.tensor.unsafeGetTensorImpl());
+      const void* id = state.tensor.unsafeGetTensorImpl();
+      if (core::is_codes(state.kind) || !kinds.contains(state.kind) || !seen.insert(id).second) continue;
+      const auto found = owner.find(id);
       const TrainedLinear* linear = found == owner.end() ? nullptr : found->second;
       const int64_t bits = linear == nullptr ? 8 * state.tensor.element_size() : linear->stored_bits(state.tensor);
       leaves_.push_back({state.name, state.tensor, state.kind, unit_of(state, linear), bits});
@@ -69,7 +77,11 @@ Training::Training(std::vector<torch::nn::Module*> modules, const std::set<Kind>
 
 Training::~Training() {
   for (Leaf& leaf : leaves_) leaf.tensor.set_requires_grad(false);
-  for (Held& held : held_) held.slot->put(held.before);
+  for (const Held& held : held_) put(held, held.before);
+}
+
+void Training::put(const Held& held, const std::shared_ptr<core::Linear>& linear) const {
+  for (core::Slot* slot : held.slots) slot->put(linear);
 }
 
 int64_t Training::values() const {
@@ -91,10 +103,10 @@ int64_t Training::floated_zeros() const {
 std::string Training::code_hash() const {
   core::Hasher hasher;
   for (const Held& held : held_) {
-    for (const core::State& state : held.slot->linear().state()) {
+    for (const core::State& state : held.slots.front()->linear().state()) {
       if (state.kind != Kind::codes) continue;
       const at::Tensor bytes = state.tensor.cpu().contiguous();
-      hasher.update(held.slot->path());
+      hasher.update(held.slots.front()->path());
       hasher.update(bytes.const_data_ptr(), bytes.nbytes());
     }
   }
@@ -107,7 +119,7 @@ void Training::finish() {
     leaf.tensor.mutable_grad() = at::Tensor();
   }
   for (Held& held : held_) held.before = held.trained->finished();
-  for (Held& held : held_) held.slot->put(held.before);
+  for (const Held& held : held_) put(held, held.before);
 }
 
 }  // namespace quant

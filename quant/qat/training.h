@@ -25,7 +25,7 @@ struct Leaf {
 // value that changes the weight by its rms; everything else its mean magnitude.
 class Training {
  public:
-  Training(std::vector<torch::nn::Module*> modules, const std::set<core::Kind>& kinds, const Remake& remake);
+  Training(const std::vector<torch::nn::Module*>& modules, const std::set<core::Kind>& kinds, const Remake& remake);
   ~Training();  // without finish(): the slots get back what they held
   Training(const Training&) = delete;
   Training& operator=(const Training&) = delete;
@@ -42,10 +42,11 @@ class Training {
 
  private:
   struct Held {
-    core::Slot* slot;
+    std::vector<core::Slot*> slots;  // several when blocks share a linear
     std::shared_ptr<core::Linear> before;
     std::shared_ptr<TrainedLinear> trained;
   };
+  void put(const Held& held, const std::shared_ptr<core::Linear>& linear) const;
   std::vector<Held> held_;
   std::vector<Leaf> leaves_;
   std::shared_ptr<Moment> moment_ = std::make_shared<Moment>();

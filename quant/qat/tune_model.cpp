@@ -5,33 +5,15 @@
 
 #include <numeric>
 
-#include "core/random.h"
+#include "quant/qat/batches.h"
 
 namespace quant {
 
-std::vector<std::vector<int64_t>> batches_of(const QatConfig& config, int64_t windows, uint64_t seed) {
-  std::vector<int64_t> order(windows);
-  std::iota(order.begin(), order.end(), 0);
-  std::vector<std::vector<int64_t>> all(config.steps);
-  int64_t at = windows;
-  uint64_t epoch = 0;
-  for (auto& batch : all) {
-    for (int64_t i = 0; i < config.batch; ++i, ++at) {
-      if (at == windows) {
-        core::Random random(seed, "", "qat order", epoch++);
-        for (int64_t n = windows; n > 1; --n) std::swap(order[n - 1], order[random.below(n)]);  // Fisher and Yates
-        at = 0;
-      }
-      batch.push_back(order[at]);
-    }
-  }
-  return all;
-}
-
 std::vector<torch::nn::Module*> trainable_modules(core::Model& model) {
   std::vector<torch::nn::Module*> modules;
-  for (int64_t i = 0; i < model.shape().layers; ++i) modules.push_back(&model.block(i));
-  modules.push_back(&model.norm());
+  for (const auto& child : model.children()) {
+    if (dynamic_cast<core::Slot*>(child.get()) == nullptr) modules.push_back(child.get());
+  }
   return modules;
 }
 
@@ -44,7 +26,7 @@ class EndToEnd : public Lesson {
         model_(model),
         lesson_(lesson),
         objective_(config.model_objective()),
-        batches_(batches_of(config, lesson.text.ids.size(0), seed)) {}
+        batches_(batches_of(config.steps, config.batch, lesson.text.ids.size(0), seed)) {}
 
   double learn(int64_t step) override {
     const std::vector<int64_t>& windows = batches_[step];

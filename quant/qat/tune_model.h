@@ -14,10 +14,6 @@
 
 namespace quant {
 
-// Which windows of N each step sees: `batch` per step, every window once before any is seen again, in an order that the
-// seed draws anew each time.
-std::vector<std::vector<int64_t>> batches_of(const QatConfig& config, int64_t windows, uint64_t seed);
-
 // Windows of token ids with what the full-precision model makes of them.
 struct TaughtText {
   at::Tensor ids;                                    // [N, T] int64
@@ -33,7 +29,7 @@ struct ModelLesson {
 Trained tune_model(const QatConfig& config, core::Model& model, Training& training, const ModelLesson& lesson,
                    uint64_t seed, const Progress& progress);
 
-// Everything of a model that can be trained: its blocks and its last norm.
+// Everything of a model that can be trained: all but embedding and head.
 std::vector<torch::nn::Module*> trainable_modules(core::Model& model);
 
 }  // namespace quant

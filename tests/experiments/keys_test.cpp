@@ -11,6 +11,7 @@
 #include <set>
 #include <thread>
 
+#include "core/io/csv.h"
 #include "core/io/files.h"
 #include "tests/experiments/support.h"
 
@@ -140,16 +141,20 @@ class Key : public ::testing::Test {
     Strings changed = given;
     changed.push_back(assignment);
     EXPECT_NE(lab_.id(changed), lab_.id(given));
-    EXPECT_NE(lab_.row(changed)["qat"][field], lab_.row(given)["qat"][field]);
+    EXPECT_NE(lab_.row(changed)["qat"]["parts"][0][field], lab_.row(given)["qat"]["parts"][0][field]);
   }
   void eval_every() {
     Strings seldom = qat_;
     seldom.push_back("qat.eval_every=3");
-    const auto log = [&](const Strings& given) {
-      return core::slurp(lab_.directory(lab_.row(given)) + "/qat_log.csv");
+    const auto looks = [&](const Strings& given) {
+      int64_t count = 0;
+      for (const auto& row : core::parse_csv(core::slurp(lab_.directory(lab_.row(given)) + "/qat_log.csv"), "log"))
+        count += row[3].empty() ? 0 : 1;
+      return count - 1;  // the header
     };
     EXPECT_NE(lab_.id(seldom), lab_.id(qat_));
-    EXPECT_NE(log(seldom), log(qat_));
+    EXPECT_EQ(looks(seldom), 2);
+    EXPECT_EQ(looks(qat_), 4);
     EXPECT_EQ(lab_.nll(seldom), lab_.nll(qat_));
   }
   void recompute() {

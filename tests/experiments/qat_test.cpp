@@ -44,20 +44,22 @@ TEST_F(Qat, LowersTheLossWithTheSameCodes) {
   EXPECT_LT(trained["quantized"]["perplexity"][0]["kl_mean"].get<double>(),
             0.8 * plain["quantized"]["perplexity"][0]["kl_mean"].get<double>());
   EXPECT_EQ(qat["objective"], "kl");
-  EXPECT_EQ(qat["steps"], 12);
+  EXPECT_EQ(qat["parts"].size(), 1u);
+  EXPECT_EQ(qat["parts"][0]["name"], "model");
+  EXPECT_EQ(qat["parts"][0]["steps"], 12);
+  EXPECT_TRUE(qat["parts"][0]["stopped"].is_null());
   EXPECT_EQ(qat["tokens"], 12 * 4 * 64);
   EXPECT_EQ(qat["float_zero_points"], 0);
-  EXPECT_TRUE(qat["stopped"].is_null());
 }
 
 TEST_F(Qat, LeavesALogAndACheckpointThatIsMeasured) {
   const Json row = lab_.row(with({}));
   const std::string directory = lab_.directory(row);
   const auto log = core::parse_csv(core::slurp(directory + "/qat_log.csv"), "qat_log.csv");
-  EXPECT_EQ(log[0], (Strings{"step", "loss", "held_out_loss", "lr", "grad_norm", "seconds"}));
+  EXPECT_EQ(log[0], (Strings{"part", "step", "loss", "held_out_loss", "lr", "grad_norm", "seconds"}));
   ASSERT_EQ(log.size(), 1u + 13u);
-  EXPECT_EQ(log[1][2], core::csv_cell(row["qat"]["held_out_before"].get<double>()));
-  EXPECT_EQ(log[2][2], "") << "it is looked at every fourth step";
+  EXPECT_EQ(log[1][3], core::csv_cell(row["qat"]["held_out_before"].get<double>()));
+  EXPECT_EQ(log[2][3], "") << "it is looked at every fourth step";
   EXPECT_FALSE(fs::exists(directory + "/untrained"));
   EXPECT_FALSE(fs::exists(directory + "/progress"));
   // The checkpoint is a model of its own.
@@ -79,14 +81,13 @@ TEST_F(Qat, StoresTrainedIntegerZeroPointsAsFloatsAndBillsThem) {
 
 TEST_F(Qat, CountsWhatItTrains) {
   const Json row = lab_.row(with({"qat.train=[scale]"}));
-  const Json& qat = row["qat"];
-  const auto values = qat["trained_parameters"].get<double>();
-  const double covered = values * 64;  // one scale per group
-  EXPECT_NEAR(
-      qat["trained_bits_share"].get<double>() / (values * 16) * covered * row["bits"]["with_parameters"].get<double>(),
-      1, 1)
-      << "of all stored bits, of which the linears have a part";
-  EXPECT_GT(qat["trained_bits_share"].get<double>(), 0);
+  const auto checkpoint = core::Checkpoint::open(lab_.directory(row) + "/checkpoint");
+  int64_t scales = 0;
+  for (const std::string& name : checkpoint.names())
+    scales += name.ends_with(".scale") ? static_cast<int64_t>(checkpoint.at(name).bytes / 2) : 0;
+  EXPECT_EQ(row["qat"]["trained_parameters"], scales);
+  EXPECT_NEAR(row["qat"]["trained_bits_share"].get<double>(),
+              static_cast<double>(scales) * 2 / static_cast<double>(checkpoint.total_bytes()), 1e-12);
 }
 
 TEST_F(Qat, TwoRunsHaveTheSameBitsAndAnotherSeedDoesNot) {
@@ -130,6 +131,56 @@ TEST_F(Qat, ALossThatIsNotFiniteEndsTrainingAndKeepsTheBest) {
   const Json& qat = row["qat"];
   EXPECT_LE(qat["held_out_after"].get<double>(), qat["held_out_before"].get<double>());
   EXPECT_TRUE(std::isfinite(Lab::nll_of(row)));
+}
+
+// ---- blocks ----
+
+TEST_F(Qat, TrainsBlockByBlockInsideTheWalk) {
+  const Strings gptq{"quant.method=gptq", "calibration.samples=16", "calibration.seq_len=64",
+                     "quant.weight.zero_point=float", "qat.held_out=0.05"};
+  Strings given = with(gptq);
+  given.push_back("qat.scope=block");
+  const Json plain = lab_.row(gptq), blocks = lab_.row(given);
+  EXPECT_LT(blocks["quantized"]["perplexity"][0]["kl_mean"].get<double>(),
+            0.8 * plain["quantized"]["perplexity"][0]["kl_mean"].get<double>());
+  const Json& qat = blocks["qat"];
+  EXPECT_EQ(qat["objective"], "block_mse");
+  ASSERT_EQ(qat["parts"].size(), 4u);
+  for (size_t i = 0; i < 4; ++i) {
+    const Json& part = qat["parts"][i];
+    EXPECT_EQ(part["name"], "block " + std::to_string(i));
+    EXPECT_LT(part["held_out_after"].get<double>(), part["held_out_before"].get<double>()) << i;
+  }
+  EXPECT_EQ(qat["tokens"], 4 * 12 * 4 * 64);
+  EXPECT_FALSE(fs::exists(lab_.directory(blocks) + "/untrained"));
+}
+
+TEST_F(Qat, BlocksAreQuantizedBehindTrainedOnesByStatisticsWithoutHeldOutText) {
+  const Strings gptq{"quant.method=gptq", "calibration.samples=4", "calibration.seq_len=64", "qat.held_out=0.05",
+                     "calibration.corpus=tiny/train"};
+  Strings given = with(gptq);
+  given.insert(given.end(), {"qat.scope=block"});
+  const auto codes = [&](const Json& row, const std::string& linear) {
+    const auto checkpoint = core::Checkpoint::open(lab_.directory(row) + "/checkpoint");
+    const core::TensorView& view = checkpoint.at(linear + ".codes");
+    return std::string(reinterpret_cast<const char*>(view.data), view.bytes);
+  };
+  const Json plain = lab_.row(gptq), blocks = lab_.row(given);
+  EXPECT_EQ(codes(blocks, "model.layers.0.mlp.down_proj"), codes(plain, "model.layers.0.mlp.down_proj"));
+  EXPECT_NE(codes(blocks, "model.layers.3.mlp.down_proj"), codes(plain, "model.layers.3.mlp.down_proj"));
+}
+
+TEST_F(Qat, StreamedBlocksAreTrainedToTheSameBits) {
+  const Lab other;
+  Strings given = with({"qat.scope=both", "measure.perplexity[0].corpus=" + lab_.file("text.txt"),
+                        "calibration.samples=8", "calibration.seq_len=64"});
+  const Json resident = lab_.row(given);
+  given.push_back("model.residency=stream");
+  const Json streamed = other.row(given);
+  EXPECT_EQ(streamed["id"], resident["id"]);
+  EXPECT_EQ(streamed["quantized"], resident["quantized"]);
+  ASSERT_EQ(resident["qat"]["parts"].size(), 5u);
+  EXPECT_EQ(resident["qat"]["parts"][4]["name"], "model");
 }
 
 // ---- mistakes ----
