@@ -94,12 +94,15 @@ struct HiddenStore::State {
   std::unique_ptr<SpillFile> file;
 };
 
-HiddenStore::HiddenStore(int64_t batches) : state_(std::make_unique<State>(batches)) {}
+HiddenStore::HiddenStore(int64_t batches) : HiddenStore(std::make_shared<State>(batches), batches) {}
 HiddenStore::~HiddenStore() = default;
 HiddenStore::HiddenStore(HiddenStore&&) noexcept = default;
 HiddenStore& HiddenStore::operator=(HiddenStore&&) noexcept = default;
 
-int64_t HiddenStore::batches() const { return static_cast<int64_t>(state_->places.size()); }
+HiddenStore HiddenStore::first(int64_t batches) const {
+  TORCH_CHECK(batches >= 0 && batches <= batches_, "the first ", batches, " of ", batches_, " batches");
+  return {state_, batches};
+}
 
 int64_t HiddenStore::spilled() const {
   int64_t count = 0;

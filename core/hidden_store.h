@@ -23,7 +23,10 @@ class HiddenStore {
   HiddenStore(HiddenStore&&) noexcept;
   HiddenStore& operator=(HiddenStore&&) noexcept;
 
-  int64_t batches() const;
+  // The first batches of it, which it shares.
+  HiddenStore first(int64_t batches) const;
+
+  int64_t batches() const { return batches_; }
   int64_t spilled() const;  // batches that lie in the file
 
   // Different batches may be read and written at the same time. [B, T, D], on the device that it was put from.
@@ -33,7 +36,9 @@ class HiddenStore {
 
  private:
   struct State;
-  std::unique_ptr<State> state_;
+  HiddenStore(std::shared_ptr<State> state, int64_t batches) : state_(std::move(state)), batches_(batches) {}
+  std::shared_ptr<State> state_;
+  int64_t batches_;
 };
 
 }  // namespace core

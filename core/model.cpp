@@ -104,7 +104,7 @@ at::Tensor Model::run(const Step& step, const at::Tensor& x, const Pass& pass) {
   return half(h, [&](Block& replica, int64_t) { return replica.mlp_gate().forward(replica.mlp(h)); });
 }
 
-at::Tensor Model::forward(const at::Tensor& ids, KvCache* cache) {
+at::Tensor Model::states(const at::Tensor& ids, KvCache* cache) {
   Pass pass{.cache = cache};
   if (cache != nullptr) pass.position = cache->length(0);
   std::vector<KeyValues> kept(plan_.size());
@@ -115,7 +115,7 @@ at::Tensor Model::forward(const at::Tensor& ids, KvCache* cache) {
     pass.kept = last_reader(plan_, pass.step) > pass.step ? &kept[i] : nullptr;
     hidden = run(plan_[i], hidden, pass);
   }
-  return logits(hidden);  // [B, T, V]
+  return hidden;
 }
 
 namespace {

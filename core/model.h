@@ -101,7 +101,9 @@ class Model : public torch::nn::Module {
 
   at::Tensor embed(const at::Tensor& ids) const { return embedding_->forward(ids); }  // [B, T] -> [B, T, D]
   at::Tensor logits(const at::Tensor& hidden);                                        // [..., D] -> [..., V]
-  at::Tensor forward(const at::Tensor& ids, KvCache* cache = nullptr);  // [B, T] -> [B, T, V], through the plan
+  // Through the plan: [B, T] -> [B, T, D] behind the last step, and -> [B, T, V].
+  at::Tensor states(const at::Tensor& ids, KvCache* cache = nullptr);
+  at::Tensor forward(const at::Tensor& ids, KvCache* cache = nullptr) { return logits(states(ids, cache)); }
 
   at::Tensor run(const Step& step, const at::Tensor& x, const Pass& pass);  // one step: [B, T, D] -> [B, T, D]
 

@@ -67,6 +67,17 @@ HiddenStore advanced(Block& block, int64_t step, const HiddenStore& hidden) {
   return next;
 }
 
+// What the stages see of the streams: all but what is held out.
+struct CalibrationText {
+  explicit CalibrationText(const Streams& all) {
+    if (all.full != nullptr) streams.full = &full.emplace(all.full->first(all.full->batches() - all.held_out));
+    if (all.quantized != nullptr)
+      streams.quantized = &quantized.emplace(all.quantized->first(all.quantized->batches() - all.held_out));
+  }
+  std::optional<HiddenStore> full, quantized;
+  Streams streams;
+};
+
 }  // namespace
 
 void walk(Model& model, BlockSource& source, const std::vector<Stage*>& stages, Streams streams,
@@ -90,7 +101,8 @@ void walk(Model& model, BlockSource& source, const std::vector<Stage*>& stages, 
       full = advanced(block, step, *streams.full);
     }
     if (work) {
-      BlockContext context{model, block, index, step, streams};
+      const CalibrationText calibration(streams);
+      BlockContext context{model, block, index, step, calibration.streams, &streams, full ? &*full : nullptr};
       for (Stage* stage : stages) stage->block(context);
     }
     if (quantized) {

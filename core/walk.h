@@ -58,14 +58,17 @@ class StreamedSource : public BlockSource {
 struct Streams {
   HiddenStore* full = nullptr;       // as the full-precision model computes them, which runs every block once
   HiddenStore* quantized = nullptr;  // as the blocks finished so far compute them
+  int64_t held_out = 0;              // batches at the end of each that are no calibration text
 };
 
 struct BlockContext {
   Model& model;
   Block& block;
-  int64_t index;          // of the block
-  int64_t step;           // of the plan; the first that runs this block
-  const Streams& inputs;  // of this block
+  int64_t index;                              // of the block
+  int64_t step;                               // of the plan; the first that runs this block
+  const Streams& inputs;                      // of this block, calibration text only
+  const Streams* all = nullptr;               // the same with what is held out
+  const HiddenStore* full_outputs = nullptr;  // of the full-precision block on `all->full`, if there is that stream
 };
 
 enum class Scope { one_block, whole_model };

@@ -65,17 +65,30 @@ core::Windows calibration_windows(const CalibrationConfig& config, const std::ve
   return windows;
 }
 
-core::HiddenStore embedded(core::Model& model, const core::Windows& windows, int64_t batch_tokens) {
+int64_t batch_count(int64_t windows, int64_t T, int64_t batch_tokens) {
+  const int64_t per_batch = std::max<int64_t>(1, batch_tokens / T);
+  return (windows + per_batch - 1) / per_batch;
+}
+
+core::HiddenStore embedded(core::Model& model, const std::vector<const core::Windows*>& texts, int64_t batch_tokens) {
   at::NoGradGuard no_gradient;
-  const int64_t T = windows.seq_len, per_batch = std::max<int64_t>(1, batch_tokens / T);
-  const at::Tensor ids =
-      at::from_blob(const_cast<int32_t*>(windows.ids.data()), {windows.count, T}, at::kInt).to(at::kLong);
-  core::HiddenStore hidden((windows.count + per_batch - 1) / per_batch);
-  for (int64_t i = 0; i < hidden.batches(); ++i) {
-    const at::Tensor batch = ids.slice(0, i * per_batch, (i + 1) * per_batch);  // [B, T]
-    hidden.put(i, model.embed(batch.to(model.embedding().device())));
+  int64_t batches = 0, next = 0;
+  for (const core::Windows* text : texts) batches += batch_count(text->count, text->seq_len, batch_tokens);
+  core::HiddenStore hidden(batches);
+  for (const core::Windows* text : texts) {
+    const int64_t T = text->seq_len, per_batch = std::max<int64_t>(1, batch_tokens / T);
+    const at::Tensor ids =
+        at::from_blob(const_cast<int32_t*>(text->ids.data()), {text->count, T}, at::kInt).to(at::kLong);
+    for (int64_t first = 0; first < text->count; first += per_batch) {
+      const at::Tensor batch = ids.slice(0, first, first + per_batch);  // [B, T]
+      hidden.put(next++, model.embed(batch.to(model.embedding().device())));
+    }
   }
   return hidden;
+}
+
+core::HiddenStore embedded(core::Model& model, const core::Windows& windows, int64_t batch_tokens) {
+  return embedded(model, std::vector<const core::Windows*>{&windows}, batch_tokens);
 }
 
 }  // namespace experiments

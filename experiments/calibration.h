@@ -28,7 +28,12 @@ struct CalibrationConfig : core::Section {
 core::Windows calibration_windows(const CalibrationConfig& config, const std::vector<int32_t>& ids,
                                   const core::Shape& shape, uint64_t seed);
 
-// The inputs of the first block, in batches of `batch_tokens` tokens (at least one window).
+// Batches into which so many windows of T tokens go.
+int64_t batch_count(int64_t windows, int64_t T, int64_t batch_tokens);
+
+// The inputs of the first block of all these texts, one after the other, in batches of `batch_tokens` tokens (at least
+// one window).
+core::HiddenStore embedded(core::Model& model, const std::vector<const core::Windows*>& texts, int64_t batch_tokens);
 core::HiddenStore embedded(core::Model& model, const core::Windows& windows, int64_t batch_tokens);
 
 }  // namespace experiments

@@ -41,18 +41,34 @@ const core::Windows* Inputs::calibration(const ModelFiles& files, const Spec& sp
   if (spec.quant.method == quant::QuantConfig::kNone) return nullptr;
   const bool transforms = !quant::transforms_of(spec.transform, spec.quant).empty();
   const bool ranked = spec.replication.selected() && spec.replication.select.by_sensitivity();
-  if (!transforms && !ranked && !quant::needs_statistics(assignments(spec, model))) return nullptr;
+  if (!transforms && !ranked && !spec.qat.tunes_blocks() && !quant::needs_statistics(assignments(spec, model)))
+    return nullptr;
   const CalibrationConfig& config = spec.calibration;
-  const std::string key = fmt::format("calibration {} {} {} {} {} {}", files.directory, config.corpus, config.samples,
-                                      config.seq_len, config.sampling, spec.seed);
+  const double kept_back = held_out_of_calibration(spec);
+  const std::string key = fmt::format("calibration {} {} {} {} {} {} {}", files.directory, config.corpus,
+                                      config.samples, config.seq_len, config.sampling, spec.seed, kept_back);
   auto found = windows_.find(key);
   if (found == windows_.end()) {
     found = windows_
-                .emplace(key, calibration_windows(config, tokens(core::find_corpus(config.corpus), *files.tokenizer),
-                                                  model.shape(), static_cast<uint64_t>(spec.seed)))
+                .emplace(key, calibration_windows(
+                                  config,
+                                  beginning_of(tokens(core::find_corpus(config.corpus), *files.tokenizer), kept_back),
+                                  model.shape(), static_cast<uint64_t>(spec.seed)))
                 .first;
   }
   return &found->second;
+}
+
+const TrainingText* Inputs::training(const ModelFiles& files, const Spec& spec, const core::Shape& shape) {
+  if (!spec.qat.selected()) return nullptr;
+  const std::string corpus = training_corpus(spec), &other = spec.qat.held_out_corpus;
+  const std::string key = fmt::format("{} {} {} {} {} {}", files.directory, corpus, training_length(spec),
+                                      spec.qat.held_out, other, spec.qat.held_out_windows);
+  if (const auto found = training_.find(key); found != training_.end()) return &found->second;
+  const std::vector<int32_t>* held_out = other.empty() ? nullptr : &tokens(core::find_corpus(other), *files.tokenizer);
+  return &training_
+              .emplace(key, training_text(spec, tokens(core::find_corpus(corpus), *files.tokenizer), held_out, shape))
+              .first->second;
 }
 
 const core::Windows& Inputs::windows(const ModelFiles& files, const PerplexityConfig& config,
@@ -163,6 +179,16 @@ void check_point(const Spec& spec, Inputs& inputs) {
   if (quantizes) assignments(spec, *model);
   if (!quantizes) replication::follow_plan(spec.replication, *model, {}, static_cast<uint64_t>(spec.seed));
   inputs.calibration(files, spec, *model);
+  if (spec.qat.selected()) {
+    for (const core::Step& step : model->plan()) {
+      core::require(!spec.qat.recompute || step.kv == core::Step::kOwn,
+                    "{}: a step of the plan attends to the keys of another one, and cannot run again alone. Set "
+                    "replication.depth.kv: own, or leave recompute out.",
+                    spec.qat.where("recompute"));
+    }
+    quant::check_trainable(spec.qat, assignments(spec, *model), model->plan());
+    inputs.training(files, spec, model->shape());
+  }
   for (const PerplexityConfig& config : spec.measure.perplexity) inputs.windows(files, config, model->shape());
 }
 

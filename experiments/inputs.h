@@ -14,6 +14,7 @@
 #include "core/text/windows.h"
 #include "core/walk.h"
 #include "experiments/spec.h"
+#include "experiments/training_text.h"
 #include "export/checkpoint.h"
 
 namespace experiments {
@@ -45,6 +46,9 @@ class Inputs {
   // The text on which the quantizer looks at inputs; null when neither its method nor its grids ask for that.
   const core::Windows* calibration(const ModelFiles& files, const Spec& spec, core::Model& model);
 
+  // The text that parameters are trained on; null when none are.
+  const TrainingText* training(const ModelFiles& files, const Spec& spec, const core::Shape& shape);
+
   // Puts the token ids that are new into the cache: to be called once it may be written.
   void remember_tokens();
   // How many texts were really tokenized by this object.
@@ -60,6 +64,7 @@ class Inputs {
   std::map<std::string, std::vector<int32_t>> tokens_;  // by cache key
   std::vector<core::CacheKey> new_tokens_;              // not yet in the cache
   std::map<std::string, core::Windows> windows_;        // by all that they depend on
+  std::map<std::string, TrainingText> training_;        // likewise
   int64_t texts_tokenized_ = 0;
 };
 

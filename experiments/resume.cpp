@@ -11,6 +11,7 @@
 #include "core/io/files.h"
 #include "core/machine.h"
 #include "experiments/baseline.h"
+#include "experiments/training.h"
 #include "quant/quantize.h"
 
 namespace experiments {
@@ -23,10 +24,14 @@ using Json = nlohmann::ordered_json;
 
 // What a finished block depends on beside the keys and contents that the run's id stands for, and the threads.
 Json beginning(const Spec& spec) {
-  return {
-      {"quantize", quant::Quantize::kVersion}, {"save", exports::Save::kVersion},        {"libtorch", TORCH_VERSION},
-      {"device", device_of(spec).str()},       {"dtype", c10::toString(dtype_of(spec))}, {"cpu", core::cpu_name()},
-      {"threads", at::get_num_threads()}};
+  return {{"quantize", quant::Quantize::kVersion},
+          {"save", exports::Save::kVersion},
+          {"qat", kTrainingVersion},
+          {"libtorch", TORCH_VERSION},
+          {"device", device_of(spec).str()},
+          {"dtype", c10::toString(dtype_of(spec))},
+          {"cpu", core::cpu_name()},
+          {"threads", at::get_num_threads()}};
 }
 
 std::string file_of(const std::string& directory) { return progress_directory(directory) + "/began.json"; }
@@ -55,7 +60,7 @@ void remove(const std::string& path) {
 
 // Files that a killed process had not yet given their names. The caller holds the directory's lock.
 void remove_half_written(const std::string& directory) {
-  for (const char* part : {"", "/checkpoint", "/progress"}) {
+  for (const char* part : {"", "/checkpoint", "/untrained", "/progress"}) {
     std::error_code none;
     std::vector<std::string> found;
     for (const auto& entry : fs::directory_iterator(directory + part, none)) {
@@ -92,7 +97,7 @@ int64_t resume(const std::string& directory, const Spec& spec) {
     }
     spdlog::info("an interrupted run starts anew: {}", reason);
   }
-  for (const char* stale : {"/results.json", "/checkpoint", "/progress"}) remove(directory + stale);
+  for (const char* stale : {"/results.json", "/checkpoint", "/untrained", "/progress"}) remove(directory + stale);
   core::create_directories(progress_directory(directory));
   core::write_atomically(file_of(directory), now.dump(2) + "\n");
   return at::get_num_threads();

@@ -18,6 +18,7 @@
 #include "experiments/resume.h"
 #include "experiments/sensitivity.h"
 #include "experiments/stages.h"
+#include "experiments/training.h"
 #include "experiments/version.h"
 #include "export/checkpoint.h"
 #include "models/registry.h"
@@ -105,7 +106,7 @@ Working open_result(const Spec& spec, const ModelFiles& files, const std::string
     const auto seed = static_cast<uint64_t>(spec.seed);
     replication::follow_plan(spec.replication, *work.model, {}, seed);
     for (int64_t i = 0; i < work.model->shape().layers; ++i)
-      replication::prepare_replicas(spec.replication, *work.model, i, seed);
+      replication::prepare_replicas(spec.replication, {}, *work.model, i, seed);
     return work;
   }
   const auto written = std::make_shared<const core::Checkpoint>(core::Checkpoint::open(checkpoint));
@@ -128,12 +129,22 @@ std::optional<quant::StatisticsStore> statistics_store(const Spec& spec, Inputs&
   return quant::StatisticsStore(inputs.cache(), cache_key(spec, on));
 }
 
-// Writes <directory>/checkpoint; blocks that an interrupted run has finished are not done again.
+// What replicas of blocks must have of their own before training can tell them apart.
+replication::Own own_of_replicas(const Spec& spec) {
+  const bool trains = spec.qat.tunes_model();
+  return {.parameters = trains, .norms = trains && spec.qat.kinds().contains(core::Kind::norm)};
+}
+
+// Writes `checkpoint`; blocks that an interrupted run has finished are not done again.
 // calibration: the text on which inputs are measured; null: nothing is measured.
-std::vector<quant::ModuleReport> quantize(const Spec& spec, Inputs& inputs, const ModelFiles& files,
-                                          const std::string& directory, const core::Windows* calibration) {
+struct QuantizedBlocks {
+  std::vector<quant::ModuleReport> modules;
+  std::vector<TrainingPart> training;  // of blocks
+};
+QuantizedBlocks quantize(const Spec& spec, Inputs& inputs, const ModelFiles& files, const std::string& directory,
+                         const std::string& checkpoint, const core::Windows* calibration) {
   const core::Weights weights = weights_of(spec, files);
-  const std::string checkpoint = directory + "/checkpoint", progress = progress_directory(directory);
+  const std::string progress = progress_directory(directory);
   const auto model = models::build(files.config);
   const bool propagates = spec.calibration.propagate_error;
   std::optional<quant::StatisticsStore> store = statistics_store(spec, inputs, files, calibration);
@@ -150,25 +161,38 @@ std::vector<quant::ModuleReport> quantize(const Spec& spec, Inputs& inputs, cons
                         [&](const std::string& path) { return source.encoded(*model, path); });
   const std::vector<quant::NamedTransform> transforms = quant::transforms_of(spec.transform, spec.quant);
   quant::ApplyTransforms transform(transforms, assigned, propagates);
-  replication::Replicate replicate(spec.replication, static_cast<uint64_t>(spec.seed));
-  exports::Save save(files.directory, weights, checkpoint, commit(), {progress, {&transform, &stage}});
+  replication::Replicate replicate(spec.replication, own_of_replicas(spec), static_cast<uint64_t>(spec.seed));
+  quant::TuneBlocks tune(spec.qat, remake(), static_cast<uint64_t>(spec.seed));
+  std::vector<core::Stage*> stages{&transform, &stage};
+  if (spec.qat.tunes_blocks()) stages.push_back(&tune);
+  exports::Save save(files.directory, weights, checkpoint, commit(), {progress, stages});
+  stages.insert(stages.end(), {&replicate, &save});
   model->load_ends(weights);
   const bool written = exports::is_quantized_checkpoint(checkpoint);
   std::optional<core::HiddenStore> full, quantized;  // streams of the calibration text
-  const auto embed = [&] { return embedded(*model, *calibration, spec.calibration.batch_tokens); };
-  const bool reads = !written && (!transforms.empty() || stage.reads_stream(*model));
-  if (reads && stage.reads_full_stream()) full.emplace(embed());
+  std::vector<const core::Windows*> texts{calibration};
+  int64_t held_out = 0;  // batches
+  if (spec.qat.tunes_blocks()) {
+    const TrainingText& text = *inputs.training(files, spec, model->shape());
+    if (text.held_out) {
+      texts.push_back(&*text.held_out);
+      held_out = batch_count(text.held_out->count, text.held_out->seq_len, spec.calibration.batch_tokens);
+    }
+  }
+  const auto embed = [&] { return embedded(*model, texts, spec.calibration.batch_tokens); };
+  const bool trains = spec.qat.tunes_blocks(), reads = !transforms.empty() || stage.reads_stream(*model);
+  if (!written && (trains || (reads && stage.reads_full_stream()))) full.emplace(embed());
   stage.ends(*model);
-  if (reads && propagates) quantized.emplace(embed());
+  if (!written && (trains || (reads && propagates))) quantized.emplace(embed());
   if (model->shape().tied && !core::shares_embedding(*model))
     spdlog::info("the model ties lm_head to model.embed_tokens; their settings differ: they are stored apart");
   if (written) {
     save.restore_finished(*model);
   } else {
     core::Progress bar(spec.quant.method, spec.quiet);
-    const core::Streams streams{.full = full ? &*full : nullptr, .quantized = quantized ? &*quantized : nullptr};
-    core::walk(*model, source, {&transform, &stage, &replicate, &save}, streams,
-               [&](int64_t done, int64_t total) { bar.update(done, total); });
+    const core::Streams streams{
+        .full = full ? &*full : nullptr, .quantized = quantized ? &*quantized : nullptr, .held_out = held_out};
+    core::walk(*model, source, stages, streams, [&](int64_t done, int64_t total) { bar.update(done, total); });
   }
   if (store) spdlog::info("statistics: {} measured, {} from the cache", store->kept(), store->found());
   std::vector<quant::ModuleReport> reports = stage.reports();
@@ -176,7 +200,7 @@ std::vector<quant::ModuleReport> quantize(const Spec& spec, Inputs& inputs, cons
     const auto note = transform.notes().find(report.path);
     if (note != transform.notes().end()) report.note = note->second + (report.note.empty() ? "" : ", ") + report.note;
   }
-  return reports;
+  return {std::move(reports), trains ? parts_of(tune, spec) : std::vector<TrainingPart>()};
 }
 
 // states: of the full-precision model, per measurement; empty or null: no distance from it is taken.
@@ -209,6 +233,8 @@ Findings compute(const Point& point, const std::string& directory, Inputs& input
                     .model_hash = inputs.model_hash(files),
                     .tokenizer_hash = files.tokenizer->hash()};
   const bool quantizes = spec.quant.method != quant::QuantConfig::kNone;
+  if (const TrainingText* text = inputs.training(files, spec, models::build(files.config)->shape()))
+    findings.training_tokens = text->token_hash();
   std::vector<std::shared_ptr<const FinalStates>> states;
   if (!files.quantized) {
     staged(findings.stages, "baseline", kBaselineVersion, [&] {
@@ -218,17 +244,29 @@ Findings compute(const Point& point, const std::string& directory, Inputs& input
       return full.cached;
     });
   }
+  const std::string checkpoint = directory + "/checkpoint";
+  const std::string quantized = spec.qat.tunes_model() ? untrained_directory(directory) : checkpoint;
   if (quantizes) {
     staged(findings.stages, "quantize", quant::Quantize::kVersion, [&] {
       const core::Windows* text = inputs.calibration(files, spec, *models::build(files.config));
       if (text != nullptr) findings.calibration_tokens = text->token_hash;
-      findings.modules = quantize(spec, inputs, files, directory, text);
+      auto [modules, training] = quantize(spec, inputs, files, directory, quantized, text);
+      findings.modules = std::move(modules);
+      findings.training = std::move(training);
+      return false;
+    });
+  }
+  if (spec.qat.tunes_blocks())  // inside that stage
+    findings.stages.push_back({"qat", kTrainingVersion, seconds_of(findings.training), 0, false});
+  if (spec.qat.tunes_model()) {
+    staged(findings.stages, "qat", kTrainingVersion, [&] {
+      findings.training.push_back(train_model(spec, inputs, files, directory));
       return false;
     });
   }
   Working work;
   staged(findings.stages, "load", 1, [&] {  // resident weights are all read here, because each is counted
-    work = open_result(spec, files, directory + "/checkpoint");
+    work = open_result(spec, files, checkpoint);
     findings.bill = bill_of(*work.model, *work.source, spec.machine.cache_bytes);
     return false;
   });
@@ -252,6 +290,7 @@ std::string run_id(const Spec& spec, Inputs& inputs) {
   for (const PerplexityConfig& config : spec.measure.perplexity)
     hasher.update(inputs.windows(files, config, model->shape()).token_hash);
   if (const core::Windows* text = inputs.calibration(files, spec, *model)) hasher.update(text->token_hash);
+  if (const TrainingText* text = inputs.training(files, spec, model->shape())) hasher.update(text->token_hash());
   return hasher.hex().substr(0, 16);
 }
 
@@ -278,14 +317,17 @@ Json run_in(const std::string& directory, const Point& point, Inputs& inputs) {
 
   const Findings findings = compute(point, directory, inputs, files);
   for (const Perplexity& p : findings.quantized) log.estimates(p);
+  report(findings.training, stored_bits(findings.bill.all));
 
   core::write_atomically(directory + "/modules.csv", modules_csv(findings.modules));
   core::write_atomically(directory + "/windows.csv", windows_csv(findings));
+  if (!findings.training.empty()) core::write_atomically(directory + "/qat_log.csv", training_csv(findings.training));
   const std::string checkpoint = directory + "/checkpoint";
   if (spec.checkpoint == "discard") fs::remove_all(checkpoint);
   const Json results = results_json(findings, fs::exists(checkpoint) ? exports::bytes_on_disk(checkpoint) : 0);
   core::write_atomically(directory + "/results.json", results.dump(2) + "\n");
   fs::remove_all(progress_directory(directory));
+  fs::remove_all(untrained_directory(directory));
   return results;
 }
 

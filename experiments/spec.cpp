@@ -53,6 +53,7 @@ void Spec::keys(core::Keys& k) {
       .only_if_given();
   k.section("quant", quant, "how its weights are quantized");
   k.section("replication", replication, "how the codes are used several times");
+  k.section("qat", qat, "training of the quantization parameters; codes stay what they are");
   k.section("measure", measure, "what is measured, beside the full-precision model");
   k.section("machine", machine, "the machine that the bill is for");
   k.key("checkpoint", checkpoint, "whether the quantized model is kept in the run directory", {"keep", "discard"});
@@ -84,6 +85,7 @@ void Spec::check() const {
   core::require(!replication.selected() || replication.is_of_blocks() || quant.method != quant::QuantConfig::kNone,
                 "{}: {} uses codes several times, but quant.method: none makes none. Choose a method.",
                 replication.where("strategy"), replication.strategy);
+  check_qat();
   core::require(!out.empty(), "{}: out is empty. Name a directory, e.g. runs.", where("out"));
   core::require(!model.path.empty(), "{}: model.path is missing. Name a model directory, e.g. tiny-qwen3.",
                 where("model"));
@@ -101,6 +103,12 @@ void Spec::check_transforms() const {
     core::require(!has_own || name != quant.method, "{}: method: {} applies it itself. Remove one of the two.",
                   item.where(name), quant.method);
   }
+}
+
+void Spec::check_qat() const {
+  core::require(!qat.selected() || quant.method != quant::QuantConfig::kNone,
+                "{}: quant.method: none leaves no quantization parameters to train. Choose a method.",
+                qat.where("steps"));
 }
 
 void Spec::check_seeds() const {

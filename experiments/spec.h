@@ -10,6 +10,7 @@
 #include "experiments/expect.h"
 #include "experiments/measure/perplexity.h"
 #include "quant/config.h"
+#include "quant/qat/config.h"
 #include "quant/transform.h"
 #include "replication/config.h"
 
@@ -55,6 +56,7 @@ struct Spec : core::Section {
   std::vector<quant::TransformItem> transform;
   quant::QuantConfig quant;
   replication::ReplicationConfig replication;
+  quant::QatConfig qat;
   MeasureConfig measure;
   MachineConfig machine;
   std::string checkpoint = "keep";
@@ -70,6 +72,7 @@ struct Spec : core::Section {
  private:
   void check_seeds() const;
   void check_transforms() const;
+  void check_qat() const;
 };
 
 // One run of a sweep; a file without a sweep has one.

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "experiments/training.h"
 #include "quant/quantize.h"
 
 namespace experiments {
@@ -12,6 +13,7 @@ const std::vector<std::pair<std::string, int>>& stage_versions() {
   static const std::vector<std::pair<std::string, int>> versions{{"baseline", kBaselineVersion},
                                                                  {"load", 1},
                                                                  {"quantize", quant::Quantize::kVersion},
+                                                                 {"qat", kTrainingVersion},
                                                                  {"measure", kMeasureVersion}};
   return versions;
 }

@@ -202,26 +202,48 @@ AffineGrid::Steps InputQuantizer::steps() const {
 
 // ---- both ----
 
-at::Tensor InputQuantizer::apply(const at::Tensor& x) const {
-  if (x.numel() == 0) return x;
-  if (!replicas_.empty()) {
-    at::Tensor sum;
-    for (const auto& replica : replicas_) {
-      const at::Tensor one = replica->apply(x.to(at::kFloat));
-      sum = sum.defined() ? sum + one : one;
-    }
-    return (sum / static_cast<double>(replicas_.size())).to(x.scalar_type());
-  }
-  const at::Tensor groups = grouped(x.to(at::kFloat));
-  at::Tensor dither;
-  if (config_.rounding == "stochastic") {
-    const int64_t columns = x.size(-1);
-    dither = uniform_draw(place_, "activation", index_, x.numel() / columns, columns).to(x.device());
-  }
+at::Tensor InputQuantizer::dither(const at::Tensor& x) const {
+  if (config_.rounding != "stochastic") return {};
+  const int64_t columns = x.size(-1);
+  return uniform_draw(place_, "activation", index_, x.numel() / columns, columns).to(x.device());
+}
+
+// Of a batch: those of a static quantizer, or those that the batch asks for; moved as a replica's are.
+AffineGrid::Steps InputQuantizer::own_steps(const at::Tensor& groups) const {
   AffineGrid::Steps found = config_.is_static() ? steps() : grid_.steps(range(groups));
   if (scale_ != 1) found.scale = found.scale * scale_;
   if (zero_point_ != 0) found.zero = found.zero + zero_point_;
-  return grid_.round_trip(groups, found, dither).reshape(x.sizes()).to(x.scalar_type());
+  return found;
+}
+
+at::Tensor InputQuantizer::mean_of_replicas(const at::Tensor& x, const OfReplica& of) const {
+  at::Tensor sum;
+  for (const auto& replica : replicas_) {
+    const at::Tensor one = of(*replica, x.to(at::kFloat));
+    sum = sum.defined() ? sum + one : one;
+  }
+  return (sum / static_cast<double>(replicas_.size())).to(x.scalar_type());
+}
+
+at::Tensor InputQuantizer::apply(const at::Tensor& x) const {
+  if (x.numel() == 0) return x;
+  if (!replicas_.empty()) {
+    return mean_of_replicas(x, [](const InputQuantizer& replica, const at::Tensor& in) { return replica.apply(in); });
+  }
+  const at::Tensor groups = grouped(x.to(at::kFloat));
+  const AffineGrid::Steps found = own_steps(groups);
+  return grid_.round_trip(groups, found, dither(x)).reshape(x.sizes()).to(x.scalar_type());
+}
+
+at::Tensor InputQuantizer::trainable(const at::Tensor& x) const {
+  if (x.numel() == 0) return x;
+  if (!config_.is_static()) return x + (apply(x.detach()) - x).detach();
+  if (!replicas_.empty()) {
+    return mean_of_replicas(x,
+                            [](const InputQuantizer& replica, const at::Tensor& in) { return replica.trainable(in); });
+  }
+  const at::Tensor groups = grouped(x.to(at::kFloat));
+  return grid_.trainable_round_trip(groups, own_steps(groups), dither(x)).reshape(x.sizes()).to(x.scalar_type());
 }
 
 std::shared_ptr<const InputQuantizer> make_input_quantizer(const ActivationConfig& config, const std::string& path,

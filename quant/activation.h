@@ -56,6 +56,9 @@ class InputQuantizer {
   const ActivationConfig& config() const { return config_; }
   const Place& place() const { return place_; }
   at::Tensor apply(const at::Tensor& x) const;  // [..., I] -> the same shape and dtype; the mean of the replicas
+  // The same with gradients: with respect to x they pass straight through the rounding, and of a static quantizer also
+  // to its parameters.
+  at::Tensor trainable(const at::Tensor& x) const;
 
   // What a static quantizer stores, tensors undefined until it is calibrated: activation_scale [G], and with symmetry:
   // asymmetric activation_zero_point [G]; G is 1 for per_tensor. Replicas 1, 2, … have theirs with _1, _2, … at the
@@ -74,6 +77,10 @@ class InputQuantizer {
   Range range(const InputHistogram& seen) const;
   Range clipped(const Range& whole) const;
   AffineGrid::Steps steps() const;  // of the parameters
+  AffineGrid::Steps own_steps(const at::Tensor& groups) const;
+  using OfReplica = std::function<at::Tensor(const InputQuantizer& replica, const at::Tensor& x)>;
+  at::Tensor mean_of_replicas(const at::Tensor& x, const OfReplica& of) const;
+  at::Tensor dither(const at::Tensor& x) const;  // of stochastic rounding; undefined: to the nearest
 
   ActivationConfig config_;
   Place place_;

@@ -71,6 +71,18 @@ at::Tensor straight_through(const at::Tensor& exact, const at::Tensor& rounded) 
 
 }  // namespace
 
+at::Tensor AffineGrid::trainable_round_trip(const at::Tensor& groups, const Steps& steps,
+                                            const at::Tensor& dither) const {
+  const at::Tensor shift = (steps.zero - config().offset).unsqueeze(-1), step = steps.scale.unsqueeze(-1);
+  const at::Tensor position = groups / step + shift;  // in steps
+  at::Tensor rounded = at::round(position);
+  if (dither.defined()) {
+    const at::Tensor below = at::floor(position);
+    rounded = below + (dither.reshape(groups.sizes()) < position - below).to(at::kFloat);
+  }
+  return (straight_through(position, rounded).clamp(0, top()) - shift) * step;
+}
+
 at::Tensor AffineGrid::trainable(const at::Tensor& w, const Range& range, const at::Tensor& nudge) const {
   const at::Tensor exact = exact_scale(range);  // [O, G]
   const at::Tensor scale = straight_through(exact, format().scale(format().stored(exact.detach())));

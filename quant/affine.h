@@ -47,6 +47,8 @@ class AffineGrid : public ScalarGrid {
   Steps constant_steps(const at::Tensor& scale) const;  // of a symmetry that stores no zero point
   at::Tensor round_trip(const at::Tensor& groups, const Steps& steps, const at::Tensor& dither = {}) const;
   at::Tensor round_trip(const at::Tensor& groups, const Range& range) const { return round_trip(groups, steps(range)); }
+  // The same for training: gradients with respect to groups and steps pass straight through the rounding.
+  at::Tensor trainable_round_trip(const at::Tensor& groups, const Steps& steps, const at::Tensor& dither = {}) const;
 
  private:
   bool stores_zero() const { return config().symmetry == "asymmetric"; }

@@ -35,8 +35,8 @@ class QuantizedLinear : public core::Linear {
   void share_codes(std::string owner) { codes_of_ = std::move(owner); }
   const std::string& codes_of() const { return codes_of_; }
 
-  const std::shared_ptr<const Decoder>& decoder_pointer() const { return decoder_; }
   const Decoder& decoder() const { return *decoder_; }
+  const std::shared_ptr<const Decoder>& shared_decoder() const { return decoder_; }
   const core::Codes& codes() const { return codes_; }
   const Parameters& parameters() const { return parameters_; }
   int64_t bias_bits() const { return bias_bits_; }

@@ -1,6 +1,7 @@
 #include "replication/config.h"
 
 #include "core/error.h"
+#include "replication/own_parameters.h"
 #include "replication/unread.h"
 
 namespace replication {
@@ -27,9 +28,13 @@ void follow_plan(const ReplicationConfig& config, core::Model& model, const std:
   model.follow(config.chosen().plan(model.shape(), config.select.chosen_blocks(model, errors, seed)));
 }
 
-void prepare_replicas(const ReplicationConfig& config, core::Model& model, int64_t block, uint64_t seed) {
+void prepare_replicas(const ReplicationConfig& config, Own own, core::Model& model, int64_t block, uint64_t seed) {
   if (!config.is_of_blocks()) return;
-  for (core::Block* replica : model.replicas(block)) config.chosen().prepare(model.block(block), *replica, seed);
+  for (core::Block* replica : model.replicas(block)) {
+    if (own.parameters) give_own_parameters(model.block(block), *replica, /*jitter=*/0, seed);
+    if (own.norms) give_own_norms(*replica);
+    config.chosen().prepare(model.block(block), *replica, seed);
+  }
 }
 
 namespace {

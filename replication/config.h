@@ -37,21 +37,30 @@ struct ReplicationConfig : core::Section {
 void follow_plan(const ReplicationConfig& config, core::Model& model, const std::map<std::string, OutputError>& errors,
                  uint64_t seed);
 
+// What every replica of a block has of its own, as copies of the block's; strategies may give them more.
+struct Own {
+  bool parameters = false;  // of quantization
+  bool norms = false;
+};
+
 // Gives the replicas of a finished block what is their own.
-void prepare_replicas(const ReplicationConfig& config, core::Model& model, int64_t block, uint64_t seed);
+void prepare_replicas(const ReplicationConfig& config, Own own, core::Model& model, int64_t block, uint64_t seed);
 
 // prepare_replicas as a stage, behind what quantizes a block.
 class Replicate : public core::Stage {
  public:
   static constexpr int kVersion = 1;  // bumped by hand when results change
 
-  Replicate(const ReplicationConfig& config, uint64_t seed) : config_(config), seed_(seed) {}
+  Replicate(const ReplicationConfig& config, Own own, uint64_t seed) : config_(config), own_(own), seed_(seed) {}
   std::string name() const override { return "replicate"; }
   int version() const override { return kVersion; }
-  void block(core::BlockContext& context) override { prepare_replicas(config_, context.model, context.index, seed_); }
+  void block(core::BlockContext& context) override {
+    prepare_replicas(config_, own_, context.model, context.index, seed_);
+  }
 
  private:
   const ReplicationConfig& config_;
+  Own own_;
   uint64_t seed_;
 };
 

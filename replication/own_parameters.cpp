@@ -29,11 +29,17 @@ void give_own_parameters(core::Block& block, core::Block& replica, double jitter
       p.tensor = scales && jitter > 0 ? jittered(p, jitter, {to[i]->path(), seed}) : p.tensor.clone();
     }
     auto own =
-        std::make_shared<quant::QuantizedLinear>(original->decoder_pointer(), original->codes(), std::move(parameters),
+        std::make_shared<quant::QuantizedLinear>(original->shared_decoder(), original->codes(), std::move(parameters),
                                                  original->bias(), original->bias_bits(), original->compute_dtype());
     own->share_codes(original->codes_of().empty() ? from[i]->path() : original->codes_of());
     own->quantize_input(original->input_pointer());
     to[i]->put(std::move(own));
+  }
+}
+
+void give_own_norms(core::Block& replica) {
+  for (const auto& module : replica.modules(/*include_self=*/false)) {
+    if (auto* norm = dynamic_cast<core::RmsNorm*>(module.get())) norm->own();
   }
 }
 

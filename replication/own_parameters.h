@@ -10,4 +10,7 @@ namespace replication {
 // Drawn from (seed, path of the linear).
 void give_own_parameters(core::Block& block, core::Block& replica, double jitter, uint64_t seed);
 
+// Every norm of the replica gets a copy of the block's weight.
+void give_own_norms(core::Block& replica);
+
 }  // namespace replication

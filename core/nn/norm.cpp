@@ -67,6 +67,12 @@ void RmsNorm::load(const Weights& weights) {
   put(loaded.tensor.clone());
 }
 
+void RmsNorm::own() {
+  if (weight_.defined() || original_ == nullptr) return;
+  stored_bits_ = original_->stored_bits_;
+  put(original_->weight().clone());
+}
+
 void RmsNorm::divide(const at::Tensor& by) {
   TORCH_CHECK(by.dim() == 1 && by.numel() == width_, path_, ": ", width_, " channels by ", by.sizes());
   put((weight_.to(at::kFloat) / by).to(weight_.scalar_type()));

@@ -22,6 +22,7 @@ class RmsNorm : public torch::nn::Module, public Loadable {
   at::Tensor forward(const at::Tensor& x) { return rms_norm(x, weight(), eps_); }
   const at::Tensor& weight() const;  // [N], its own, or that of the norm that it shares
   const std::string& path() const { return path_; }
+  void own();                         // a copy of the weight that it shares becomes its own
   void divide(const at::Tensor& by);  // [N]: the weight becomes weight / by, in the compute dtype
 
   void check(const Weights& weights) const override;

@@ -18,6 +18,8 @@ struct Bill {
   int64_t kv_bytes = 0;                  // keys and values of a context of kKvTokens, in 16 bits
 };
 
+inline int64_t stored_bits(const core::Cost& cost) { return cost.code_bits + cost.parameter_bits + cost.dense_bits; }
+
 // Loads every block through `source`, one after the other. The ends must be loaded. cache_bytes: as of
 // core::bill_of_block.
 Bill bill_of(core::Model& model, core::BlockSource& source, int64_t cache_bytes = 0);

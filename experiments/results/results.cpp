@@ -49,7 +49,7 @@ Json bits_json(const Bill& bill, int64_t bytes_on_disk) {
     bits["codes"] = ratio(covered.code_bits, covered.weights);
     bits["with_parameters"] = ratio(covered.code_bits + covered.parameter_bits, covered.weights);
   }
-  bits["with_head"] = ratio(all.code_bits + all.parameter_bits + all.dense_bits, original);
+  bits["with_head"] = ratio(stored_bits(all), original);
   bits["file"] = bytes_on_disk > 0 ? Json(ratio(8 * bytes_on_disk, original)) : Json(nullptr);
   return bits;
 }
@@ -96,6 +96,7 @@ Json results_json(const Findings& f, int64_t bytes_on_disk) {
             {"model", f.model_hash},
             {"tokenizer", f.tokenizer_hash},
             {"calibration_tokens", f.calibration_tokens.empty() ? Json(nullptr) : Json(f.calibration_tokens)},
+            {"training_tokens", f.training_tokens.empty() ? Json(nullptr) : Json(f.training_tokens)},
             {"codes", f.bill.code_hash ? Json(*f.bill.code_hash) : Json(nullptr)}}},
           {"baseline", f.baseline ? measured_json(*f.baseline) : Json(nullptr)},
           {"quantized", measured_json(f.quantized)},
@@ -105,6 +106,7 @@ Json results_json(const Findings& f, int64_t bytes_on_disk) {
           {"weight_bytes_per_token", f.bill.all.bytes_read},
           {"kv_bytes_at_8192", f.bill.kv_bytes},
           {"replication", replication_json(f.spec->replication)},
+          {"qat", training_json(f.training, stored_bits(f.bill.all))},
           {"stages", stages},
           {"fallbacks", fallbacks}};
 }

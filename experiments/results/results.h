@@ -10,6 +10,7 @@
 #include "core/model.h"
 #include "experiments/baseline.h"
 #include "experiments/results/bill.h"
+#include "experiments/training.h"
 #include "quant/quantize.h"
 
 namespace experiments {
@@ -37,6 +38,8 @@ struct Findings {
   std::vector<StageRecord> stages = {};
   std::vector<quant::ModuleReport> modules = {};
   Bill bill = {};
+  std::string training_tokens = {};  // their hash; empty: nothing was trained
+  std::vector<TrainingPart> training = {};
 };
 
 // bytes_on_disk: of the checkpoint, 0 when it was discarded.

@@ -69,6 +69,7 @@ class Killed : public ::testing::Test {
     }
     files.at("results.json") = without_costs(files.at("results.json"));
     files.at("modules.csv") = without_seconds(files.at("modules.csv"));
+    if (files.contains("qat_log.csv")) files["qat_log.csv"] = without_seconds(files["qat_log.csv"]);
     return files;
   }
 
@@ -151,6 +152,25 @@ TEST_F(Killed, WithTransformsEndsBitIdentical) {
   EXPECT_THAT(whole.at("modules.csv"), HasSubstr("smoothquant, awq alpha"));
   ASSERT_EQ(stopped_at("progress/block-00001.json", SIGKILL).code, -SIGKILL);
   ASSERT_FALSE(exists("results.json")) << "the signal came too late";
+  goes_on_to(whole);
+}
+
+TEST_F(Killed, WhileParametersAreTrainedEndsBitIdentical) {
+  program_.edit(
+      "quant: {method: rtn,",
+      "calibration: {samples: 4, seq_len: 64}\nqat: {steps: 40, scope: both, batch: 2, seq_len: 64, save_every: "
+      "5, eval_every: 10, held_out_windows: 4}\nquant: {method: rtn,");
+  find_directory();
+  const Files whole = expected();
+  for (const char* point : {"progress/block-00001.json", "progress/qat.safetensors",
+                            "checkpoint/block-00000.safetensors", "checkpoint/refrain.json"}) {
+    SCOPED_TRACE(point);
+    ASSERT_EQ(stopped_at(point, SIGKILL).code, -SIGKILL);
+    ASSERT_FALSE(exists("results.json")) << "the signal came too late";
+    goes_on_to(whole);
+    start_over();
+  }
+  EXPECT_EQ(stopped_at("progress/qat.safetensors", SIGINT).code, 130);
   goes_on_to(whole);
 }
 

@@ -88,6 +88,20 @@ TEST_F(HiddenStoreTest, AllStoresShareOneLimit) {
   EXPECT_EQ(hidden_bytes_in_memory(), before_);
 }
 
+TEST_F(HiddenStoreTest, TheFirstBatchesOfAStoreAreItsOwn) {
+  limit(2);
+  HiddenStore store(3);
+  for (int64_t i = 0; i < 3; ++i) store.put(i, batch(i));
+  {
+    HiddenStore first = store.first(2);
+    EXPECT_EQ(first.batches(), 2);
+    first.put(1, batch(7));
+  }
+  EXPECT_EQ(store.batches(), 3);
+  EXPECT_TRUE(at::equal(store.get(1), batch(7)));
+  EXPECT_TRUE(at::equal(store.get(2), batch(2))) << "which was spilled";
+}
+
 TEST_F(HiddenStoreTest, BatchesSideBySideDoNotDisturbEachOther) {
   constexpr int64_t kBatches = 100;
   limit(kBatches / 2);

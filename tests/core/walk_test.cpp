@@ -71,6 +71,37 @@ TEST(Walk, CarriesEveryBatch) {
     EXPECT_TRUE(at::equal(full.get(i), hidden_states(*dense.model, inputs.get(i)).back()));
 }
 
+// Counts what it sees.
+class Counts : public Stage {
+ public:
+  std::string name() const override { return "counts"; }
+  int version() const override { return 1; }
+  void block(BlockContext& context) override {
+    calibration = {context.inputs.full->batches(), context.inputs.quantized->batches()};
+    all = {context.all->full->batches(), context.all->quantized->batches(), context.all->held_out};
+    outputs.push_back(context.full_outputs->get(2));
+  }
+  std::vector<int64_t> calibration, all;
+  std::vector<at::Tensor> outputs;
+};
+
+TEST(Walk, CarriesHeldOutBatchesThatCalibrationDoesNotSee) {
+  toy::Toy toy, dense;
+  dense.load_blocks();
+  HiddenStore full = stored(*toy.model, 3), quantized = stored(*toy.model, 3);
+  const at::Tensor last = full.get(2);
+  Counts counts;
+  Halve halve;
+  toy.walk({&counts, &halve}, {&full, &quantized, /*held_out=*/1});
+  EXPECT_THAT(counts.calibration, ElementsAre(2, 2));
+  EXPECT_THAT(counts.all, ElementsAre(3, 3, 1));
+  const auto wanted = hidden_states(*dense.model, last), halved = hidden_states(*toy.model, last);
+  for (int64_t i = 0; i < toy::kLayers; ++i)
+    EXPECT_TRUE(at::equal(counts.outputs[i], wanted[i + 1])) << "of the full-precision block " << i;
+  EXPECT_TRUE(at::equal(full.get(2), wanted.back()));
+  EXPECT_TRUE(at::equal(quantized.get(2), halved.back()));
+}
+
 TEST(Walk, OneStreamDoesNotDependOnTheOther) {
   toy::Toy both, alone;
   HiddenStore full = stored(*both.model, 1), quantized = stored(*both.model, 1), single = stored(*alone.model, 1);

@@ -11,6 +11,7 @@
 #include <set>
 #include <thread>
 
+#include "core/io/csv.h"
 #include "core/io/files.h"
 #include "tests/experiments/support.h"
 
@@ -157,7 +158,72 @@ class Key : public ::testing::Test {
 
   const Strings row_column_{"replication.strategy=row_column", "quant.weight.group_size=-1", "calibration.samples=4",
                             "calibration.seq_len=64"};
+  // A short training, whose last iterate stays.
+  const Strings qat_{"qat.steps=3", "qat.batch=2",      "qat.seq_len=32",         "qat.warmup=1",
+                     "qat.lr=0.1",  "qat.eval_every=1", "qat.held_out_windows=2", "qat.keep=last"};
+  void training(const std::string& assignment, const Strings& more = {}) {
+    Strings given = qat_;
+    given.insert(given.end(), more.begin(), more.end());
+    changes_the_result(assignment, given);
+  }
+  // The same iterates, of which something else is known or kept.
+  void looks(const std::string& assignment, const std::string& field, const Strings& more = {}) {
+    Strings given = qat_;
+    given.insert(given.end(), more.begin(), more.end());
+    Strings changed = given;
+    changed.push_back(assignment);
+    EXPECT_NE(lab_.id(changed), lab_.id(given));
+    EXPECT_NE(lab_.row(changed)["qat"]["parts"][0][field], lab_.row(given)["qat"]["parts"][0][field]);
+  }
+  void eval_every() {
+    Strings seldom = qat_;
+    seldom.push_back("qat.eval_every=3");
+    const auto looks = [&](const Strings& given) {
+      int64_t count = 0;
+      for (const auto& row : core::parse_csv(core::slurp(lab_.directory(lab_.row(given)) + "/qat_log.csv"), "log"))
+        count += row[3].empty() ? 0 : 1;
+      return count - 1;  // the header
+    };
+    EXPECT_NE(lab_.id(seldom), lab_.id(qat_));
+    EXPECT_EQ(looks(seldom), 2);
+    EXPECT_EQ(looks(qat_), 4);
+    EXPECT_EQ(lab_.nll(seldom), lab_.nll(qat_));
+  }
+  void recompute() {
+    Strings again = qat_;
+    again.push_back("qat.recompute=true");
+    EXPECT_NE(lab_.id(again), lab_.id(qat_));
+    EXPECT_EQ(lab_.nll(again), lab_.nll(qat_));
+  }
+  void save_every() {
+    const Lab other;
+    Strings often = qat_;
+    often.insert(often.end(), {"qat.save_every=1", "measure.perplexity[0].corpus=" + lab_.file("text.txt")});
+    EXPECT_EQ(other.id(often), lab_.id(qat_));
+    EXPECT_EQ(other.nll(often), lab_.nll(qat_));
+  }
+
   const std::map<std::string, std::function<void()>> proofs_{
+      {"qat.steps", [this] { training("qat.steps=5"); }},
+      {"qat.method", [this] { training("qat.method=e2e_qp"); }},
+      {"qat.train", [this] { training("qat.train=[scale]"); }},
+      {"qat.scope", [this] { training("qat.scope=block"); }},
+      {"qat.objective", [this] { training("qat.objective=ce"); }},
+      {"qat.lr", [this] { training("qat.lr=0.05"); }},
+      {"qat.warmup", [this] { training("qat.warmup=3"); }},
+      {"qat.batch", [this] { training("qat.batch=3"); }},
+      {"qat.clip_norm", [this] { training("qat.clip_norm=0.01"); }},
+      {"qat.weight_decay", [this] { training("qat.weight_decay=0.5"); }},
+      {"qat.corpus", [this] { training("qat.corpus=tiny/valid"); }},
+      {"qat.seq_len", [this] { training("qat.seq_len=64"); }},
+      {"qat.held_out", [this] { training("qat.held_out=0.5"); }},
+      {"qat.held_out_corpus", [this] { training("qat.held_out_corpus=tiny/valid"); }},
+      {"qat.held_out_windows", [this] { looks("qat.held_out_windows=5", "held_out_before"); }},
+      {"qat.eval_every", [this] { eval_every(); }},
+      {"qat.keep", [this] { looks("qat.keep=best", "kept_step", {"qat.lr=20"}); }},
+      {"qat.patience", [this] { looks("qat.patience=1", "steps", {"qat.lr=20"}); }},
+      {"qat.recompute", [this] { recompute(); }},
+      {"qat.save_every", [this] { save_every(); }},
       {"replication.strategy",
        [this] {
          changes_the_result("replication.strategy=low_rank", {"calibration.samples=4", "calibration.seq_len=64"});
@@ -504,8 +570,8 @@ TEST_F(Key, OnlyWhatCannotChangeAResultIsLeftOutOfTheId) {
   for (const Declared& key : declared_keys()) {
     if (!key.identity) outside.push_back(key.path);
   }
-  EXPECT_THAT(outside,
-              ::testing::ElementsAre("model.residency", "model.spill_above", "expect", "out", "threads", "quiet"));
+  EXPECT_THAT(outside, ::testing::ElementsAre("model.residency", "model.spill_above", "qat.save_every", "expect", "out",
+                                              "threads", "quiet"));
 }
 
 // ---- what is written about the keys ----

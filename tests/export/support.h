@@ -50,11 +50,12 @@ inline Opened opened(const std::string& directory, at::ScalarType dtype = at::kF
 
 // Quantizes by the `quant` section given as YAML, lets `between` work on each block, saves.
 inline void save(Opened& opened, const std::string& quant_yaml, const std::string& out, const std::string& commit = {},
-                 const std::vector<core::Stage*>& between = {}, const std::string& replication_yaml = "{}") {
+                 const std::vector<core::Stage*>& between = {}, const std::string& replication_yaml = "{}",
+                 replication::Own own = {}) {
   replication::ReplicationConfig replication;
   core::bind(core::parse_yaml(replication_yaml, "test.yaml"), replication, "replication");
   replication::follow_plan(replication, *opened.model, {}, /*seed=*/0);
-  replication::Replicate replicate(replication, /*seed=*/0);
+  replication::Replicate replicate(replication, own, /*seed=*/0);
   quant::QuantConfig config;
   core::bind(core::parse_yaml(quant_yaml, "test.yaml"), config, "quant");
   const auto method = config.methods.find(config.method);

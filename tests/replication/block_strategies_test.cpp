@@ -62,7 +62,7 @@ TEST(Depth, ClosesTheGatesOfLaterPassesOnly) {
   toy::Toy toy;
   const ReplicationConfig config = config_of("{strategy: depth, depth: {gate_init: 0.25}}");
   follow_plan(config, *toy.model, {}, 0);
-  prepare_replicas(config, *toy.model, 1, 0);
+  prepare_replicas(config, {}, *toy.model, 1, 0);
   EXPECT_FALSE(toy.model->block(1).mlp_gate().value().defined());
   EXPECT_EQ(toy.model->block(1, 1).mlp_gate().value().item<double>(), 0.25);
   EXPECT_EQ(toy.model->block(1, 1).attention_gate().value().item<double>(), 0.25);

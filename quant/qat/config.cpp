@@ -1,0 +1,156 @@
+#include "quant/qat/config.h"
+
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <array>
+#include <utility>
+
+#include "core/error.h"
+
+namespace quant {
+
+namespace {
+
+using core::Kind;
+
+// What can be trained, as configurations name it.
+constexpr std::array<std::pair<const char*, Kind>, 12> kTrainable{
+    {{"scale", Kind::scale},
+     {"zero_point", Kind::zero_point},
+     {"offset", Kind::offset},
+     {"codebook", Kind::table},
+     {"row_scale", Kind::row_scale},
+     {"column_scale", Kind::column_scale},
+     {"gates", Kind::gate},
+     {"token_gate", Kind::token_gate},
+     {"low_rank", Kind::low_rank},
+     {"norms", Kind::norm},
+     {"activation_scale", Kind::activation_scale},
+     {"activation_zero_point", Kind::activation_zero_point}}};
+
+std::vector<std::string> trainable_names() {
+  std::vector<std::string> names;
+  for (const auto& [name, kind] : kTrainable) names.emplace_back(name);
+  return names;
+}
+
+Kind kind_of(const std::string& name) {
+  const auto found = std::find_if(kTrainable.begin(), kTrainable.end(), [&](const auto& e) { return e.first == name; });
+  TORCH_CHECK(found != kTrainable.end(), name, " is not trainable");
+  return found->second;
+}
+
+}  // namespace
+
+void QatConfig::keys(core::Keys& k) {
+  k.key("steps", steps, "optimizer steps; 0: nothing is trained", {0, 1e9});
+  k.key("method", method, "tune: what `train` names; e2e_qp: scales only, by the loss of the text (EfficientQAT)",
+        {"tune", "e2e_qp"});
+  k.key("train", train,
+        "parameters that are trained, codes and weights are not; zero_point: integer ones become float ones and are "
+        "stored as such; activation_*: of quant.activation.mode: static",
+        trainable_names());
+  k.key(
+      "scope", scope,
+      "block: each block for the outputs of the full-precision one, on the calibration text, before the next block is "
+      "quantized; model: all blocks together, end to end, at last; both: one after the other",
+      {"block", "model", "both"});
+  k.key("objective", objective,
+        "of scope model: kl to the full-precision model, ce: loss of the text, hidden: relative mean square error of "
+        "the last hidden states; of scope block: block_mse, the same of the block's outputs; auto: kl (e2e_qp: ce), or "
+        "block_mse",
+        {"auto", "kl", "ce", "hidden", "block_mse"});
+  k.key("lr", lr,
+        "largest learning rate, relative to each tensor: of scales, tables, norms and factors times their mean "
+        "magnitude, of zero points and offsets in steps",
+        {0, 100, /*low_open=*/true});
+  k.key("warmup", warmup, "steps in which the rate rises linearly; then it falls to 0 as a cosine", {0, 1e9});
+  k.key("batch", batch, "windows of text per step", {1, 1 << 20});
+  k.key("clip_norm", clip_norm, "largest norm of the gradient, taken with respect to relative changes; 0: any",
+        {0, 1e9});
+  k.key("weight_decay", weight_decay, "of AdamW", {0, 1});
+  k.key("corpus", corpus, "text to train on in scope model, all of it; empty: calibration.corpus");
+  k.key("seq_len", seq_len, "tokens of a window; 0: calibration.seq_len", {0, 1 << 20});
+  core::Key& share =
+      k.key("held_out", held_out,
+            "share at the end of the text that neither training nor calibration on the same text sees", {0, 0.9});
+  if (!selected()) share.only_if_given();
+  k.key("held_out_corpus", held_out_corpus, "another text in place of that share; empty: none");
+  k.key("held_out_windows", held_out_windows, "at most so many windows of held-out text are looked at", {1, 1 << 20});
+  k.key("eval_every", eval_every, "steps between looks at the held-out text", {1, 1e9});
+  k.key("keep", keep, "best: the iterate with the least held-out loss, the untrained one included; last: the last one",
+        {"best", "last"});
+  k.key("patience", patience, "looks at the held-out text without a better one after which training ends; 0: never",
+        {0, 1e9});
+  k.key("recompute", recompute,
+        "keep only the inputs of blocks for the backward pass and run each block again: less memory, more time");
+  k.key("save_every", save_every, "steps between saved states, from which an interrupted training goes on", {1, 1e9})
+      .not_identity();
+}
+
+void QatConfig::check() const {
+  if (!selected()) return;
+  core::require(!train.empty(), "{}: nothing is trained. Name parameters, or set qat.steps: 0.", where("train"));
+  core::require(method != "e2e_qp" || !given("train") || trained() == train,
+                "{}: e2e_qp trains scales only. Leave train out, or set qat.method: tune.", where("train"));
+  const std::vector<std::string> names = trained();
+  for (const std::string& name : names) {
+    core::require(std::count(names.begin(), names.end(), name) == 1, "{}: {} is there twice. Name it once.",
+                  where("train"), name);
+  }
+  const auto trains = [&](const char* name) { return std::count(names.begin(), names.end(), name) > 0; };
+  core::require(!(trains("offset") && trains("zero_point")),
+                "{}: an offset moves the levels as all zero points together do. Train one of them.", where("train"));
+  core::require(!(scope == "block" && (objective == "kl" || objective == "ce" || objective == "hidden")),
+                "{}: {} is of the whole model. Set qat.scope: model, or qat.objective: block_mse.", where("objective"),
+                objective);
+  core::require(!(scope != "block" && objective == "block_mse"),
+                "{}: block_mse is of single blocks. Set qat.scope: block, or qat.objective: kl.", where("objective"));
+  core::require(keep == "last" || examines(),
+                "{}: best needs held-out text. Set qat.held_out or qat.held_out_corpus, or qat.keep: last.",
+                where("keep"));
+  core::require(patience == 0 || examines(),
+                "{}: patience needs held-out text. Set qat.held_out or qat.held_out_corpus.", where("patience"));
+}
+
+std::vector<std::string> QatConfig::trained() const {
+  return method == "e2e_qp" ? std::vector<std::string>{"scale"} : train;
+}
+
+std::set<Kind> QatConfig::kinds() const {
+  std::set<Kind> kinds;
+  for (const std::string& name : trained()) kinds.insert(kind_of(name));
+  return kinds;
+}
+
+std::string QatConfig::model_objective() const {
+  if (objective != "auto") return objective;
+  return method == "e2e_qp" ? "ce" : "kl";
+}
+
+void check_trainable(const QatConfig& config, const std::vector<Assignment>& assignments, const core::Plan& plan) {
+  std::set<Kind> there{Kind::norm};
+  if (std::any_of(plan.begin(), plan.end(), [](const core::Step& step) { return step.replica > 0; }))
+    there.insert(Kind::gate);
+  for (const Assignment& a : assignments) {
+    if (a.input) {
+      for (const Parameter& p : a.input->parameters()) there.insert(p.kind);
+    }
+    if (!a.decoder) continue;
+    const Decoder& decoder = a.refinement ? *a.refinement->decoder() : *a.decoder;
+    for (const Parameter& p : decoder.layout(a.slot->out_features(), a.slot->in_features()))
+      there.insert(p.kind == Kind::zero_codes ? Kind::zero_point : p.kind);
+  }
+  std::vector<std::string> names;
+  for (const auto& [name, kind] : kTrainable) {
+    if (there.contains(kind)) names.emplace_back(name);
+  }
+  for (const std::string& name : config.trained()) {
+    core::require(there.contains(kind_of(name)),
+                  "{}: no linear of this model has a {} to train. Leave it out; it has: {}.", config.where("train"),
+                  name, fmt::join(names, ", "));
+  }
+}
+
+}  // namespace quant

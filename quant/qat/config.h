@@ -1,0 +1,55 @@
+// The `qat` section: which quantization parameters are trained, on what, and how long. Codes are never trained.
+#pragma once
+
+#include <set>
+#include <string>
+#include <vector>
+
+#include "core/config/keys.h"
+#include "core/state.h"
+#include "quant/config.h"
+
+namespace quant {
+
+struct QatConfig : core::Section {
+  int64_t steps = 0;
+  std::string method = "tune";
+  std::vector<std::string> train{"scale", "zero_point"};
+  std::string scope = "model";
+  std::string objective = "auto";
+  double lr = 1e-2;
+  int64_t warmup = 10;
+  int64_t batch = 8;
+  double clip_norm = 1.0;
+  double weight_decay = 0.0;
+  std::string corpus;
+  int64_t seq_len = 0;
+  double held_out = 0.05;
+  std::string held_out_corpus;
+  int64_t held_out_windows = 16;
+  int64_t eval_every = 20;
+  std::string keep = "best";
+  int64_t patience = 0;
+  bool recompute = false;
+  int64_t save_every = 50;
+
+  void keys(core::Keys& k) override;
+  void check() const override;
+
+  bool selected() const { return steps > 0; }
+  bool tunes_model() const { return selected() && scope != "block"; }
+  bool tunes_blocks() const { return selected() && scope != "model"; }
+  // Names under `train`: of the method where that says it.
+  std::vector<std::string> trained() const;
+  std::set<core::Kind> kinds() const;
+  std::string model_objective() const;  // kl, ce or hidden
+  bool examines() const { return held_out > 0 || !held_out_corpus.empty(); }
+  // Whether the end of the text is kept from calibration, so that runs with and without training see the same. Given
+  // explicitly, it is kept without training too.
+  bool reserves() const { return held_out > 0 && held_out_corpus.empty() && (selected() || given("held_out")); }
+};
+
+// Error when a kind that is to be trained is in none of these linears (nor in the norms), naming those that are.
+void check_trainable(const QatConfig& config, const std::vector<Assignment>& assignments, const core::Plan& plan);
+
+}  // namespace quant

@@ -1,0 +1,122 @@
+#include "quant/qat/trained_linear.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+
+#include "quant/affine.h"
+#include "quant/qat/decoded_product.h"
+#include "quant/qat/straight_through.h"
+
+namespace quant {
+
+namespace {
+
+bool has_integer_zeros(const Parameters& parameters) {
+  return std::any_of(parameters.begin(), parameters.end(),
+                     [](const Parameter& p) { return p.kind == core::Kind::zero_codes; });
+}
+
+}  // namespace
+
+TrainedLinear::TrainedLinear(const QuantizedLinear& from, bool floats_zeros, const Remake& remake,
+                             std::shared_ptr<const Moment> moment)
+    : Linear(from.out_features(), from.in_features()),
+      decoder_(from.shared_decoder()),
+      codes_(from.codes()),
+      codes_of_(from.codes_of()),
+      bias_(from.bias()),
+      bias_bits_(from.bias_bits()),
+      compute_dtype_(from.compute_dtype()),
+      moment_(std::move(moment)) {
+  floated_ = floats_zeros && has_integer_zeros(from.parameters());
+  if (floated_) {
+    WeightConfig config = decoder_->config();
+    config.zero_point = "float";
+    decoder_ = remake(*decoder_, config, from.in_features(), from.out_features());
+  }
+  parameters_ = decoder_->layout(from.out_features(), from.in_features());
+  for (Parameter& p : parameters_) {
+    const at::Tensor& before = from.parameters().at(p.name);
+    p.tensor = core::is_codes(p.kind) ? before : before.detach().to(at::kFloat, /*non_blocking=*/false, /*copy=*/true);
+  }
+  if (from.input() == nullptr) return;
+  Parameters of_input = from.input()->parameters();
+  for (Parameter& p : of_input) p.tensor = p.tensor.detach().clone();
+  input_ = from.input()->with(std::move(of_input));
+}
+
+TrainNoise TrainedLinear::noise() const {
+  const NoiseConfig& config = decoder_->config().noise;
+  if (!moment_->training || config.at != "train") return {};
+  return {decoder_->place(), moment_->step, config.sigma};
+}
+
+at::Tensor TrainedLinear::product(const at::Tensor& x, const Parameters& stored) const {
+  const int64_t O = out_features(), I = in_features();
+  if (dynamic_cast<const AffineGrid*>(decoder_.get()) != nullptr) {
+    const ElementGrid grid = decoder_->element_grid(stored, O, I);
+    return affine_product(x, codes_, grid.scale, grid.shift, noise());
+  }
+  std::vector<at::Tensor> floats;
+  for (const Parameter& p : stored) {
+    if (!core::is_codes(p.kind)) floats.push_back(p.tensor);
+  }
+  const auto decode = [decoder = decoder_, codes = codes_, like = stored, O, I,
+                       noise = noise()](const std::vector<at::Tensor>& values) {
+    Parameters parameters = like;
+    size_t next = 0;
+    for (Parameter& p : parameters) {
+      if (!core::is_codes(p.kind)) p.tensor = values[next++];
+    }
+    const at::Tensor w = decoder->decode(codes.unpack(), parameters);
+    const at::Tensor draw = noise.draw(O, I);
+    if (!draw.defined()) return w;
+    const at::Tensor scale = decoder->noise_scale(parameters, O, I).unsqueeze(-1);  // [O, G, 1]
+    return w + (draw.to(w.device()).reshape({O, scale.size(1), -1}) * scale).reshape({O, I});
+  };
+  return decoded_product(x, floats, decode);
+}
+
+at::Tensor TrainedLinear::forward(const at::Tensor& x) {
+  const at::Tensor seen = input_ == nullptr ? x : input_->trainable(x);
+  const Parameters stored = as_stored(*decoder_, parameters_);
+  if (!decoder_->is_weight()) return decoder_->product(seen, decoder_->decode(codes_.unpack(), stored), bias_, stored);
+  const at::Tensor y = product(seen, stored);
+  return bias_.defined() ? y + bias_ : y;
+}
+
+at::Tensor TrainedLinear::weight() const {
+  return decoder_->decode(codes_.unpack(), as_stored(*decoder_, parameters_)).to(compute_dtype_);
+}
+
+std::vector<core::State> TrainedLinear::state() const {
+  std::vector<core::State> all{{"codes", codes_.packed(), core::Kind::codes}};
+  for (const Parameter& p : parameters_) all.push_back({p.name, p.tensor, p.kind});
+  if (input_ != nullptr) {
+    for (const Parameter& p : input_->parameters()) all.push_back({p.name, p.tensor, p.kind});
+  }
+  if (bias_.defined()) all.push_back({"bias", bias_, core::Kind::bias});
+  return all;
+}
+
+int64_t TrainedLinear::stored_bits(const at::Tensor& parameter) const {
+  for (const Parameter& p : parameters_) {
+    if (p.tensor.is_same(parameter)) return p.stored_bits;
+  }
+  return 32;  // of the inputs
+}
+
+std::shared_ptr<QuantizedLinear> TrainedLinear::finished() const {
+  const at::NoGradGuard no_gradient;
+  Parameters stored = as_stored(*decoder_, parameters_);
+  for (Parameter& p : stored) p.tensor = p.tensor.detach().clone();
+  auto linear = std::make_shared<QuantizedLinear>(decoder_, codes_, std::move(stored), bias_, bias_bits_, compute_dtype_);
+  linear->share_codes(codes_of_);
+  if (input_ == nullptr) return linear;
+  Parameters of_input = input_->parameters();
+  for (Parameter& p : of_input) p.tensor = p.tensor.detach().clone();
+  linear->quantize_input(input_->with(std::move(of_input)));
+  return linear;
+}
+
+}  // namespace quant

@@ -1,0 +1,46 @@
+// Training inside the walk: the parameters of each block are trained for the outputs of the full-precision block, on
+// the inputs that the quantized blocks before leave (as in EfficientQAT, arXiv 2407.11062, without training weights),
+// before statistics of the next block are taken. The loss is the mean square of the difference, relative to that of the
+// outputs.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "core/walk.h"
+#include "quant/qat/config.h"
+#include "quant/qat/optimize.h"
+
+namespace quant {
+
+class TuneBlocks : public core::Stage {
+ public:
+  static constexpr int kVersion = 1;  // bumped by hand when trained values change
+
+  // The walk must carry both streams.
+  TuneBlocks(const QatConfig& config, Remake remake, uint64_t seed)
+      : config_(config), remake_(std::move(remake)), seed_(seed) {}
+
+  struct Report {
+    int64_t block;
+    Trained trained;
+    int64_t values, stored_bits, floated_zeros;  // as of Training
+  };
+
+  std::string name() const override { return "qat"; }
+  int version() const override { return kVersion; }
+  void block(core::BlockContext& context) override;
+  std::string record() const override;  // the report of the last block
+  void restore(const std::string& record) override;
+
+  const std::vector<Report>& reports() const { return reports_; }
+
+ private:
+  QatConfig config_;
+  Remake remake_;
+  uint64_t seed_;
+  std::vector<Report> reports_;
+};
+
+}  // namespace quant

@@ -1,0 +1,117 @@
+#include "quant/qat/tune_model.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+
+#include <numeric>
+
+#include "quant/qat/batches.h"
+
+namespace quant {
+
+std::vector<torch::nn::Module*> trainable_modules(core::Model& model) {
+  std::vector<torch::nn::Module*> modules;
+  for (const auto& child : model.children()) {
+    if (dynamic_cast<core::Slot*>(child.get()) == nullptr) modules.push_back(child.get());
+  }
+  return modules;
+}
+
+namespace {
+
+class EndToEnd : public Lesson {
+ public:
+  EndToEnd(const QatConfig& config, core::Model& model, const ModelLesson& lesson, uint64_t seed)
+      : config_(config),
+        model_(model),
+        lesson_(lesson),
+        objective_(config.model_objective()),
+        batches_(batches_of(config.steps, config.batch, lesson.text.ids.size(0), seed)) {}
+
+  double learn(int64_t step) override {
+    const std::vector<int64_t>& windows = batches_[step];
+    const at::Tensor ids = lesson_.text.ids.index_select(0, at::tensor(windows));
+    return config_.recompute ? learn_recomputed(ids, windows) : learn_at_once(ids, windows);
+  }
+
+  std::optional<double> examine() override {
+    const TaughtText& text = lesson_.held_out;
+    if (!text.ids.defined()) return std::nullopt;
+    const at::NoGradGuard no_gradient;
+    double sum = 0;
+    for (int64_t first = 0; first < text.ids.size(0); first += config_.batch) {
+      std::vector<int64_t> windows(std::min(config_.batch, text.ids.size(0) - first));
+      std::iota(windows.begin(), windows.end(), first);
+      const at::Tensor ids = text.ids.narrow(0, first, static_cast<int64_t>(windows.size()));
+      const at::Tensor hidden = states(ids);
+      sum += static_cast<double>(windows.size()) *
+             head_loss(model_, hidden, taught(text, windows), ids, objective_, lesson_.teacher, nullptr);
+    }
+    return sum / static_cast<double>(text.ids.size(0));
+  }
+
+ private:
+  at::Tensor states(const at::Tensor& ids) const { return model_.states(ids.to(model_.embedding().device())); }
+  at::Tensor advance(size_t step, const at::Tensor& hidden) const {
+    return model_.run(model_.plan()[step], hidden, {.step = static_cast<int64_t>(step)});
+  }
+  // [B, T, D]
+  at::Tensor taught(const TaughtText& text, const std::vector<int64_t>& windows) const {
+    if (!text.taught) return {};
+    std::vector<at::Tensor> all;
+    for (const int64_t window : windows) all.push_back(text.taught(window));
+    return at::stack(all);
+  }
+
+  double learn_at_once(const at::Tensor& ids, const std::vector<int64_t>& windows) const {
+    const c10::AutoGradMode gradients(true);
+    const at::Tensor hidden = states(ids);
+    at::Tensor gradient;
+    const double loss =
+        head_loss(model_, hidden, taught(lesson_.text, windows), ids, objective_, lesson_.teacher, &gradient);
+    if (std::isfinite(loss)) hidden.backward(gradient);
+    return loss;
+  }
+
+  // The same with the inputs of the steps of the plan kept, and nothing else: each runs again before its backward pass.
+  // No step may read the keys of another one.
+  double learn_recomputed(const at::Tensor& ids, const std::vector<int64_t>& windows) const {
+    std::vector<at::Tensor> inputs;
+    at::Tensor hidden;
+    {
+      const at::NoGradGuard no_gradient;
+      hidden = model_.embed(ids.to(model_.embedding().device()));
+      for (size_t i = 0; i < model_.plan().size(); ++i) {
+        inputs.push_back(hidden);
+        hidden = advance(i, hidden);
+      }
+    }
+    at::Tensor gradient;
+    const double loss =
+        head_loss(model_, hidden, taught(lesson_.text, windows), ids, objective_, lesson_.teacher, &gradient);
+    if (!std::isfinite(loss)) return loss;
+    const c10::AutoGradMode gradients(true);
+    for (size_t i = inputs.size(); i-- > 0;) {
+      const at::Tensor x = std::exchange(inputs[i], {}).detach().set_requires_grad(i > 0);
+      advance(i, x).backward(gradient);
+      gradient = x.grad();
+    }
+    return loss;
+  }
+
+  const QatConfig& config_;
+  core::Model& model_;
+  const ModelLesson& lesson_;
+  std::string objective_;
+  std::vector<std::vector<int64_t>> batches_;
+};
+
+}  // namespace
+
+Trained tune_model(const QatConfig& config, core::Model& model, Training& training, const ModelLesson& lesson,
+                   uint64_t seed, const Progress& progress) {
+  EndToEnd end_to_end(config, model, lesson, seed);
+  return optimize(config, training, end_to_end, progress);
+}
+
+}  // namespace quant
