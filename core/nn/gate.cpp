@@ -17,7 +17,7 @@ void Gate::put(double value) { put(at::full({1}, value, at::kFloat)); }
 void Gate::put(at::Tensor value) { parameters_["value"] = value_ = std::move(value); }
 
 void Gate::load(const Weights& weights) {
-  if (weights.has(name_)) put(weights.read(name_, {1}).tensor.to(at::kFloat));
+  if (weights.has(name_)) put(weights.read(name_, {1}).tensor.to(at::kFloat).clone());  // training writes to it
 }
 
 std::vector<State> Gate::state() const {

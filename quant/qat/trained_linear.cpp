@@ -110,7 +110,8 @@ std::shared_ptr<QuantizedLinear> TrainedLinear::finished() const {
   const at::NoGradGuard no_gradient;
   Parameters stored = as_stored(*decoder_, parameters_);
   for (Parameter& p : stored) p.tensor = p.tensor.detach().clone();
-  auto linear = std::make_shared<QuantizedLinear>(decoder_, codes_, std::move(stored), bias_, bias_bits_, compute_dtype_);
+  auto linear =
+      std::make_shared<QuantizedLinear>(decoder_, codes_, std::move(stored), bias_, bias_bits_, compute_dtype_);
   linear->share_codes(codes_of_);
   if (input_ == nullptr) return linear;
   Parameters of_input = input_->parameters();

@@ -55,6 +55,28 @@ TEST(Blocks, NeighboursThatShareCodesStoreThemOnce) {
   EXPECT_EQ(again["bits"]["codes"], adjacent["bits"]["codes"]);
 }
 
+TEST(Blocks, TrainingTellsThePassesApartAndLeavesTheCodes) {
+  const Lab lab;
+  const Strings given{"quant.weight.bits=2", "quant.weight.zero_point=float",
+                      "replication={strategy: depth, depth: {span: [2, 3], kv: shared}}"};
+  Strings trained = given;
+  trained.insert(trained.end(), {"qat={steps: 2, batch: 2, held_out: 0.3, train: [scale, zero_point, gates, norms]}",
+                                 "calibration.samples=4", "calibration.seq_len=64"});
+  const Json before = lab.row(given), after = lab.row(trained);
+  EXPECT_EQ(after["hashes"]["codes"], before["hashes"]["codes"]);
+  EXPECT_NE(Lab::nll_of(after), Lab::nll_of(before));
+  // Scales and zeros of 16 bits a group of 64 of two blocks of six, and norms.
+  EXPECT_GT(after["bits"]["with_parameters"].get<double>(), before["bits"]["with_parameters"].get<double>() + 0.16);
+  EXPECT_EQ(
+      core::message_of([&] {
+        Strings again = trained;
+        again.back() = "qat.recompute=true";
+        lab.row(again);
+      }),
+      "--set qat.recompute=true: qat.recompute: a step of the plan attends to the keys of another one, and cannot "
+      "run again alone. Set replication.depth.kv: own, or leave recompute out.");
+}
+
 TEST(Blocks, AModelThatIsQuantizedHasItsPlan) {
   const Lab lab;
   const Json made = lab.row({"replication={strategy: parallel}"});
