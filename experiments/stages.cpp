@@ -4,7 +4,7 @@
 
 #include <algorithm>
 
-#include "quant/quantize.h"
+#include "experiments/sensitivity.h"
 
 namespace experiments {
 
@@ -12,6 +12,7 @@ const std::vector<std::pair<std::string, int>>& stage_versions() {
   static const std::vector<std::pair<std::string, int>> versions{{"baseline", kBaselineVersion},
                                                                  {"load", 1},
                                                                  {"quantize", quant::Quantize::kVersion},
+                                                                 {"single", kSensitivityVersion},
                                                                  {"measure", kMeasureVersion}};
   return versions;
 }

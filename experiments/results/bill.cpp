@@ -2,8 +2,27 @@
 
 #include "core/io/hash.h"
 #include "quant/quantized_linear.h"
+#include "replication/config.h"
 
 namespace experiments {
+
+namespace {
+
+// What a covered linear counts, here and on a matrix of 4096 × 4096, of which each of its weights is as many.
+void add_covered(Bill& bill, const core::Linear& linear) {
+  constexpr int64_t kWidth = 4096;
+  const core::Cost cost = linear.cost();
+  if (cost.code_bits == 0) return;
+  bill.covered += cost;
+  if (const auto* coded = dynamic_cast<const quant::QuantizedLinear*>(&linear)) {
+    const int64_t of_inputs = cost.parameter_bits - quant::parameter_bits(coded->parameters());
+    bill.parameters_at_4096 +=
+        static_cast<double>(cost.weights) * (replication::parameters_per_weight(coded->decoder(), kWidth) +
+                                             static_cast<double>(of_inputs) / (kWidth * kWidth));
+  }
+}
+
+}  // namespace
 
 Bill bill_of(core::Model& model, core::BlockSource& source) {
   Bill bill{.all = core::bill_of_ends(model), .covered = {}, .code_hash = {}};
@@ -19,12 +38,13 @@ Bill bill_of(core::Model& model, core::BlockSource& source) {
     bill.all += core::bill_of_block(model.block(i), runs[i]);
     for (core::Slot* slot : model.block(i).slots()) {
       once += slot->out_features() * slot->in_features();
-      if (const core::Cost cost = slot->linear().cost(); cost.code_bits > 0) bill.covered += cost;
+      add_covered(bill, slot->linear());
       add_codes(*slot);
     }
     source.release(model, i);
   }
-  if (const core::Cost head = model.head().cost(); head.code_bits > 0) bill.covered += head;
+  add_covered(bill, model.head().linear());
+  if (bill.covered.weights > 0) bill.parameters_at_4096 /= static_cast<double>(bill.covered.weights);
   add_codes(model.embedding());
   add_codes(model.head());
   if (bill.all.code_bits > 0) bill.code_hash = codes.hex();
