@@ -161,8 +161,15 @@ std::pair<double, double> bootstrap_interval(const std::vector<double>& differen
 }
 
 std::vector<Comparison> compare(const std::string& a, const std::string& b) {
+  std::vector<Comparison> comparisons = compare_pairs(pairs_of(a, b));
+  core::require(!comparisons.empty(),
+                "{} and {} have no measurement in common. Measure the same corpus, protocol and windows.", a, b);
+  return comparisons;
+}
+
+std::vector<Comparison> compare_pairs(const Pairs& given) {
   std::vector<std::pair<std::vector<Measured>, std::vector<Measured>>> runs;
-  for (const auto& [run_a, run_b] : pairs_of(a, b)) runs.emplace_back(read_run(run_a), read_run(run_b));
+  for (const auto& [run_a, run_b] : given) runs.emplace_back(read_run(run_a), read_run(run_b));
   const auto& [first_a, first_b] = runs.front();
   std::vector<Comparison> comparisons;
   for (size_t i = 0; i < first_a.size(); ++i) {
@@ -182,8 +189,6 @@ std::vector<Comparison> compare(const std::string& a, const std::string& b) {
       }
     }
   }
-  core::require(!comparisons.empty(),
-                "{} and {} have no measurement in common. Measure the same corpus, protocol and windows.", a, b);
   return comparisons;
 }
 

@@ -35,6 +35,9 @@ std::pair<double, double> bootstrap_interval(const std::vector<double>& differen
 // sets without a common seed.
 std::vector<Comparison> compare(const std::string& a, const std::string& b);
 
+// The same for pairs of run directories {a, b} that the caller has chosen; each counts as a seed.
+std::vector<Comparison> compare_pairs(const std::vector<std::pair<std::string, std::string>>& pairs);
+
 std::string comparison_text(const std::vector<Comparison>& comparisons);  // a table with a verdict per row
 
 }  // namespace experiments

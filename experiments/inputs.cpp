@@ -7,6 +7,7 @@
 
 #include "core/error.h"
 #include "core/machine.h"
+#include "experiments/assignments.h"
 #include "models/registry.h"
 #include "quant/apply_transforms.h"
 
@@ -40,8 +41,8 @@ std::string Inputs::model_hash(const ModelFiles& files) {
 const core::Windows* Inputs::calibration(const ModelFiles& files, const Spec& spec, core::Model& model) {
   if (spec.quant.method == quant::QuantConfig::kNone) return nullptr;
   const bool transforms = !quant::transforms_of(spec.transform, spec.quant).empty();
-  const bool ranked = spec.replication.selected() && spec.replication.select.by_sensitivity();
-  if (!transforms && !ranked && !spec.qat.tunes_blocks() && !quant::needs_statistics(assignments(spec, model)))
+  const bool replicated = spec.replication.selected();  // its errors are measured
+  if (!transforms && !replicated && !spec.qat.tunes_blocks() && !quant::needs_statistics(assignments(spec, model)))
     return nullptr;
   const CalibrationConfig& config = spec.calibration;
   const double kept_back = held_out_of_calibration(spec);
@@ -155,16 +156,6 @@ exports::Residency residency_of(const Spec& spec, const core::Weights& weights) 
                                                                  : exports::Residency::resident;
 }
 
-std::vector<quant::Assignment> assignments(const Spec& spec, core::Model& model,
-                                           const std::map<std::string, replication::OutputError>& errors) {
-  const auto seed = static_cast<uint64_t>(spec.seed);
-  replication::follow_plan(spec.replication, model, errors, seed);
-  std::optional<std::set<std::string>> chosen;
-  if (spec.replication.selected() && (!errors.empty() || !spec.replication.select.by_sensitivity()))
-    chosen = spec.replication.select.chosen_linears(model, errors, seed);
-  return quant::assign(spec.quant, model, seed, replication::coding_of(spec.replication, chosen));
-}
-
 void check_point(const Spec& spec, Inputs& inputs) {
   device_of(spec);  // refuses one that is not there
   const ModelFiles& files = inputs.model(spec.model.path);
@@ -176,8 +167,7 @@ void check_point(const Spec& spec, Inputs& inputs) {
   core::require(!(spec.replication.selected() && files.quantized),
                 "{}: {} has a plan of its own. Replicate when it is quantized.", spec.replication.where("strategy"),
                 files.directory);
-  if (quantizes) assignments(spec, *model);
-  if (!quantizes) replication::follow_plan(spec.replication, *model, {}, static_cast<uint64_t>(spec.seed));
+  if (!quantizes) follow_plan(spec, *model);
   inputs.calibration(files, spec, *model);
   if (spec.qat.selected()) {
     for (const core::Step& step : model->plan()) {
@@ -190,6 +180,7 @@ void check_point(const Spec& spec, Inputs& inputs) {
     inputs.training(files, spec, model->shape());
   }
   for (const PerplexityConfig& config : spec.measure.perplexity) inputs.windows(files, config, model->shape());
+  if (quantizes) assignments(spec, *model);
 }
 
 }  // namespace experiments

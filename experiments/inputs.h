@@ -74,12 +74,8 @@ core::Weights weights_of(const Spec& spec, const ModelFiles& files);
 // model.residency for these weights. auto: stream when they would fill more than half of the memory.
 exports::Residency residency_of(const Spec& spec, const core::Weights& weights);
 
-// What happens to each linear: quant and replication together; a strategy of whole blocks makes the model follow its
-// plan. errors: of the linears, where the selection asks for their sensitivity; without them, as if all were selected.
-std::vector<quant::Assignment> assignments(const Spec& spec, core::Model& model,
-                                           const std::map<std::string, replication::OutputError>& errors = {});
-
 // Everything that can be known to be wrong with a point before a tensor is read: model, shapes, rules, texts, device.
+// replication::NoControl for a control that cannot be built.
 void check_point(const Spec& spec, Inputs& inputs);
 
 }  // namespace experiments

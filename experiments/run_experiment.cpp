@@ -6,6 +6,7 @@
 #include <torch/version.h>
 
 #include <CLI/CLI.hpp>
+#include <set>
 
 #include "core/config/nearest.h"
 #include "core/error.h"
@@ -18,6 +19,7 @@
 #include "experiments/compare.h"
 #include "experiments/results/table.h"
 #include "experiments/runner.h"
+#include "experiments/sensitivity.h"
 #include "experiments/stages.h"
 #include "experiments/version.h"
 #include "models/registry.h"
@@ -99,13 +101,6 @@ void set_threads(const std::vector<std::vector<Point>>& files) {
   at::set_num_threads(static_cast<int>(asked > 0 ? asked : core::usable_threads()));
 }
 
-// Everything that can be wrong in any point of any file is found here, before the first tensor is read.
-void check_all(const std::vector<std::vector<Point>>& files, experiments::Inputs& inputs) {
-  for (const auto& points : files) {
-    for (const Point& point : points) experiments::check_point(point.spec, inputs);
-  }
-}
-
 // Where results go can be written, and the cache has its place.
 void make_room(const std::vector<std::vector<Point>>& files) {
   for (const auto& points : files) {
@@ -115,6 +110,7 @@ void make_room(const std::vector<std::vector<Point>>& files) {
 }
 
 void print_plan(const std::vector<Point>& points, experiments::Inputs& inputs) {
+  std::set<std::string> costs;  // points share what they rank by
   for (const Point& point : points) {
     const std::string directory = experiments::run_directory(point.spec, experiments::run_id(point.spec, inputs));
     const experiments::Json results = experiments::finished_results(directory);
@@ -122,7 +118,9 @@ void print_plan(const std::vector<Point>& points, experiments::Inputs& inputs) {
                         : experiments::outdated(results).empty() ? "finished"
                                                                  : "stale   ";
     fmt::print("{}  {}  {}\n", state, directory, experiments::label(point.swept));
+    for (const std::string& line : experiments::cost_of_evidence(point.spec, inputs)) costs.insert(line);
   }
+  for (const std::string& line : costs) fmt::print("{}\n", line);
 }
 
 // Whether all results are as the file expects; with `update` the file is made to expect them.
@@ -150,7 +148,7 @@ int run(const Options& options) {
   for (const std::string& file : options.files) files.push_back(experiments::read_points(file, options.overrides));
   set_threads(files);
   experiments::Inputs inputs(files.front().front().spec.out + "/.cache", options.cache_limit);
-  check_all(files, inputs);
+  for (const auto& points : files) experiments::check_points(points, inputs);
   if (!options.dry_run) {
     make_room(files);
     inputs.remember_tokens();
@@ -166,6 +164,7 @@ int run(const Options& options) {
     spdlog::set_level(first.quiet ? spdlog::level::warn : spdlog::level::info);
     const experiments::Outcome outcome = experiments::run_points(points, inputs, options.force);
     fmt::print("\n{}\n", experiments::make_table(outcome.rows).text());
+    if (!outcome.controls.rows.empty()) fmt::print("{}\n", outcome.controls.text());
     for (const auto& row : outcome.rows) {
       if (row.contains("id")) fmt::print("{}/{}/{}\n", first.out, first.name, row["id"].get<std::string>());
     }

@@ -14,7 +14,9 @@
 #include "core/io/files.h"
 #include "core/machine.h"
 #include "core/progress.h"
+#include "experiments/assignments.h"
 #include "experiments/cache_key.h"
+#include "experiments/efficiency.h"
 #include "experiments/resume.h"
 #include "experiments/sensitivity.h"
 #include "experiments/stages.h"
@@ -104,7 +106,7 @@ Working open_result(const Spec& spec, const ModelFiles& files, const std::string
   if (spec.quant.method == quant::QuantConfig::kNone) {
     Working work = open_model(spec, files, files.directory, weights_of(spec, files));
     const auto seed = static_cast<uint64_t>(spec.seed);
-    replication::follow_plan(spec.replication, *work.model, {}, seed);
+    follow_plan(spec, *work.model);
     for (int64_t i = 0; i < work.model->shape().layers; ++i)
       replication::prepare_replicas(spec.replication, {}, *work.model, i, seed);
     return work;
@@ -129,6 +131,22 @@ std::optional<quant::StatisticsStore> statistics_store(const Spec& spec, Inputs&
   return quant::StatisticsStore(inputs.cache(), cache_key(spec, on));
 }
 
+// Units by sensitivity, and whether they are chosen.
+void write_sensitivity(const Spec& spec, core::Model& model, const replication::Evidence& known,
+                       const std::vector<quant::Assignment>& assigned, const std::string& directory) {
+  const replication::Selection& select = spec.replication.select;
+  std::set<std::string> linears = replaced(spec, model, assigned).paths, chosen;
+  for (int64_t i = 0; i < model.shape().layers; ++i) {
+    if (model.replicas(i).empty()) continue;
+    for (const core::Slot* slot : model.block(i).slots()) linears.insert(slot->path());
+  }
+  for (const std::string& unit : select.units(model)) {
+    const auto in = [&](const std::string& linear) { return replication::is_inside(linear, unit); };
+    if (std::any_of(linears.begin(), linears.end(), in)) chosen.insert(unit);
+  }
+  core::write_atomically(directory + "/sensitivity.csv", sensitivity_csv(select, model, known, chosen));
+}
+
 // What replicas of blocks must have of their own before training can tell them apart.
 replication::Own own_of_replicas(const Spec& spec) {
   const bool trains = spec.qat.tunes_model();
@@ -148,13 +166,10 @@ QuantizedBlocks quantize(const Spec& spec, Inputs& inputs, const ModelFiles& fil
   const auto model = models::build(files.config);
   const bool propagates = spec.calibration.propagate_error;
   std::optional<quant::StatisticsStore> store = statistics_store(spec, inputs, files, calibration);
-  std::map<std::string, replication::OutputError> errors;
-  if (spec.replication.selected() && spec.replication.select.by_sensitivity()) {
-    errors = sensitivity(spec, inputs, files, *calibration);
-    core::write_atomically(directory + "/sensitivity.csv",
-                           sensitivity_csv(spec.replication.select, *model, errors, static_cast<uint64_t>(spec.seed)));
-  }
-  const std::vector<quant::Assignment> assigned = assignments(spec, *model, errors);
+  std::optional<replication::Evidence> known;
+  if (spec.replication.ranks()) known = evidence(spec, inputs, files, *calibration);
+  const std::vector<quant::Assignment> assigned = assignments(spec, *model, known ? &*known : nullptr);
+  if (known && spec.replication.select.by_sensitivity()) write_sensitivity(spec, *model, *known, assigned, directory);
   exports::UnfinishedSource source(weights, checkpoint, progress);
   quant::Quantize stage(spec.quant.methods.at(spec.quant.method), spec.quant.method, assigned,
                         {.propagate_error = propagates, .store = store ? &*store : nullptr},
@@ -224,6 +239,22 @@ std::vector<Perplexity> measure(const Spec& spec, Inputs& inputs, const ModelFil
   return all;
 }
 
+// Errors of the single replica, and what replication buys against them.
+void weigh(const Spec& spec, Inputs& inputs, const ModelFiles& files, Findings& findings) {
+  const auto model = models::build(files.config);
+  const core::Windows* text = inputs.calibration(files, spec, *model);
+  if (text == nullptr) return;
+  if (!spec.replication.selected()) return keep_single_errors(spec, inputs, files, *text, findings.modules);
+  std::optional<replication::Evidence> known;
+  if (spec.replication.ranks()) known = evidence(spec, inputs, files, *text);
+  const Replaced linears = replaced(spec, *model, assignments(spec, *model, known ? &*known : nullptr));
+  if (linears.paths.empty()) return;
+  staged(findings.stages, "single", kSensitivityVersion, [&] {
+    findings.efficiency = efficiency(linears, findings.modules, single_errors(spec, inputs, files, *text));
+    return false;
+  });
+}
+
 Findings compute(const Point& point, const std::string& directory, Inputs& inputs, const ModelFiles& files) {
   const Spec& spec = point.spec;
   Findings findings{.id = run_id(spec, inputs),
@@ -263,6 +294,7 @@ Findings compute(const Point& point, const std::string& directory, Inputs& input
       findings.training.push_back(train_model(spec, inputs, files, directory));
       return false;
     });
+    weigh(spec, inputs, files, findings);
   }
   Working work;
   staged(findings.stages, "load", 1, [&] {  // resident weights are all read here, because each is counted

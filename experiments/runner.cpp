@@ -3,14 +3,16 @@
 #include <fmt/chrono.h>
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <chrono>
 
 #include "core/interrupt.h"
 #include "core/io/csv.h"
 #include "core/io/file_lock.h"
 #include "core/io/files.h"
-#include "experiments/results/table.h"
+#include "experiments/results/control_table.h"
 #include "experiments/stages.h"
+#include "replication/mix.h"
 
 namespace experiments {
 
@@ -59,6 +61,7 @@ class Sweep {
     const Point& point = points_[i];
     if (points_.size() > 1) spdlog::info("{} {}/{}: {}", point.spec.name, i + 1, points_.size(), label(point.swept));
     try {
+      check_point(point.spec, inputs_);  // before the first tensor of the point: its control may not exist
       if (force || !is_finished(i))
         take(i, run_point(point, inputs_, force));
       else
@@ -70,6 +73,9 @@ class Sweep {
       return false;
     } catch (const core::Interrupted&) {
       throw;
+    } catch (const replication::NoControl& none) {
+      spdlog::info("no control: {}", none.what());
+      rows_[i] = failure(point, std::string("no control: ") + none.what());
     } catch (const core::NoPlace&) {  // the next point would not find any either
       throw;
     } catch (const std::exception& error) {
@@ -98,7 +104,36 @@ class Sweep {
     core::write_atomically(folder + "/summary.md", table.markdown());
   }
 
-  Outcome outcome() && { return {std::move(rows_), failed_}; }
+  // Replicas against their controls, once all are there.
+  Table write_controls() {
+    if (std::all_of(points_.begin(), points_.end(), [](const Point& point) { return point.control.empty(); }))
+      return {};
+    const Spec& spec = points_.front().spec;
+    const std::string folder = spec.out + "/" + spec.name;
+    const core::FileLock lock = core::FileLock::wait(folder + "/.summary.lock");
+    write_exchange();
+    Table table = control_table(points_, rows_, directories_);
+    core::write_atomically(folder + "/controls.csv", table.csv());
+    core::write_atomically(folder + "/controls.md", table.markdown());
+    return table;
+  }
+
+  // What the curve of the single replica says of a replica is known behind the other runs: its results get it then.
+  void write_exchange() {
+    for (size_t i = 0; i < points_.size(); ++i) {
+      if (points_[i].control != replication::ReplicationConfig::kNone) continue;
+      const auto found = kl_exchange_of(points_, rows_, i);
+      if (!found) continue;
+      Json results = finished_results(directories_[i]);
+      for (Json* row : {&results, &rows_[i]}) {
+        (*row)["replication"]["eta_kl"] = found->eta ? Json(*found->eta) : Json(nullptr);
+        (*row)["replication"]["gain_bits_kl"] = found->gain_bits;
+      }
+      core::write_atomically(directories_[i] + "/results.json", results.dump(2) + "\n");
+    }
+  }
+
+  Outcome outcome(Table controls) && { return {std::move(rows_), failed_, std::move(controls)}; }
 
  private:
   void take(size_t i, Ran ran) {
@@ -127,6 +162,15 @@ class Sweep {
 
 }  // namespace
 
+void check_points(const std::vector<Point>& points, Inputs& inputs) {
+  for (const Point& point : points) {
+    try {
+      check_point(point.spec, inputs);
+    } catch (const replication::NoControl&) {
+    }
+  }
+}
+
 Outcome run_points(const std::vector<Point>& points, Inputs& inputs, bool force) {
   Sweep sweep(points, inputs);
   std::vector<size_t> held;
@@ -135,7 +179,8 @@ Outcome run_points(const std::vector<Point>& points, Inputs& inputs, bool force)
   }
   for (const size_t i : held) sweep.run(i, /*force=*/false);
   sweep.write_summary();
-  return std::move(sweep).outcome();
+  Table controls = sweep.write_controls();
+  return std::move(sweep).outcome(std::move(controls));
 }
 
 }  // namespace experiments

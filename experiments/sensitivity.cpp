@@ -1,76 +1,302 @@
 #include "experiments/sensitivity.h"
 
+#include <ATen/ATen.h>
+
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "core/batches.h"
 #include "core/io/csv.h"
+#include "core/nn/cross_entropy.h"
 #include "core/progress.h"
+#include "experiments/assignments.h"
 #include "experiments/cache_key.h"
 #include "models/registry.h"
-#include "quant/quantize.h"
+#include "quant/apply_transforms.h"
 
 namespace experiments {
 
 namespace {
 
-using Errors = std::map<std::string, replication::OutputError>;
+using replication::Evidence;
+using replication::OutputErrors;
+using replication::Selection;
 
 constexpr const char* kNumbers = "errors.json";
 
-Errors measured(const Spec& spec, const ModelFiles& files, const core::Windows& text) {
-  const core::Weights weights = weights_of(spec, files);
-  const auto model = models::build(files.config);
-  const std::string& method = spec.quant.method;
-  std::vector<quant::Assignment> plain = quant::assign(spec.quant, *model, static_cast<uint64_t>(spec.seed));
+// What a walk that only measures goes over.
+struct Walked {
+  std::shared_ptr<core::Model> model;
+  core::Weights weights;
+
+  Walked(const Spec& spec, const ModelFiles& files)
+      : model(models::build(files.config)), weights(weights_of(spec, files)) {
+    model->load_ends(weights);
+  }
+};
+
+// The plain grids of the configuration, each with the Hessian of its inputs.
+std::vector<quant::Assignment> with_hessians(const Spec& spec, core::Model& model) {
+  std::vector<quant::Assignment> plain = quant::assign(spec.quant, model, static_cast<uint64_t>(spec.seed));
   for (quant::Assignment& a : plain) a.needs.hessian = a.needs.hessian || a.decoder != nullptr;
-  quant::Quantize stage(spec.quant.methods.at(method), method, std::move(plain), {.propagate_error = false});
-  model->load_ends(weights);
-  core::HiddenStore hidden = embedded(*model, text, spec.calibration.batch_tokens);
-  core::StreamedSource source(weights);  // what the stage made of a block is dropped with it
+  return plain;
+}
+
+OutputErrors measured(const Spec& spec, const ModelFiles& files, const core::Windows& text) {
+  const Walked walked(spec, files);
+  const std::string& method = spec.quant.method;
+  const bool propagates = spec.calibration.propagate_error;
+  const std::vector<quant::Assignment> plain = with_hessians(spec, *walked.model);
+  quant::Quantize stage(spec.quant.methods.at(method), method, plain, {.propagate_error = propagates});
+  quant::ApplyTransforms transform(quant::transforms_of(spec.transform, spec.quant), plain, propagates);
+  const auto embed = [&] { return embedded(*walked.model, text, spec.calibration.batch_tokens); };
+  std::optional<core::HiddenStore> full, quantized;
+  if (stage.reads_full_stream()) full.emplace(embed());
+  if (propagates) stage.ends(*walked.model);  // the first block then sees the quantized embedding
+  if (propagates) quantized.emplace(embed());
+  core::StreamedSource source(walked.weights);  // what the stage made of a block is dropped with it
   core::Progress bar("sensitivity", spec.quiet);
-  core::walk(*model, source, {&stage}, {.full = &hidden},
+  core::walk(*walked.model, source, {&transform, &stage},
+             {.full = full ? &*full : nullptr, .quantized = quantized ? &*quantized : nullptr},
              [&](int64_t done, int64_t total) { bar.update(done, total); });
-  Errors errors;
-  for (const quant::ModuleReport& report : stage.reports()) {
+  return errors_of(stage.reports());
+}
+
+// Where the errors of a run without replication are kept.
+core::CacheKey errors_key(const Spec& spec, Inputs& inputs, const ModelFiles& files, const core::Windows& text,
+                          const std::string& stage = "sensitivity") {
+  std::vector<const core::Section*> keys{&spec.calibration, &spec.quant};
+  for (const quant::TransformItem& item : spec.transform) keys.push_back(&item);
+  const Dependencies on{.stage = stage,
+                        .version = kSensitivityVersion,
+                        .keys = std::move(keys),
+                        .inputs = {{"model", inputs.model_hash(files)},
+                                   {"tokens", text.token_hash},
+                                   {"quantize", std::to_string(quant::Quantize::kVersion)},
+                                   {"transform", std::to_string(quant::ApplyTransforms::kVersion)},
+                                   {"seed", std::to_string(spec.seed)}}};
+  return cache_key(spec, on);
+}
+
+std::string as_text(const OutputErrors& errors) {
+  nlohmann::json numbers = nlohmann::json::object();
+  for (const auto& [path, found] : errors) numbers[path] = {found.error, found.energy};
+  return numbers.dump();
+}
+
+OutputErrors kept_errors(const Spec& spec, Inputs& inputs, const ModelFiles& files, const core::Windows& text) {
+  core::CacheEntry entry = inputs.cache().open(errors_key(spec, inputs, files, text));
+  if (!entry.complete()) {
+    entry.write(kNumbers, as_text(measured(spec, files, text)));
+    entry.commit();
+  }
+  OutputErrors errors;
+  const nlohmann::json numbers = nlohmann::json::parse(entry.read(kNumbers));
+  for (const auto& [path, found] : numbers.items()) errors[path] = {found.at(0), found.at(1)};
+  return errors;
+}
+
+// The single replica on full-precision inputs: errors of blocks before do not count, and weights are the model's own.
+Spec ranked_by(const Spec& spec) {
+  Spec plain = single_of(spec);
+  plain.calibration.propagate_error = false;
+  plain.transform.clear();
+  return plain;
+}
+
+// ---- KL ----
+
+// Carries, beside the full-precision stream, one stream per candidate in which that unit alone is quantized: it
+// branches off where the unit is, and goes on through blocks in full precision.
+class OneByOne : public core::Stage {
+ public:
+  OneByOne(quant::Quantize& quantize, std::vector<std::string> units) : quantize_(quantize), units_(std::move(units)) {}
+
+  std::string name() const override { return "one by one"; }
+  int version() const override { return kSensitivityVersion; }
+
+  void block(core::BlockContext& context) override {
+    at::NoGradGuard no_gradient;
+    for (auto& [unit, stream] : streams_) run(context, stream, stream);
+    std::map<core::Slot*, std::shared_ptr<core::Linear>> original, quantized;
+    for (core::Slot* slot : context.block.slots()) original[slot] = slot->pointer();
+    quantize_.block(context);
+    for (auto& [slot, linear] : original) {
+      quantized[slot] = slot->pointer();
+      slot->put(linear);
+    }
+    for (const std::string& unit : units_) {
+      bool here = false;
+      for (auto& [slot, linear] : quantized) {
+        if (!replication::is_inside(slot->path(), unit)) continue;
+        slot->put(linear);
+        here = true;
+      }
+      if (!here) continue;
+      core::HiddenStore stream(context.inputs.full->batches());
+      run(context, *context.inputs.full, stream);
+      streams_.emplace(unit, std::move(stream));
+      for (auto& [slot, linear] : original) slot->put(linear);
+    }
+  }
+
+  std::map<std::string, core::HiddenStore>& streams() { return streams_; }
+
+ private:
+  static void run(core::BlockContext& context, const core::HiddenStore& from, core::HiddenStore& to) {
+    core::for_each_batch(from.batches(), from.get(0).numel(),
+                         [&](int64_t i) { to.put(i, context.block.forward(from.get(i), {.step = context.step})); });
+  }
+
+  quant::Quantize& quantize_;
+  std::vector<std::string> units_;
+  std::map<std::string, core::HiddenStore> streams_;  // by unit
+};
+
+// Mean KL(full ‖ other) over all positions, nats. Hidden states are those after the last block.
+double mean_kl(core::Model& model, const core::HiddenStore& full, const core::HiddenStore& other) {
+  constexpr int64_t kRows = 256;  // positions whose logits exist at a time
+  std::vector<double> sums(full.batches(), 0.0);
+  std::vector<int64_t> positions(full.batches(), 0);
+  core::for_each_batch(full.batches(), full.get(0).numel(), [&](int64_t i) {
+    const int64_t D = model.shape().width;
+    const at::Tensor a = full.get(i).reshape({-1, D}), b = other.get(i).reshape({-1, D});
+    for (int64_t t = 0; t < a.size(0); t += kRows) {
+      const int64_t end = std::min(t + kRows, a.size(0));
+      const at::Tensor logits = model.logits(b.slice(0, t, end));
+      const at::Tensor none = at::zeros({end - t}, at::TensorOptions(at::kLong).device(logits.device()));
+      sums[i] +=
+          at::sum(core::divergence(model.logits(a.slice(0, t, end)), logits, none).kl, at::kDouble).item<double>();
+    }
+    positions[i] = a.size(0);
+  });
+  double sum = 0, count = 0;
+  for (size_t i = 0; i < sums.size(); ++i) {
+    sum += sums[i];
+    count += static_cast<double>(positions[i]);
+  }
+  return sum / count;
+}
+
+std::map<std::string, double> measured_kl(const Spec& spec, const ModelFiles& files, const core::Windows& text,
+                                          const std::vector<std::string>& candidates) {
+  const Walked walked(spec, files);
+  const std::string& method = spec.quant.method;
+  std::vector<quant::Assignment> some;
+  for (quant::Assignment& a : quant::assign(spec.quant, *walked.model, static_cast<uint64_t>(spec.seed))) {
+    const auto holds = [&](const std::string& unit) { return replication::is_inside(a.slot->path(), unit); };
+    if (std::any_of(candidates.begin(), candidates.end(), holds)) some.push_back(std::move(a));
+  }
+  quant::Quantize quantize(spec.quant.methods.at(method), method, std::move(some), {.propagate_error = false});
+  OneByOne stage(quantize, candidates);
+  core::HiddenStore hidden = embedded(*walked.model, text, spec.calibration.batch_tokens);
+  core::StreamedSource source(walked.weights);
+  core::Progress bar("sensitivity by KL", spec.quiet);
+  core::walk(*walked.model, source, {&stage}, {.full = &hidden},
+             [&](int64_t done, int64_t total) { bar.update(done, total); });
+  std::map<std::string, double> kl;
+  for (auto& [unit, stream] : stage.streams()) kl[unit] = mean_kl(*walked.model, hidden, stream);
+  return kl;
+}
+
+core::CacheKey kl_key(const Spec& plain, Inputs& inputs, const ModelFiles& files, const core::Windows& text,
+                      std::vector<std::string> candidates) {
+  core::CacheKey key = errors_key(plain, inputs, files, text, "sensitivity_kl");
+  std::sort(candidates.begin(), candidates.end());
+  for (const std::string& unit : candidates) key.depends += "unit: " + unit + "\n";
+  return key;
+}
+
+std::map<std::string, double> kept_kl(const Spec& plain, Inputs& inputs, const ModelFiles& files,
+                                      const core::Windows& text, const std::vector<std::string>& candidates) {
+  core::CacheEntry entry = inputs.cache().open(kl_key(plain, inputs, files, text, candidates));
+  if (!entry.complete()) {
+    entry.write(kNumbers, nlohmann::json(measured_kl(plain, files, text, candidates)).dump());
+    entry.commit();
+  }
+  return nlohmann::json::parse(entry.read(kNumbers)).get<std::map<std::string, double>>();
+}
+
+// Forward passes of a block that KL costs at most: wherever the candidates turn out to be.
+int64_t kl_passes(const Selection& select, core::Model& model) {
+  std::vector<int64_t> passes;  // of each unit: its own block and those behind it
+  for (int64_t i = 0; i < model.shape().layers; ++i) {
+    for (const std::string& unit : select.units(model)) {
+      const std::string block = "model.layers." + std::to_string(i);
+      if (replication::is_inside(unit, block)) passes.push_back(model.shape().layers - i);
+    }
+  }
+  const size_t count = select.candidates == 0 ? passes.size() : std::min<size_t>(passes.size(), select.candidates);
+  int64_t sum = 0;
+  for (size_t i = 0; i < count; ++i) sum += passes[i];
+  return sum;
+}
+
+}  // namespace
+
+OutputErrors errors_of(const std::vector<quant::ModuleReport>& reports) {
+  OutputErrors errors;
+  for (const quant::ModuleReport& report : reports) {
     if (!report.output_error) continue;
     errors[report.path] = {*report.output_error * *report.output_energy, *report.output_energy};
   }
   return errors;
 }
 
-}  // namespace
-
-Errors sensitivity(const Spec& spec, Inputs& inputs, const ModelFiles& files, const core::Windows& text) {
-  const Dependencies on{.stage = "sensitivity",
-                        .version = kSensitivityVersion,
-                        .keys = {&spec.calibration, &spec.quant},
-                        .inputs = {{"model", inputs.model_hash(files)},
-                                   {"tokens", text.token_hash},
-                                   {"quantize", std::to_string(quant::Quantize::kVersion)},
-                                   {"seed", std::to_string(spec.seed)}}};
-  core::CacheEntry entry = inputs.cache().open(cache_key(spec, on));
-  if (!entry.complete()) {
-    nlohmann::json numbers = nlohmann::json::object();
-    for (const auto& [path, found] : measured(spec, files, text)) numbers[path] = {found.error, found.energy};
-    entry.write(kNumbers, numbers.dump());
-    entry.commit();
-  }
-  Errors errors;
-  const nlohmann::json numbers = nlohmann::json::parse(entry.read(kNumbers));
-  for (const auto& [path, found] : numbers.items()) errors[path] = {found.at(0), found.at(1)};
-  return errors;
+OutputErrors single_errors(const Spec& spec, Inputs& inputs, const ModelFiles& files, const core::Windows& text) {
+  return kept_errors(single_of(spec), inputs, files, text);
 }
 
-std::string sensitivity_csv(const replication::Selection& select, core::Model& model, const Errors& errors,
-                            uint64_t seed) {
-  const std::set<std::string> chosen = select.chosen_units(model, errors, seed);
-  std::vector<std::string> units = select.units(model);
-  std::stable_sort(units.begin(), units.end(), [&](const std::string& a, const std::string& b) {
-    return select.error_of(a, errors).relative() > select.error_of(b, errors).relative();
+void keep_single_errors(const Spec& spec, Inputs& inputs, const ModelFiles& files, const core::Windows& text,
+                        const std::vector<quant::ModuleReport>& reports) {
+  const OutputErrors errors = errors_of(reports);
+  const bool all = std::all_of(reports.begin(), reports.end(), [&](const quant::ModuleReport& report) {
+    return errors.contains(report.path) || report.bits == quant::WeightConfig::kFullPrecision ||
+           !report.path.starts_with("model.layers.");
   });
-  core::CsvTable table({"unit", "output_error", "chosen"});
-  for (const std::string& unit : units)
-    table.row(unit, select.error_of(unit, errors).relative(), chosen.contains(unit) ? "yes" : "no");
+  if (!all || errors.empty()) return;
+  core::CacheEntry entry = inputs.cache().open(errors_key(spec, inputs, files, text));
+  if (entry.complete()) return;
+  entry.write(kNumbers, as_text(errors));
+  entry.commit();
+}
+
+Evidence evidence(const Spec& spec, Inputs& inputs, const ModelFiles& files, const core::Windows& text) {
+  const Spec plain = ranked_by(spec);
+  Evidence found{.errors = kept_errors(plain, inputs, files, text)};
+  const Selection& select = spec.replication.select;
+  if (!select.by_kl()) return found;
+  const auto model = models::build(files.config);
+  found.kl = kept_kl(plain, inputs, files, text, select.kl_candidates(*model, found.errors));
+  return found;
+}
+
+std::vector<std::string> cost_of_evidence(const Spec& spec, Inputs& inputs) {
+  if (!spec.replication.ranks()) return {};
+  const ModelFiles& files = inputs.model(spec.model.path);
+  const auto model = models::build(files.config);
+  const core::Windows& text = *inputs.calibration(files, spec, *model);
+  const Selection& select = spec.replication.select;
+  const bool cached = inputs.cache().find(errors_key(ranked_by(spec), inputs, files, text)).has_value();
+  std::vector<std::string> lines{fmt::format("sensitivity by output error: {} linears, one walk over {} blocks{}",
+                                             model->slots().size(), model->shape().layers,
+                                             cached ? " (in the cache)" : "")};
+  if (!select.by_kl()) return lines;
+  const size_t units = select.units(*model).size();
+  const size_t measured = select.candidates == 0 ? units : std::min<size_t>(units, select.candidates);
+  lines.push_back(fmt::format("sensitivity by KL: {} of {} {}s, at most {} forward passes of a block over {} tokens",
+                              measured, units, select.unit, kl_passes(select, *model), text.ids.size()));
+  return lines;
+}
+
+std::string sensitivity_csv(const Selection& select, core::Model& model, const Evidence& evidence,
+                            const std::set<std::string>& chosen) {
+  core::CsvTable table({"unit", "output_error", "kl", "chosen"});
+  for (const std::string& unit : select.ranked(model, evidence)) {
+    const auto kl = evidence.kl.find(unit);
+    table.row(unit, Selection::error_of(unit, evidence.errors).relative(),
+              kl == evidence.kl.end() ? "" : core::csv_cell(kl->second), chosen.contains(unit) ? "yes" : "no");
+  }
   return table.text();
 }
 

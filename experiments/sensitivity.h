@@ -1,23 +1,39 @@
-// What the plain grid does to the output of every linear on full-precision inputs: by this `replication.select` ranks
-// its units.
+// What quantization does to the output of every linear: by this `replication.select` ranks its units, controls mix
+// their levels, and a replica is measured against a single one. With metric: kl, also what quantizing one unit alone
+// does to what the model says.
 #pragma once
 
-#include <map>
 #include <string>
+#include <vector>
 
 #include "experiments/inputs.h"
+#include "quant/quantize.h"
+#include "replication/select.h"
 
 namespace experiments {
 
-inline constexpr int kSensitivityVersion = 1;  // bumped by hand when the numbers change
+inline constexpr int kSensitivityVersion = 2;  // bumped by hand when the numbers change
 
-// By path of the linear. One walk over the calibration text with the method that the spec names; from the cache when it
-// was measured before.
-std::map<std::string, replication::OutputError> sensitivity(const Spec& spec, Inputs& inputs, const ModelFiles& files,
-                                                            const core::Windows& text);
+// Of the linears whose errors are known.
+replication::OutputErrors errors_of(const std::vector<quant::ModuleReport>& reports);
+
+// Errors of the single replica of this run (experiments/assignments.h) under its own calibration and transforms: one
+// walk over the calibration text, or from the cache.
+replication::OutputErrors single_errors(const Spec& spec, Inputs& inputs, const ModelFiles& files,
+                                        const core::Windows& text);
+// A run without replication has measured them on its way: keeps them for the replicas that stand beside it.
+void keep_single_errors(const Spec& spec, Inputs& inputs, const ModelFiles& files, const core::Windows& text,
+                        const std::vector<quant::ModuleReport>& reports);
+
+// What the selection and the controls of this run rank by, on full-precision inputs, from the cache when it was
+// measured before.
+replication::Evidence evidence(const Spec& spec, Inputs& inputs, const ModelFiles& files, const core::Windows& text);
+
+// What evidence() would compute, for --dry-run: "sensitivity: 28 linears, one walk over 4 blocks (cached)".
+std::vector<std::string> cost_of_evidence(const Spec& spec, Inputs& inputs);
 
 // sensitivity.csv: every unit that can be selected, most sensitive first, and whether it is.
 std::string sensitivity_csv(const replication::Selection& select, core::Model& model,
-                            const std::map<std::string, replication::OutputError>& errors, uint64_t seed);
+                            const replication::Evidence& evidence, const std::set<std::string>& chosen);
 
 }  // namespace experiments

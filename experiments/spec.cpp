@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "experiments/controls.h"
 
 namespace experiments {
 
@@ -214,11 +215,19 @@ std::vector<Point> per_seed(core::Node document, Point point) {
   for (const core::Node& seed : seeds.items) {
     Point& one = points.emplace_back();
     one.swept = point.swept;
+    one.group = point.group;
+    one.control = point.control;
     one.swept.emplace_back("seed", seed.scalar);
     core::assign(document, "seed", seed);
     core::bind(document, one.spec);
   }
   return points;
+}
+
+// Of two values of a column the later one holds.
+void set(std::vector<std::pair<std::string, std::string>>& swept, const std::string& key, const std::string& value) {
+  std::erase_if(swept, [&](const auto& entry) { return entry.first == key; });
+  swept.emplace_back(key, value);
 }
 
 }  // namespace
@@ -233,16 +242,25 @@ std::vector<Point> read_points(const std::string& file, const std::vector<std::s
   const bool expects = root.find("expect") != nullptr;
   const core::Node expect = take(root, "expect");
   std::vector<Point> points;
+  int64_t group = 0;
   for (const Swept& swept : times_grid(cases_of(sweep), sweep)) {
     core::Node document = root;
     Point point;
+    point.group = group;
     for (const auto& [key, value] : swept) {
       require_sweepable(key, value);
       core::assign(document, key, value);
       point.swept.emplace_back(key, value.is_scalar() ? value.scalar : core::to_inline_yaml(value));
     }
-    core::bind(document, point.spec);
-    for (Point& one : per_seed(std::move(document), std::move(point))) points.push_back(std::move(one));
+    for (Variant& variant : with_controls(std::move(document))) {
+      Point run = point;
+      run.control = variant.control;
+      if (!run.control.empty()) run.swept.emplace_back("replication.control", run.control);
+      for (auto& [key, value] : variant.swept) set(run.swept, key, value);
+      core::bind(variant.document, run.spec);
+      for (Point& one : per_seed(std::move(variant.document), std::move(run))) points.push_back(std::move(one));
+    }
+    ++group;
   }
   if (expects) add_expectations(expect, points);
   return points;

@@ -80,11 +80,14 @@ struct Point {
   Spec spec;                                               // without its sweep
   std::vector<std::pair<std::string, std::string>> swept;  // dotted key, value as text; the columns of the table
   std::vector<Expectation> expect;                         // of this point
+  int64_t group = 0;                                       // of points that belong together: a replica, its controls
+  std::string control;  // what it is among them (experiments/controls.h); "": the point has no controls
 };
 
 // All points that a document asks for, each bound and checked. grid: product of its lists; cases: one point each; both:
-// every case × the grid. Each of them once per seed, if there are `seeds`: `swept` then ends with the seed. `overrides`
-// are assignments "key=value" of the command line, stronger than the file.
+// every case × the grid. Beside each of them the controls that it asks for: `swept` then says which. Each once per
+// seed, if there are `seeds`: `swept` then ends with the seed. `overrides` are assignments "key=value" of the command
+// line, stronger than the file.
 std::vector<Point> read_points(const std::string& file, const std::vector<std::string>& overrides);
 
 }  // namespace experiments

@@ -4,17 +4,17 @@
 
 #include <algorithm>
 
+#include "experiments/sensitivity.h"
 #include "experiments/training.h"
 #include "quant/quantize.h"
 
 namespace experiments {
 
 const std::vector<std::pair<std::string, int>>& stage_versions() {
-  static const std::vector<std::pair<std::string, int>> versions{{"baseline", kBaselineVersion},
-                                                                 {"load", 1},
-                                                                 {"quantize", quant::Quantize::kVersion},
-                                                                 {"qat", kTrainingVersion},
-                                                                 {"measure", kMeasureVersion}};
+  static const std::vector<std::pair<std::string, int>> versions{
+      {"baseline", kBaselineVersion},          {"load", 1},
+      {"quantize", quant::Quantize::kVersion}, {"qat", kTrainingVersion},
+      {"single", kSensitivityVersion},         {"measure", kMeasureVersion}};
   return versions;
 }
 

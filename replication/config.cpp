@@ -1,10 +1,22 @@
 #include "replication/config.h"
 
+#include <algorithm>
+
 #include "core/error.h"
 #include "replication/own_parameters.h"
 #include "replication/unread.h"
 
 namespace replication {
+
+namespace {
+
+std::vector<std::string> control_names(std::vector<std::string> first) {
+  for (const char* name : {"finer_groups", "more_bits", "low_rank", ReplicationConfig::kRandomSelection})
+    first.emplace_back(name);
+  return first;
+}
+
+}  // namespace
 
 void ReplicationConfig::keys(core::Keys& k) {
   std::vector<std::string> names{kNone};
@@ -12,9 +24,40 @@ void ReplicationConfig::keys(core::Keys& k) {
   k.key("strategy", strategy, "how one set of codes is used several times; none: every code is used once", names);
   for (const auto& [name, strategy] : strategies) k.section(name, *strategy, strategy->summary());
   k.section("select", select, "which linears the strategy is applied to").only_if_given();
+  k.key(
+       "controls", controls,
+       "runs beside this one that could prove the replica wrong, and a table that compares them with it; single: every "
+       "code used once; finer_groups, more_bits, low_rank: two group sizes, bit widths or ranks, mixed over the "
+       "linears in order of sensitivity so that they store as much as the replica; random_selection: as many units, "
+       "drawn five times; curve: the single replica in groups of 128, 64 and 32 and with a bit more, on which a "
+       "replica's KL is read as bits",
+       control_names({kSingle, kCurve}))
+      .only_if_given();
+  core::Key& instead = k.key("control", control,
+                             "run this in place of the strategy, at its stored bits: what `controls` does, one by one",
+                             control_names({kNone}));
+  core::Key& drawn = k.key("draw", draw, "which of the draws; read by control: random_selection", {1, kDraws});
+  if (control == kNone) instead.only_if_given();
+  if (control != kRandomSelection) drawn.only_if_given();
 }
 
 void ReplicationConfig::check() const {
+  for (const char* key : {"controls", "control"}) {
+    core::require(selected() || !given(key) || (controls.empty() && control == kNone),
+                  "{}: controls stand beside a replica, and strategy: none makes none. Choose a strategy.", where(key));
+  }
+  for (size_t i = 0; i < controls.size(); ++i) {
+    const bool again = std::count(controls.begin(), controls.begin() + static_cast<int64_t>(i), controls[i]) > 0;
+    core::require(!again, "{}: {} is there twice. Name each once.", where("controls"), controls[i]);
+  }
+  const auto asks = [&](const char* name) {
+    return std::find(controls.begin(), controls.end(), name) != controls.end();
+  };
+  core::require(!asks(kCurve) || asks(kSingle), "{}: curve counts bits from those of `single`. Name it too.",
+                where("controls"));
+  core::require(controls.empty() || control == kNone, "{}: controls is given too. Keep one of them.", where("control"));
+  core::require(!given("draw") || control == kRandomSelection,
+                "{} is read with control: random_selection only. Remove it.", where("draw"));
   if (!is_of_blocks() || !given("select")) return;
   core::require(chosen().selects(), "{}: {} says itself which blocks run. Remove one of the two.", where("select"),
                 strategy);
@@ -22,10 +65,11 @@ void ReplicationConfig::check() const {
                 "{}: {} runs whole blocks. Select them with unit: block.", select.where("unit"), strategy);
 }
 
-void follow_plan(const ReplicationConfig& config, core::Model& model, const std::map<std::string, OutputError>& errors,
-                 uint64_t seed) {
+void follow_plan(const ReplicationConfig& config, core::Model& model, const std::set<std::string>& linears) {
   if (!config.is_of_blocks()) return;
-  model.follow(config.chosen().plan(model.shape(), config.select.chosen_blocks(model, errors, seed)));
+  std::set<int64_t> blocks;
+  for (const std::string& linear : linears) blocks.insert(model.block_of(linear));
+  model.follow(config.chosen().plan(model.shape(), blocks));
 }
 
 void prepare_replicas(const ReplicationConfig& config, Own own, core::Model& model, int64_t block, uint64_t seed) {
@@ -77,6 +121,28 @@ quant::CodingOf coding_of(const ReplicationConfig& config, const std::optional<s
             .codes_of = strategy->codes_of(slot.path()),
             .inputs = strategy->inputs()};
   };
+}
+
+quant::WeightConfig single_grid(const ReplicationConfig& config, const quant::WeightConfig& weight) {
+  if (!config.selected() || config.select.policy != "all") return weight;
+  const std::vector<std::string> keys = config.strategies.at(config.strategy)->unread();
+  const auto unread = [&](const char* key) { return std::find(keys.begin(), keys.end(), key) != keys.end(); };
+  quant::WeightConfig single = weight;
+  if (unread("symmetry")) single.symmetry = "midrise";
+  if (unread("range")) single.range = "mse";
+  return single;
+}
+
+int64_t stored_bits(const quant::Decoder& decoder, const Shape& shape) {
+  return decoder.code_bits() * shape.out_features * shape.in_features +
+         quant::parameter_bits(decoder.layout(shape.out_features, shape.in_features));
+}
+
+double parameters_per_weight(const quant::Decoder& decoder, int64_t width) {
+  const int64_t group = std::max<int64_t>(1, decoder.config().group_size);
+  const int64_t columns = (width + group - 1) / group * group;
+  return static_cast<double>(quant::parameter_bits(decoder.layout(width, columns))) /
+         static_cast<double>(width * columns);
 }
 
 std::shared_ptr<const quant::Decoder> restored_decoder(const quant::WeightConfig& weight, const core::Node& replication,

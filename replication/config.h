@@ -14,28 +14,38 @@
 namespace replication {
 
 struct ReplicationConfig : core::Section {
-  static constexpr const char* kNone = "none";  // every code is used once
+  static constexpr const char* kNone = "none";  // every code is used once; no control
+  static constexpr const char* kSingle = "single";
+  static constexpr const char* kCurve = "curve";
+  static constexpr const char* kRandomSelection = "random_selection";
+  static constexpr int64_t kDraws = 5;  // of random_selection
 
   std::string strategy = kNone;
   Strategies strategies = make_strategies();
   Selection select;
+  std::vector<std::string> controls;  // empty in every point: experiments make a point of each
+  std::string control = kNone;        // what runs in place of the strategy
+  int64_t draw = 1;
 
   void keys(core::Keys& k) override;
   void check() const override;
   bool selected() const { return strategy != kNone; }
   const Strategy& chosen() const { return *strategies.at(strategy); }
-  bool collapses() const { return selected() && chosen().collapses(); }
-  bool is_of_blocks() const { return selected() && chosen().is_of_blocks(); }
+  bool collapses() const { return selected() && control == kNone && chosen().collapses(); }
+  bool is_mixed() const { return control != kNone && control != kRandomSelection; }  // replication/mix.h
+  // Whether linears have to be ranked by sensitivity.
+  bool ranks() const { return selected() && (select.by_sensitivity() || is_mixed()); }
+  // Whether whole blocks run several times or share codes.
+  bool is_of_blocks() const { return selected() && !is_mixed() && chosen().is_of_blocks(); }
   // Variables of quant.weight that no linear reads.
   std::vector<std::string> unread() const {
     return selected() && select.policy == "all" ? chosen().unread() : std::vector<std::string>{};
   }
 };
 
-// Makes the model follow the plan of a strategy of whole blocks; others leave it as it is. errors, seed: as of
-// Selection::chosen_units.
-void follow_plan(const ReplicationConfig& config, core::Model& model, const std::map<std::string, OutputError>& errors,
-                 uint64_t seed);
+// Makes the model follow the plan of a strategy of whole blocks; others leave it as it is. linears: in the blocks that
+// the strategy is applied to.
+void follow_plan(const ReplicationConfig& config, core::Model& model, const std::set<std::string>& linears);
 
 // What every replica of a block has of its own, as copies of the block's; strategies may give them more.
 struct Own {
@@ -64,10 +74,24 @@ class Replicate : public core::Stage {
   uint64_t seed_;
 };
 
+// The grid of the single replica, which stands beside every result of a strategy: as configured, and what a strategy
+// that replaces every linear leaves unread as the scalar control of all tables: midrise, of a searched range.
+quant::WeightConfig single_grid(const ReplicationConfig& config, const quant::WeightConfig& weight);
+
 // Chooses the decoders of quant::assign: the strategy's for the linears in `chosen`, plain grids for others. Null: for
 // all linears.
 quant::CodingOf coding_of(const ReplicationConfig& config,
                           const std::optional<std::set<std::string>>& chosen = std::nullopt);
+
+// Bits that the codes of a linear and what decodes them store.
+int64_t stored_bits(const quant::Decoder& decoder, const Shape& shape);
+// What decodes the codes in the end.
+inline const quant::Decoder& last_decoder(const quant::Coding& coding) {
+  return coding.refinement ? *coding.refinement->decoder() : *coding.decoder;
+}
+// Bits per weight of a decoder's parameters on a square linear of this width, or on the next width that its groups
+// divide: what they cost a model of another size.
+double parameters_per_weight(const quant::Decoder& decoder, int64_t width);
 
 // The decoder that a checkpoint describes. replication: what Decoder::replication() gave; null: a grid. where: of the
 // description, for messages.

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
+#include <limits>
 
 #include "core/error.h"
 #include "core/random.h"
@@ -13,8 +15,8 @@ namespace replication {
 void Selection::keys(core::Keys& k) {
   k.key("unit", unit, "what is chosen: single linears, or blocks with all their linears", {"linear", "block"});
   k.key("policy", policy,
-        "all; list: those listed; every: each n-th unit; pattern: those whose path matches; sensitivity: the fraction "
-        "whose outputs quantization hurts most; random: a fraction drawn from the seed",
+        "all; list: those listed; every: each n-th unit; pattern: those whose path matches; sensitivity: those that "
+        "quantization hurts most; random: drawn from the seed",
         {"all", "list", "every", "pattern", "sensitivity", "random"});
   core::Key& listed = k.key(
       "list", list, "paths of the units, e.g. [model.layers.0] or [model.layers.0.mlp.up_proj]; read by policy: list");
@@ -25,22 +27,43 @@ void Selection::keys(core::Keys& k) {
   core::Key& share =
       k.key("fraction", fraction, "share of the units, rounded to the nearest number; read by sensitivity and random",
             {0, 1, /*low_open=*/true});
-  // What the policy does not read is not in the resolved file, and a mistake if it is given.
-  for (core::Key* key : {&listed, &nth, &matched, &share}) {
+  core::Key& measure =
+      k.key("metric", metric,
+            "by what units are ranked; output_error: tr(dHd') / tr(WHW') of their linears; kl: divergence of the model "
+            "with this unit alone quantized, on the calibration text; read by sensitivity",
+            {"output_error", "kl"});
+  core::Key& measured =
+      k.key("candidates", candidates,
+            "units whose KL is measured, the first ones by output_error (each costs a forward pass of "
+            "the blocks behind it); the others rank behind them; 0: all; read by metric: kl",
+            {0, 1 << 20});
+  k.key(
+       "budget", budget,
+       "bits per covered weight that the strategy may add; sensitivity and random take units in their order while they "
+       "fit, in place of `fraction`; another selection that exceeds it is an error",
+       {0, 16})
+      .only_if_given();
+  // What is not read is not in the resolved file, and a mistake if it is given.
+  for (core::Key* key : {&listed, &nth, &matched, &share, &measure, &measured}) {
     if (!reads(key->name)) key->only_if_given();
   }
 }
 
 bool Selection::reads(const std::string& key) const {
-  if (key == "fraction") return by_sensitivity() || policy == "random";
+  if (key == "fraction") return (by_sensitivity() || policy == "random") && !has_budget();
+  if (key == "metric") return by_sensitivity();
+  if (key == "candidates") return by_kl();
   return key == policy;  // list, every, pattern
 }
 
 void Selection::check() const {
-  for (const char* key : {"list", "every", "pattern", "fraction"}) {
+  core::require(!(given("fraction") && has_budget()), "{}: budget is given too. Keep one of them.", where("fraction"));
+  for (const char* key : {"list", "every", "pattern", "fraction", "metric"}) {
     core::require(!given(key) || reads(key), "{} is not read with policy: {}. Remove one of the two.", where(key),
                   policy);
   }
+  core::require(!given("candidates") || by_kl(), "{} is read with policy: sensitivity and metric: kl only. Remove it.",
+                where("candidates"));
 }
 
 std::vector<std::string> Selection::units(core::Model& model) const {
@@ -55,27 +78,86 @@ std::vector<std::string> Selection::units(core::Model& model) const {
   return all;
 }
 
-namespace {
-
-bool inside(const std::string& linear, const std::string& unit) {
+bool is_inside(const std::string& linear, const std::string& unit) {
   return linear == unit || linear.starts_with(unit + ".");
 }
 
-}  // namespace
-
-OutputError Selection::error_of(const std::string& unit, const std::map<std::string, OutputError>& errors) const {
+OutputError Selection::error_of(const std::string& unit, const OutputErrors& errors) {
   OutputError sum;
   for (const auto& [linear, found] : errors) {
-    if (!inside(linear, unit)) continue;
+    if (!is_inside(linear, unit)) continue;
     sum.error += found.error;
     sum.energy += found.energy;
   }
   return sum;
 }
 
-std::set<std::string> Selection::chosen_units(core::Model& model, const std::map<std::string, OutputError>& errors,
-                                              uint64_t seed) const {
-  std::vector<std::string> all = units(model);
+namespace {
+
+// Units by a number, the largest first; equal ones stay in the order of the model.
+std::vector<std::string> by_number(std::vector<std::string> units,
+                                   const std::function<double(const std::string&)>& number) {
+  std::vector<std::pair<double, std::string>> ranked;
+  for (std::string& unit : units) {
+    const double value = number(unit);
+    ranked.emplace_back(value, std::move(unit));
+  }
+  std::stable_sort(ranked.begin(), ranked.end(), [](const auto& a, const auto& b) { return a.first > b.first; });
+  std::vector<std::string> order;
+  for (auto& [value, unit] : ranked) order.push_back(std::move(unit));
+  return order;
+}
+
+// What the strategy adds in a unit, bits.
+int64_t extra_of(const std::string& unit, const Evidence& evidence) {
+  int64_t sum = 0;
+  for (const auto& [linear, bits] : evidence.extra_bits) sum += is_inside(linear, unit) ? bits : 0;
+  return sum;
+}
+
+double per_weight(int64_t bits, const Evidence& evidence) {
+  return static_cast<double>(bits) / static_cast<double>(evidence.covered);
+}
+
+}  // namespace
+
+std::vector<std::string> Selection::ranked(core::Model& model, const Evidence& evidence) const {
+  std::vector<std::string> order =
+      by_number(units(model), [&](const std::string& path) { return error_of(path, evidence.errors).relative(); });
+  if (!by_kl()) return order;
+  return by_number(std::move(order), [&](const std::string& path) {
+    const auto found = evidence.kl.find(path);
+    return found == evidence.kl.end() ? -1.0 : found->second;
+  });
+}
+
+std::vector<std::string> Selection::kl_candidates(core::Model& model, const OutputErrors& errors) const {
+  std::vector<std::string> order =
+      by_number(units(model), [&](const std::string& path) { return error_of(path, errors).relative(); });
+  if (candidates > 0 && candidates < static_cast<int64_t>(order.size())) order.resize(candidates);
+  return order;
+}
+
+// By fraction, or as many as the budget holds.
+std::set<std::string> Selection::first_of(const std::vector<std::string>& order, const Evidence& evidence) const {
+  if (!has_budget()) {
+    const auto count = std::lround(fraction * static_cast<double>(order.size()));
+    core::require(count > 0, "{}: {} of {} units is none. Raise it.", where("fraction"), fraction, order.size());
+    return {order.begin(), order.begin() + count};
+  }
+  std::set<std::string> chosen;
+  int64_t spent = 0;
+  for (const std::string& path : order) {
+    const int64_t extra = extra_of(path, evidence);
+    if (per_weight(spent + extra, evidence) > budget) continue;
+    spent += extra;
+    chosen.insert(path);
+  }
+  return chosen;
+}
+
+// By the policies that name units.
+std::set<std::string> Selection::named(const std::vector<std::string>& all) const {
   if (policy == "list") {
     for (const std::string& path : list) {
       core::require(std::count(all.begin(), all.end(), path) > 0,
@@ -83,18 +165,6 @@ std::set<std::string> Selection::chosen_units(core::Model& model, const std::map
     }
     core::require(!list.empty(), "{}: the list is empty. Name a {}, e.g. {}.", where("list"), unit, all.front());
     return {list.begin(), list.end()};
-  }
-  if (policy == "sensitivity" || policy == "random") {
-    const auto count = static_cast<int64_t>(std::lround(fraction * static_cast<double>(all.size())));
-    core::require(count > 0, "{}: {} of {} units is none. Raise it.", where("fraction"), fraction, all.size());
-    std::vector<std::pair<double, std::string>> ranked;
-    core::Random random(seed, "", "selection");
-    for (const std::string& path : all)
-      ranked.emplace_back(policy == "random" ? -random.uniform() : -error_of(path, errors).relative(), path);
-    std::stable_sort(ranked.begin(), ranked.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
-    std::set<std::string> chosen;
-    for (int64_t i = 0; i < count; ++i) chosen.insert(ranked[i].second);
-    return chosen;
   }
   std::set<std::string> chosen;
   for (size_t i = 0; i < all.size(); ++i) {
@@ -108,25 +178,42 @@ std::set<std::string> Selection::chosen_units(core::Model& model, const std::map
   return chosen;
 }
 
-std::set<std::string> Selection::chosen_linears(core::Model& model, const std::map<std::string, OutputError>& errors,
-                                                uint64_t seed) const {
-  const std::set<std::string> chosen = chosen_units(model, errors, seed);
-  std::set<std::string> linears;
-  for (const core::Slot* slot : model.slots()) {
-    const auto in = [&](const std::string& unit) { return inside(slot->path(), unit); };
-    if (std::any_of(chosen.begin(), chosen.end(), in)) linears.insert(slot->path());
-  }
-  return linears;
+void Selection::require_room(core::Model& model, const Evidence& evidence) const {
+  if (!has_budget()) return;
+  int64_t least = std::numeric_limits<int64_t>::max();
+  for (const std::string& path : units(model)) least = std::min(least, extra_of(path, evidence));
+  core::require(per_weight(least, evidence) <= budget,
+                "{}: {} bits per weight hold no {}: the cheapest adds {:.3g}. Raise it.", where("budget"), budget, unit,
+                per_weight(least, evidence));
 }
 
-std::set<int64_t> Selection::chosen_blocks(core::Model& model, const std::map<std::string, OutputError>& errors,
-                                           uint64_t seed) const {
-  const std::set<std::string> chosen = chosen_units(model, errors, seed);
-  std::set<int64_t> blocks;
-  for (int64_t i = 0; i < model.shape().layers; ++i) {
-    if (policy == "all" || chosen.contains("model.layers." + std::to_string(i))) blocks.insert(i);
+std::vector<std::string> Selection::drawn(core::Model& model, uint64_t seed) const {
+  core::Random random(seed, "", "selection");
+  return by_number(units(model), [&](const std::string&) { return random.uniform(); });
+}
+
+std::set<std::string> Selection::chosen_units(core::Model& model, const Evidence& evidence, uint64_t seed) const {
+  require_room(model, evidence);
+  if (by_sensitivity()) return first_of(ranked(model, evidence), evidence);
+  if (policy == "random") return first_of(drawn(model, seed), evidence);
+  std::set<std::string> chosen = named(units(model));
+  if (has_budget()) {
+    int64_t spent = 0;
+    for (const std::string& path : chosen) spent += extra_of(path, evidence);
+    core::require(per_weight(spent, evidence) <= budget,
+                  "{}: the selection adds {:.3g} bits per weight, more than {}. Raise it, or select less.",
+                  where("budget"), per_weight(spent, evidence), budget);
   }
-  return blocks;
+  return chosen;
+}
+
+std::set<std::string> Selection::linears_of(core::Model& model, const std::set<std::string>& units) const {
+  std::set<std::string> linears;
+  for (const core::Slot* slot : model.slots()) {
+    const auto in = [&](const std::string& unit) { return is_inside(slot->path(), unit); };
+    if (std::any_of(units.begin(), units.end(), in)) linears.insert(slot->path());
+  }
+  return linears;
 }
 
 }  // namespace replication

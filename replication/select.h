@@ -12,7 +12,7 @@
 
 namespace replication {
 
-// What quantization does to a linear's output on full-precision inputs.
+// What quantization does to a linear's output.
 struct OutputError {
   double error = 0;   // tr(ΔHΔᵀ)
   double energy = 0;  // tr(WHWᵀ)
@@ -20,33 +20,57 @@ struct OutputError {
   double relative() const { return energy > 0 ? error / energy : 0; }
 };
 
+using OutputErrors = std::map<std::string, OutputError>;  // by path of the linear
+
+// What is known of a model when units are chosen.
+struct Evidence {
+  OutputErrors errors = {};                        // on full-precision inputs; read by policy sensitivity
+  std::map<std::string, double> kl = {};           // of the candidates, by unit, nats per token; read by metric kl
+  std::map<std::string, int64_t> extra_bits = {};  // of every linear: what the strategy stores beyond the plain grid
+  int64_t covered = 0;                             // weights of all linears that have codes
+};
+
 struct Selection : core::Section {
-  std::string unit = "linear", policy = "all", pattern = "*";
+  std::string unit = "linear", policy = "all", pattern = "*", metric = "output_error";
   std::vector<std::string> list;
-  int64_t every = 2;
-  double fraction = 0.25;
+  int64_t every = 2, candidates = 16;
+  double fraction = 0.25, budget = 0;
 
   void keys(core::Keys& k) override;
   void check() const override;
   bool by_sensitivity() const { return policy == "sensitivity"; }
+  bool by_kl() const { return by_sensitivity() && metric == "kl"; }
+  bool has_budget() const { return given("budget"); }
 
   // Paths of the units of a model in its order: "model.layers.3", or its linears.
   std::vector<std::string> units(core::Model& model) const;
-  // Those that are chosen. errors: of the model's linears by path, read by policy sensitivity alone; seed: of policy
-  // random. Error: a list or a pattern that names nothing, a fraction that is no unit.
-  std::set<std::string> chosen_units(core::Model& model, const std::map<std::string, OutputError>& errors,
-                                     uint64_t seed) const;
-  // The linears in them.
-  std::set<std::string> chosen_linears(core::Model& model, const std::map<std::string, OutputError>& errors,
-                                       uint64_t seed) const;
-  // The blocks that are chosen as a whole, by number.
-  std::set<int64_t> chosen_blocks(core::Model& model, const std::map<std::string, OutputError>& errors,
-                                  uint64_t seed) const;
+  // All units, most sensitive first: by output error, or with metric kl the candidates by KL and the others behind
+  // them.
+  std::vector<std::string> ranked(core::Model& model, const Evidence& evidence) const;
+  // The units whose KL is to be measured: the first `candidates` by output error.
+  std::vector<std::string> kl_candidates(core::Model& model, const OutputErrors& errors) const;
+  // Those that are chosen; seed: of policy random. Error: a list or a pattern that names nothing, a fraction that is no
+  // unit, a budget that no unit fits into or that the named ones exceed.
+  std::set<std::string> chosen_units(core::Model& model, const Evidence& evidence, uint64_t seed) const;
+  // All units in an order drawn from the seed.
+  std::vector<std::string> drawn(core::Model& model, uint64_t seed) const;
+  // The linears in units.
+  std::set<std::string> linears_of(core::Model& model, const std::set<std::string>& units) const;
+  std::set<std::string> chosen_linears(core::Model& model, const Evidence& evidence, uint64_t seed) const {
+    return linears_of(model, chosen_units(model, evidence, seed));
+  }
+  // Error when the budget holds no unit, however they are ranked.
+  void require_room(core::Model& model, const Evidence& evidence) const;
   // Of a unit: over its linears, Σ error / Σ energy.
-  OutputError error_of(const std::string& unit, const std::map<std::string, OutputError>& errors) const;
+  static OutputError error_of(const std::string& unit, const OutputErrors& errors);
 
  private:
   bool reads(const std::string& key) const;  // whether the policy has a use for it
+  std::set<std::string> first_of(const std::vector<std::string>& order, const Evidence& evidence) const;
+  std::set<std::string> named(const std::vector<std::string>& all) const;
 };
+
+// Whether a linear is the unit, or in the block that is.
+bool is_inside(const std::string& linear, const std::string& unit);
 
 }  // namespace replication

@@ -2,32 +2,60 @@
 
 #include "core/io/hash.h"
 #include "quant/quantized_linear.h"
+#include "replication/config.h"
 
 namespace experiments {
+
+namespace {
+
+// What a covered linear counts, here and on a matrix of 4096 × 4096, of which each of its weights is as many.
+void add_covered(Bill& bill, const core::Slot& slot) {
+  constexpr int64_t kWidth = 4096;
+  const auto* coded = dynamic_cast<const quant::QuantizedLinear*>(&slot.linear());
+  if (coded == nullptr) return;
+  const core::Cost cost = slot.cost();
+  bill.covered += cost;
+  const int64_t of_inputs = cost.parameter_bits - quant::parameter_bits(coded->parameters());
+  bill.parameters_at_4096 += static_cast<double>(slot.out_features() * slot.in_features()) *
+                             (replication::parameters_per_weight(coded->decoder(), kWidth) +
+                              static_cast<double>(of_inputs) / (kWidth * kWidth));
+}
+
+// What a replica of a block has of its own.
+void add_replica(Bill& bill, core::Block& replica) {
+  Bill own;
+  for (core::Slot* slot : replica.slots()) {
+    if (slot->filled()) add_covered(own, *slot);
+  }
+  bill.covered.parameter_bits += core::storage_of(replica).parameter_bits;
+  bill.parameters_at_4096 += own.parameters_at_4096;
+}
+
+}  // namespace
 
 Bill bill_of(core::Model& model, core::BlockSource& source, int64_t cache_bytes) {
   Bill bill{.all = core::bill_of_ends(model), .covered = {}, .code_hash = {}};
   int64_t once = model.head().out_features() * model.head().in_features();  // MACs
   core::Hasher codes;
-  const auto add = [&](const core::Slot& slot) {
-    const auto* linear = dynamic_cast<const quant::QuantizedLinear*>(&slot.linear());
-    if (linear == nullptr) return;
-    codes.update(slot.path() + " " + linear->codes().hash() + "\n");
-    if (slot.role() != core::Role::embed_tokens) bill.covered += slot.cost();
+  const auto add_codes = [&](const core::Slot& slot) {
+    if (const auto* linear = dynamic_cast<const quant::QuantizedLinear*>(&slot.linear()))
+      codes.update(slot.path() + " " + linear->codes().hash() + "\n");
   };
   for (int64_t i = 0; i < model.shape().layers; ++i) {
     source.load(model, i);
     bill.all += core::bill_of_block(model, i, cache_bytes);
     for (core::Slot* slot : model.block(i).slots()) {
       once += slot->out_features() * slot->in_features();
-      add(*slot);
+      add_covered(bill, *slot);
+      add_codes(*slot);
     }
-    for (core::Block* replica : model.replicas(i))
-      bill.covered.parameter_bits += core::storage_of(*replica).parameter_bits;
+    for (core::Block* replica : model.replicas(i)) add_replica(bill, *replica);
     source.release(model, i);
   }
-  add(model.embedding());
-  add(model.head());
+  add_covered(bill, model.head());
+  if (bill.covered.weights > 0) bill.parameters_at_4096 /= static_cast<double>(bill.covered.weights);
+  add_codes(model.embedding());
+  add_codes(model.head());
   if (bill.all.code_bits > 0) bill.code_hash = codes.hex();
   bill.mac_multiplier = static_cast<double>(bill.all.macs) / static_cast<double>(once);
   for (const core::Step& step : model.plan()) {

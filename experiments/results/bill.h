@@ -14,8 +14,9 @@ struct Bill {
   core::Cost all;                        // the whole model; a tied embedding once
   core::Cost covered;                    // the linears that have codes, the head among them; an embedding is no linear
   std::optional<std::string> code_hash;  // of all codes, in the order of the blocks; none without codes
-  double mac_multiplier = 1;             // MACs per token relative to using every linear once
-  int64_t kv_bytes = 0;                  // keys and values of a context of kKvTokens, in 16 bits
+  double parameters_at_4096 = 0;  // bits per covered weight that the parameters would cost on linears of 4096 × 4096
+  double mac_multiplier = 1;      // MACs per token relative to using every linear once
+  int64_t kv_bytes = 0;           // keys and values of a context of kKvTokens, in 16 bits
 };
 
 inline int64_t stored_bits(const core::Cost& cost) { return cost.code_bits + cost.parameter_bits + cost.dense_bits; }

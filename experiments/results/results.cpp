@@ -44,10 +44,11 @@ double ratio(int64_t bits, int64_t weights) { return static_cast<double>(bits) /
 Json bits_json(const Bill& bill, int64_t bytes_on_disk) {
   const core::Cost &all = bill.all, &covered = bill.covered;
   const int64_t original = all.weights;  // every parameter of the model, a tied embedding once
-  Json bits = {{"codes", nullptr}, {"with_parameters", nullptr}};
+  Json bits = {{"codes", nullptr}, {"with_parameters", nullptr}, {"at_4096", nullptr}};
   if (covered.weights > 0) {
     bits["codes"] = ratio(covered.code_bits, covered.weights);
     bits["with_parameters"] = ratio(covered.code_bits + covered.parameter_bits, covered.weights);
+    bits["at_4096"] = ratio(covered.code_bits, covered.weights) + bill.parameters_at_4096;
   }
   bits["with_head"] = ratio(stored_bits(all), original);
   bits["file"] = bytes_on_disk > 0 ? Json(ratio(8 * bytes_on_disk, original)) : Json(nullptr);
@@ -60,10 +61,23 @@ Json machine_json(const Spec& spec) {
       {"device", device_of(spec).str()}, {"dtype", c10::toString(dtype_of(spec))}, {"threads", at::get_num_threads()}};
 }
 
+Json or_null(const std::optional<double>& value) { return value ? Json(*value) : Json(nullptr); }
+
 // null: every code is used once.
-Json replication_json(const replication::ReplicationConfig& config) {
+Json replication_json(const replication::ReplicationConfig& config, const std::optional<Efficiency>& efficiency) {
   if (!config.selected()) return nullptr;
-  return {{"strategy", config.strategy}, {"collapsed", config.collapses()}};
+  Json json = {{"strategy", config.strategy}, {"control", config.control}, {"collapsed", config.collapses()}};
+  for (const char* key :
+       {"linears", "extra_bits", "output_error", "single_output_error", "eta", "gain_bits", "eta_kl", "gain_bits_kl"})
+    json[key] = nullptr;
+  if (!efficiency) return json;
+  json["linears"] = efficiency->linears;
+  json["extra_bits"] = efficiency->extra_bits;
+  json["output_error"] = efficiency->error;
+  json["single_output_error"] = efficiency->single_error;
+  json["eta"] = or_null(efficiency->eta());
+  json["gain_bits"] = or_null(efficiency->gain_bits());
+  return json;
 }
 
 }  // namespace
@@ -105,7 +119,7 @@ Json results_json(const Findings& f, int64_t bytes_on_disk) {
           {"mac_multiplier", f.bill.mac_multiplier},
           {"weight_bytes_per_token", f.bill.all.bytes_read},
           {"kv_bytes_at_8192", f.bill.kv_bytes},
-          {"replication", replication_json(f.spec->replication)},
+          {"replication", replication_json(f.spec->replication, f.efficiency)},
           {"qat", training_json(f.training, stored_bits(f.bill.all))},
           {"stages", stages},
           {"fallbacks", fallbacks}};

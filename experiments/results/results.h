@@ -9,6 +9,7 @@
 
 #include "core/model.h"
 #include "experiments/baseline.h"
+#include "experiments/efficiency.h"
 #include "experiments/results/bill.h"
 #include "experiments/training.h"
 #include "quant/quantize.h"
@@ -37,6 +38,7 @@ struct Findings {
   std::vector<Perplexity> quantized = {};
   std::vector<StageRecord> stages = {};
   std::vector<quant::ModuleReport> modules = {};
+  std::optional<Efficiency> efficiency = {};  // of replication
   Bill bill = {};
   std::string training_tokens = {};  // their hash; empty: nothing was trained
   std::vector<TrainingPart> training = {};

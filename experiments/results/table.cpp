@@ -108,9 +108,12 @@ double total_seconds(const Json& run) {
   return seconds;
 }
 
+// Reasons that are not failures and say so themselves.
+bool is_told(const std::string& reason) { return reason.starts_with("held by ") || reason.starts_with("no control: "); }
+
 Cells failed_row(const Json& run, Cells row, size_t columns) {
   const std::string reason = run["failed"];
-  row.push_back(reason.starts_with("held by ") ? reason : "failed: " + reason);
+  row.push_back(is_told(reason) ? reason : "failed: " + reason);
   row.resize(columns, kMissing);
   return row;
 }
@@ -141,6 +144,22 @@ size_t width(const std::string& text) {  // characters, not bytes
 
 namespace {
 
+void append(Cells& row, const Cells& more) { row.insert(row.end(), more.begin(), more.end()); }
+
+// Whether any run says what replication bought.
+bool knows_eta(const std::vector<Json>& results) {
+  return std::any_of(results.begin(), results.end(), [](const Json& run) {
+    return finished(run) && run.contains("replication") && run["replication"].contains("eta");
+  });
+}
+
+// eta, gain in bits.
+Cells bought_cells(const Json& run) {
+  const Json bought = run.value("replication", Json());
+  if (!bought.is_object()) return {kMissing, kMissing};
+  return {number(bought.value("eta", Json()), 2), number(bought.value("gain_bits", Json()), 3)};
+}
+
 // One row of a table before its measurements: a full-precision model, a run, or the reason why there is none.
 struct Line {
   const Json* run;
@@ -150,7 +169,7 @@ struct Line {
 };
 
 // Every full-precision model stands before its first run.
-std::vector<Line> lines_of(const std::vector<Json>& results, const Cells& keys) {
+std::vector<Line> lines_of(const std::vector<Json>& results, const Cells& keys, bool replicated) {
   std::vector<Line> lines;
   std::vector<Json> baselines;  // that have their line
   for (const Json& run : results) {
@@ -162,16 +181,16 @@ std::vector<Line> lines_of(const std::vector<Json>& results, const Cells& keys) 
     if (const Json& full = run["baseline"];
         !full.is_null() && std::find(baselines.begin(), baselines.end(), full) == baselines.end()) {
       Line& line = lines.emplace_back(&run, &full, full_precision_cells(run, keys), kMissing);
-      line.first.push_back(kMissing);
+      line.first.resize(line.first.size() + (replicated ? 4 : 2), kMissing);
       baselines.push_back(full);
     }
     swept.push_back(number(run["bits"]["with_parameters"], 4));
+    swept.push_back(number(run["bits"].value("at_4096", Json()), 4));
+    if (replicated) append(swept, bought_cells(run));
     lines.push_back({&run, &run["quantized"], std::move(swept), fmt::format("{:.1f}", total_seconds(run))});
   }
   return lines;
 }
-
-void append(Cells& row, const Cells& more) { row.insert(row.end(), more.begin(), more.end()); }
 
 }  // namespace
 
@@ -182,11 +201,13 @@ Table make_table(const std::vector<Json>& runs) {
   const bool kl = knows_kl(results), below = measurements.size() > kSideBySide;
   Table table{.columns = short_names(keys), .rows = {}};
   if (table.columns.empty()) table.columns = {"model"};
-  table.columns.push_back("bits/weight");
+  append(table.columns, {"bits/weight", "at 4096²"});
+  const bool replicated = knows_eta(results);
+  if (replicated) append(table.columns, {"eta", "gain, bits"});
   if (below) append(table.columns, {"measured on"});
   for (const std::string& name : below ? Cells{""} : measurements) append(table.columns, figure_names(name, kl));
   if (!below) table.columns.push_back("seconds");
-  const std::vector<Line> lines = lines_of(results, keys);
+  const std::vector<Line> lines = lines_of(results, keys, replicated);
   const auto add = [&](const Line& line, const Cells& shown) {
     if (line.measured == nullptr) return table.rows.push_back(failed_row(*line.run, line.first, table.columns.size()));
     Cells row = line.first;
@@ -209,8 +230,7 @@ std::string Table::text() const {
   for (size_t c = 0; c < columns.size(); ++c) {
     widths.push_back(width(columns[c]));
     for (const Cells& row : rows)
-      widths[c] =
-          std::max(widths[c], row[c].starts_with("failed: ") || row[c].starts_with("held by ") ? 0 : width(row[c]));
+      widths[c] = std::max(widths[c], row[c].starts_with("failed: ") || is_told(row[c]) ? 0 : width(row[c]));
   }
   std::string out;
   const auto add = [&](const Cells& row) {

@@ -16,11 +16,12 @@ struct Table {
   std::string csv() const;
 };
 
-// One row per run: what was swept, bits per weight; per measurement the perplexity with its standard error and change
-// against full precision, KL divergence (mean, nats) and top-1 agreement if a run has them; seconds. More than two
-// measurements stand below each other instead of side by side: one row per measurement and run, without seconds. Each
-// full-precision model stands before its first run. A failed run shows its reason. A point that ran with several seeds
-// ends with a row of their means, whose ± is the standard deviation over the seeds.
+// One row per run: what was swept, bits per weight here and of the same coding on linears of 4096 × 4096, of replicas
+// eta and the gain in bits (experiments/efficiency.h); per measurement the perplexity with its standard error and
+// change against full precision, KL divergence (mean, nats) and top-1 agreement if a run has them; seconds. More than
+// two measurements stand below each other instead of side by side: one row per measurement and run, without seconds.
+// Each full-precision model stands before its first run. A failed run shows its reason. A point that ran with several
+// seeds ends with a row of their means, whose ± is the standard deviation over the seeds.
 Table make_table(const std::vector<nlohmann::ordered_json>& results);
 
 // "quant.weight.bits=2 quant.weight.group_size=64"; "" for a file without a sweep.

@@ -295,7 +295,8 @@ struct Scales : Strategy {
     auto unfused =
         std::make_shared<ReplicaDecoder>(weight, place, replicas, shape.in_features, description("scales", *this));
     if (!collapses()) return unfused;
-    return std::make_shared<quant::AffineGrid>(fused_config(weight, unfused->refinement()), place);
+    const int64_t S = unfused->refinement();
+    return std::make_shared<quant::AffineGrid>(fused_config(weight, S == shape.in_features ? -1 : S), place);
   }
 
   quant::Refined refine(const at::Tensor& w, quant::Encoded encoded, const quant::Statistics& x,

@@ -277,6 +277,22 @@ class Key : public ::testing::Test {
       {"replication.select.pattern",
        [this] { selected("policy: pattern, pattern: \"*.up_proj\"", "policy: pattern, pattern: \"*.q_proj\""); }},
       {"replication.select.fraction", [this] { selected("policy: random, fraction: 0.5", "policy: random"); }},
+      {"replication.select.metric", [this] { metric(); }},
+      {"replication.select.candidates",
+       [this] {
+         selected("policy: sensitivity, metric: kl, fraction: 0.05, candidates: 0",
+                  "policy: sensitivity, metric: kl, fraction: 0.05, candidates: 2");
+       }},
+      {"replication.select.budget", [this] { selected("policy: random, budget: 0.2", "policy: random"); }},
+      {"replication.controls", [this] { controls(); }},
+      {"replication.control",
+       [this] { changes_the_result("replication.control=more_bits", measured("replication.strategy=low_rank")); }},
+      {"replication.draw",
+       [this] {
+         Strings given = measured("replication.strategy=low_rank");
+         given.insert(given.end(), {"replication.select={policy: every}", "replication.control=random_selection"});
+         changes_the_result("replication.draw=2", given);
+       }},
       {"replication.low_rank.rank",
        [this] { changes_the_result("replication.low_rank.rank=2", measured("replication.strategy=low_rank")); }},
       {"replication.low_rank.init",
@@ -451,6 +467,18 @@ class Key : public ::testing::Test {
       given.push_back(std::string("replication.select={policy: ") + policy + "}");
       EXPECT_TRUE(results.insert(lab_.nll(given)).second) << policy;
     }
+  }
+  void metric() {
+    selected("policy: sensitivity, metric: kl, fraction: 0.05, candidates: 8", "policy: sensitivity, fraction: 0.05");
+  }
+  void controls() {
+    Strings given = measured("replication.strategy=low_rank");
+    const std::string id = lab_.id(given);
+    given.push_back("replication.controls=[single]");
+    const Outcome both = lab_.run(given);
+    ASSERT_EQ(both.rows.size(), 2u);
+    EXPECT_EQ(both.rows[1]["id"], id) << "the replica is the run that it is without controls";
+    EXPECT_EQ(both.controls.rows.size(), 1u);
   }
   void static_groups() {
     Strings natural = calibrated_;

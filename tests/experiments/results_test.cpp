@@ -74,6 +74,8 @@ TEST(Results, EveryFieldAndColumnIsDocumented) {
   for (const char* group : {"hashes", "bits"}) {
     for (const std::string& name : names_of(row[group])) documented(group + ("." + name) + "`");
   }
+  const Json replica = lab.row({"replication.strategy=low_rank", "calibration.samples=2", "calibration.seq_len=64"});
+  for (const std::string& name : names_of(replica["replication"])) documented("replication." + name + "`");
   for (const Json& group : {row["machine"], row["quantized"]["perplexity"][0], row["stages"][0]}) {
     for (const std::string& name : names_of(group)) documented(name + "`");
   }
@@ -134,6 +136,27 @@ TEST(Results, BitsAreThoseOfTheFormat) {
   EXPECT_LT(bits["file"].get<double>(), 1.2 * bits["with_head"].get<double>());
 }
 
+TEST(Results, BitsOnALargeMatrixAreThoseOfTheSameCoding) {
+  const Lab lab;
+  const auto wide = [&](const Strings& keys) {
+    Strings all{"calibration.samples=2", "calibration.seq_len=64", "checkpoint=discard", "measure.kl=false"};
+    all.insert(all.end(), keys.begin(), keys.end());
+    return lab.row(all)["bits"]["at_4096"].get<double>();
+  };
+  const double whole = 4096.0 * 4096.0;
+  EXPECT_EQ(wide({}), 2.28125) << "groups of 64 cost the same everywhere";
+  EXPECT_EQ(wide({"quant.weight.group_size=-1"}), 2 + (16 + 2) / 4096.0);
+  EXPECT_EQ(wide({"quant.weight.group_size=0"}), 2 + (16 + 2) / whole);
+  EXPECT_EQ(wide({"replication.strategy=low_rank"}), 2.28125 + 16 * 4 * 2 * 4096 / whole);
+  EXPECT_EQ(wide({"replication.strategy=row_column", "quant.weight.group_size=-1"}), 2 + 16 * 2 * 4096 / whole);
+  EXPECT_EQ(wide({"replication.strategy=scales", "quant.weight.group_size=-1"}), 2 + 2 * 32 / 4096.0)
+      << "fused: a float32 scale and zero point per row, however long";
+  // three of seven linears a block, with 6 / 8 of the weights, in groups of 32
+  EXPECT_EQ(wide({"quant.rules=[{match: \"*.mlp.*\", weight: {group_size: 32}}]"}),
+            2 + 18 / 32.0 * (3 * 256 * 128) / (3 * 256 * 128 + 2 * 128 * 128 + 2 * 64 * 128) +
+                18 / 64.0 * (2 * 128 * 128 + 2 * 64 * 128) / (3 * 256 * 128 + 2 * 128 * 128 + 2 * 64 * 128));
+}
+
 TEST(Results, QuantizedEndsAreInTheBill) {
   const Lab lab;
   const auto bits = [&](const std::string& rules) { return lab.row({"quant.rules=[" + rules + "]"})["bits"]; };
@@ -162,7 +185,7 @@ TEST(Results, MethodNoneIsTheBaselineAt16Bits) {
   const Json row = lab.row({"quant.method=none"});
   EXPECT_EQ(row["quantized"], row["baseline"]);
   EXPECT_EQ(row["bits"]["with_head"], 16.0);
-  for (const char* missing : {"codes", "with_parameters", "file"})
+  for (const char* missing : {"codes", "with_parameters", "at_4096", "file"})
     EXPECT_TRUE(row["bits"][missing].is_null()) << missing;
   EXPECT_TRUE(row["hashes"]["codes"].is_null());
   EXPECT_TRUE(read_csv(lab.directory(row) + "/modules.csv").empty());

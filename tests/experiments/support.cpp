@@ -56,7 +56,7 @@ std::vector<Point> Lab::points(const Strings& overrides) const {
 Outcome Lab::run(const Strings& overrides, bool force) const {
   const std::vector<Point> all = points(overrides);
   Inputs inputs(all.front().spec.out + "/.cache");
-  for (const Point& point : all) check_point(point.spec, inputs);
+  check_points(all, inputs);
   inputs.remember_tokens();
   return run_points(all, inputs, force);
 }

@@ -54,7 +54,9 @@ inline void save(Opened& opened, const std::string& quant_yaml, const std::strin
                  replication::Own own = {}) {
   replication::ReplicationConfig replication;
   core::bind(core::parse_yaml(replication_yaml, "test.yaml"), replication, "replication");
-  replication::follow_plan(replication, *opened.model, {}, /*seed=*/0);
+  const replication::Selection& select = replication.select;
+  replication::follow_plan(replication, *opened.model,
+                           select.linears_of(*opened.model, select.chosen_units(*opened.model, {}, /*seed=*/0)));
   replication::Replicate replicate(replication, own, /*seed=*/0);
   quant::QuantConfig config;
   core::bind(core::parse_yaml(quant_yaml, "test.yaml"), config, "quant");

@@ -22,10 +22,14 @@ ReplicationConfig config_of(const std::string& yaml) {
   return config;
 }
 
+void follow(const ReplicationConfig& config, core::Model& model) {
+  follow_plan(config, model, config.select.linears_of(model, config.select.chosen_units(model, {}, 0)));
+}
+
 // "0 1 1.1(1) 2": block.replica(step whose keys are attended to)xparallel.
 std::string plan_of(const std::string& yaml) {
   const auto model = toy::skeleton();  // three blocks
-  follow_plan(config_of(yaml), *model, {}, 0);
+  follow(config_of(yaml), *model);
   std::string text;
   for (const core::Step& step : model->plan()) {
     text += (text.empty() ? "" : " ") + std::to_string(step.block);
@@ -61,7 +65,7 @@ TEST(Depth, RefusesASpanThatTheModelDoesNotHave) {
 TEST(Depth, ClosesTheGatesOfLaterPassesOnly) {
   toy::Toy toy;
   const ReplicationConfig config = config_of("{strategy: depth, depth: {gate_init: 0.25}}");
-  follow_plan(config, *toy.model, {}, 0);
+  follow(config, *toy.model);
   prepare_replicas(config, {}, *toy.model, 1, 0);
   EXPECT_FALSE(toy.model->block(1).mlp_gate().value().defined());
   EXPECT_EQ(toy.model->block(1, 1).mlp_gate().value().item<double>(), 0.25);
@@ -138,7 +142,7 @@ std::vector<quant::Assignment> assigned(core::Model& model, const std::string& r
   quant::QuantConfig config;
   core::bind(core::parse_yaml(quant, "test.yaml"), config, "quant");
   const ReplicationConfig chosen = config_of(replication);
-  follow_plan(chosen, model, {}, 0);
+  follow(chosen, model);
   return quant::assign(config, model, 0, coding_of(chosen));
 }
 

@@ -19,12 +19,12 @@ const std::string kUp = ".mlp.up_proj", kDown = ".mlp.down_proj";
 
 struct Select {
   std::shared_ptr<core::Model> model = toy::skeleton();
-  std::map<std::string, OutputError> errors;
+  Evidence evidence;
 
   std::set<std::string> linears(const std::string& yaml, uint64_t seed = 1) const {
     Selection selection;
     core::bind(core::parse_yaml(yaml, "a.yaml"), selection, "replication.select");
-    return selection.chosen_linears(*model, errors, seed);
+    return selection.chosen_linears(*model, evidence, seed);
   }
 };
 
@@ -56,11 +56,60 @@ TEST(Select, RandomIsAFractionThatFollowsFromTheSeed) {
 TEST(Select, SensitivityRanksLinearsByTheirShareAndBlocksByTheirSum) {
   Select select;
   const std::string a = toy::layer(0), b = toy::layer(1), c = toy::layer(2);
-  select.errors = {{a + kUp, {1, 100}},  {a + kDown, {4, 10}},    // 0.01, 0.4; the block: 5 / 110
-                   {b + kUp, {20, 100}}, {b + kDown, {0, 0}},     // 0.2, no energy; the block: 20 / 100
-                   {c + kUp, {3, 10}},   {c + kDown, {3, 300}}};  // 0.3, 0.01; the block: 6 / 310
+  select.evidence.errors = {{a + kUp, {1, 100}},  {a + kDown, {4, 10}},    // 0.01, 0.4; the block: 5 / 110
+                            {b + kUp, {20, 100}}, {b + kDown, {0, 0}},     // 0.2, no energy; the block: 20 / 100
+                            {c + kUp, {3, 10}},   {c + kDown, {3, 300}}};  // 0.3, 0.01; the block: 6 / 310
   EXPECT_THAT(select.linears("{policy: sensitivity, fraction: 0.34}"), ElementsAre(a + kDown, c + kUp));
   EXPECT_THAT(select.linears("{unit: block, policy: sensitivity, fraction: 0.34}"), ElementsAre(b + kDown, b + kUp));
+}
+
+TEST(Select, CandidatesAreRankedByKlBeforeTheOthers) {
+  Select select;
+  const std::string a = toy::layer(0), b = toy::layer(1), c = toy::layer(2);
+  select.evidence.errors = {{a + kUp, {1, 10}},   {a + kDown, {2, 10}}, {b + kUp, {3, 10}},
+                            {b + kDown, {4, 10}}, {c + kUp, {5, 10}},   {c + kDown, {6, 10}}};
+  Selection selection;
+  core::bind(core::parse_yaml("{policy: sensitivity, metric: kl, candidates: 3}", "a.yaml"), selection, "s");
+  EXPECT_THAT(selection.kl_candidates(*select.model, select.evidence.errors),
+              ElementsAre(c + kDown, c + kUp, b + kDown));
+  select.evidence.kl = {{c + kDown, 0.1}, {c + kUp, 0.3}, {b + kDown, 0.2}};
+  EXPECT_THAT(selection.ranked(*select.model, select.evidence),
+              ElementsAre(c + kUp, b + kDown, c + kDown, b + kUp, a + kDown, a + kUp));
+}
+
+// A budget holds units in the order of their sensitivity, past one that does not fit.
+TEST(Select, ABudgetIsFilledAndNeverExceeded) {
+  Select select;
+  const std::string a = toy::layer(0), b = toy::layer(1), c = toy::layer(2);
+  select.evidence = {
+      .errors = {{a + kUp, {6, 10}},
+                 {a + kDown, {5, 10}},
+                 {b + kUp, {4, 10}},
+                 {b + kDown, {3, 10}},
+                 {c + kUp, {2, 10}},
+                 {c + kDown, {1, 10}}},
+      .extra_bits =
+          {{a + kUp, 300}, {a + kDown, 100}, {b + kUp, 200}, {b + kDown, 300}, {c + kUp, 100}, {c + kDown, 300}},
+      .covered = 1000};
+  EXPECT_THAT(select.linears("{policy: sensitivity, budget: 0.4}"), ElementsAre(a + kDown, a + kUp));
+  EXPECT_THAT(select.linears("{policy: sensitivity, budget: 0.35}"), ElementsAre(a + kUp));
+  EXPECT_THAT(select.linears("{policy: sensitivity, budget: 0.29}"), ElementsAre(a + kDown, c + kUp));
+  EXPECT_THAT(select.linears("{unit: block, policy: sensitivity, budget: 0.85}"),
+              ElementsAre(a + kDown, a + kUp, c + kDown, c + kUp));
+  EXPECT_THAT(select.linears("{policy: every, every: 3, budget: 0.6}"), ElementsAre(a + kUp, b + kDown));
+  const auto message = [&](const char* yaml) { return core::message_of([&] { select.linears(yaml); }); };
+  EXPECT_EQ(message("{policy: every, every: 3, budget: 0.5}"),
+            "a.yaml:1: replication.select.budget: the selection adds 0.6 bits per weight, more than 0.5. Raise it, or "
+            "select less.");
+  EXPECT_EQ(
+      message("{policy: sensitivity, budget: 0.05}"),
+      "a.yaml:1: replication.select.budget: 0.05 bits per weight hold no linear: the cheapest adds 0.1. Raise it.");
+  EXPECT_EQ(message("{policy: sensitivity, budget: 0.05, fraction: 0.5}"),
+            "a.yaml:1: replication.select.fraction: budget is given too. Keep one of them.");
+  EXPECT_EQ(message("{policy: random, metric: kl}"),
+            "a.yaml:1: replication.select.metric is not read with policy: random. Remove one of the two.");
+  EXPECT_EQ(message("{policy: sensitivity, candidates: 4}"),
+            "a.yaml:1: replication.select.candidates is read with policy: sensitivity and metric: kl only. Remove it.");
 }
 
 // What the strategy does not read is a mistake where it codes every linear, and meant for the others where it does not.

@@ -1,0 +1,37 @@
+// What happens to each linear of a model: the sections quant and replication together.
+#pragma once
+
+#include <set>
+#include <string>
+#include <vector>
+
+#include "experiments/spec.h"
+#include "replication/select.h"
+
+namespace experiments {
+
+// The run that a replica is measured against: the same without its strategy.
+Spec single_of(const Spec& spec);
+
+// A strategy of whole blocks makes the model follow its plan. evidence: where the selection or a control ranks linears
+// by sensitivity; null: it is not measured yet, and a strategy is assigned as if all linears were selected. Errors:
+// everything that can be known to be wrong by then; replication::NoControl for a control that cannot be built. A linear
+// that replication changes gets its Hessian, which efficiency() needs.
+std::vector<quant::Assignment> assignments(const Spec& spec, core::Model& model,
+                                           const replication::Evidence* evidence = nullptr);
+
+// The same for a model that stays in full precision: nothing is assigned.
+void follow_plan(const Spec& spec, core::Model& model);
+
+// What the linears that replication changes store beyond the single replica.
+struct Replaced {
+  std::set<std::string> paths;
+  int64_t extra_bits = 0, weights = 0;
+
+  double extra_per_weight() const { return static_cast<double>(extra_bits) / static_cast<double>(weights); }
+};
+
+// assigned: what assignments() gave for this spec.
+Replaced replaced(const Spec& spec, core::Model& model, const std::vector<quant::Assignment>& assigned);
+
+}  // namespace experiments

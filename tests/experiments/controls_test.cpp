@@ -1,0 +1,248 @@
+// Replicas beside the controls that could prove them wrong: which runs there are, what they store, and the table.
+#include "experiments/controls.h"
+
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+
+#include <cmath>
+
+#include "core/io/csv.h"
+#include "core/io/files.h"
+#include "experiments/efficiency.h"
+#include "experiments/results/kl_curve.h"
+#include "tests/experiments/support.h"
+
+namespace experiments {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::SizeIs;
+
+const std::string kAll = "replication.controls=[single, finer_groups, more_bits, low_rank, random_selection]";
+
+Strings with(Strings given, const Strings& more) {
+  given.insert(given.end(), more.begin(), more.end());
+  return given;
+}
+
+const Strings kQuick{"calibration.samples=4", "calibration.seq_len=64", "checkpoint=discard"};
+const Strings kReplica =
+    with(kQuick, {"quant.weight={bits: 2, group_size: 64, symmetry: midrise, range: mse}",
+                  "replication.strategy=scales", "replication.scales.replicas=[{}, {group_size: 32}]"});
+
+Strings controls_of(const std::vector<Point>& points) {
+  Strings names;
+  for (const Point& point : points) names.push_back(point.control);
+  return names;
+}
+
+TEST(Controls, ArePointsBesideTheReplica) {
+  const Lab lab;
+  const std::vector<Point> points = lab.points(
+      with(kReplica, {kAll, "replication.select={policy: every}", "sweep.grid={quant.weight.bits: [2, 3]}"}));
+  ASSERT_EQ(points.size(), 20u);
+  EXPECT_THAT(controls_of({points.begin(), points.begin() + 10}),
+              ElementsAre("single", "none", "finer_groups", "more_bits", "low_rank", "random_selection",
+                          "random_selection", "random_selection", "random_selection", "random_selection"));
+  EXPECT_EQ(points[9].group, 0);
+  EXPECT_EQ(points[10].group, 1);
+  EXPECT_EQ(points[9].spec.replication.draw, 5);
+  for (const Point& point : points) EXPECT_THAT(point.spec.replication.controls, SizeIs(0));
+  const std::vector<Point> alone = lab.points(with(kReplica, {"replication.select={policy: every}"}));
+  ASSERT_EQ(alone.size(), 1u);
+  Spec replica = points[1].spec, same = alone[0].spec, single = points[0].spec;
+  EXPECT_EQ(core::to_yaml(core::to_node(replica)), core::to_yaml(core::to_node(same)));
+  EXPECT_FALSE(single.replication.selected());
+}
+
+// What parity signs do not read has its scalar control: midrise of a searched range.
+TEST(Controls, TheSingleReplicaOfAWindowCodeIsMidrise) {
+  const Lab lab;
+  const Strings given{"replication.strategy=parity_sign", "replication.controls=[single]",
+                      "quant.weight.zero_point=int"};
+  const quant::WeightConfig grid = lab.points(given).at(0).spec.quant.weight;
+  EXPECT_EQ(grid.symmetry, "midrise");
+  EXPECT_EQ(grid.range, "mse");
+  EXPECT_EQ(grid.group_size, 64);
+  // Where some linears only are replicated, the grid is configured for the others.
+  EXPECT_EQ(lab.points(with(given, {"replication.select={policy: every}"})).at(0).spec.quant.weight.symmetry,
+            "asymmetric");
+}
+
+TEST(Controls, EachSeedHasItsOwn) {
+  const Lab lab;
+  const std::vector<Point> points =
+      lab.points(with(kReplica, {"replication.controls=[single, more_bits]", "seeds=[1, 2]"}));
+  EXPECT_THAT(controls_of(points), ElementsAre("single", "single", "none", "none", "more_bits", "more_bits"));
+  EXPECT_EQ(points[5].spec.seed, 2);
+}
+
+TEST(Controls, StoreNoMoreThanTheReplicaAndAtMostOnePercentLess) {
+  const Lab lab;
+  const Outcome outcome = lab.run(with(kReplica, {kAll, "replication.select={policy: sensitivity, fraction: 0.5}"}));
+  ASSERT_EQ(outcome.rows.size(), 10u);
+  EXPECT_FALSE(outcome.failed);
+  const double replica = outcome.rows[1]["bits"]["with_parameters"],
+               single = outcome.rows[0]["bits"]["with_parameters"];
+  EXPECT_EQ(single, 2.25);
+  EXPECT_GT(replica, 2.5);
+  std::set<double> results;
+  for (size_t i = 0; i < 5; ++i) {
+    ASSERT_FALSE(outcome.rows[i].contains("failed")) << outcome.rows[i];
+    EXPECT_TRUE(results.insert(Lab::nll_of(outcome.rows[i])).second) << i;
+    if (i < 2) continue;
+    const double bits = outcome.rows[i]["bits"]["with_parameters"];
+    EXPECT_LE(bits, replica) << i;
+    EXPECT_GE(bits, 0.99 * replica) << i;
+  }
+  EXPECT_THAT(outcome.controls.rows, SizeIs(5));
+  EXPECT_EQ(outcome.controls.rows[4][1], "random_selection");
+  EXPECT_EQ(std::count(outcome.controls.rows[4][11].begin(), outcome.controls.rows[4][11].end(), ' '), 4)
+      << "one difference per draw: " << outcome.controls.rows[4][11];
+  EXPECT_EQ(core::slurp(lab.out() + "/lab/controls.md"), outcome.controls.markdown());
+  EXPECT_EQ(core::slurp(lab.out() + "/lab/controls.csv"), outcome.controls.csv());
+}
+
+TEST(Controls, ThatCannotBeBuiltAreToldAndNoFailure) {
+  const Lab lab;
+  const Outcome outcome = lab.run(with(kQuick, {"replication.strategy=parity_sign", kAll}));
+  EXPECT_FALSE(outcome.failed);
+  ASSERT_EQ(outcome.rows.size(), 6u);
+  for (size_t i = 2; i < 5; ++i)
+    EXPECT_THAT(outcome.rows[i]["failed"].get<std::string>(), HasSubstr("at equal bits it is `single`")) << i;
+  EXPECT_EQ(outcome.rows[5]["failed"],
+            "no control: random_selection: the replica selects every unit, so another choice is the same one");
+  ASSERT_THAT(outcome.controls.rows, SizeIs(5));
+  EXPECT_THAT(outcome.controls.rows[1].back(), HasSubstr("no control: finer_groups: at equal bits it is `single`"));
+  EXPECT_THAT(core::slurp(lab.out() + "/lab/summary.md"), HasSubstr("| no control: more_bits: "));
+}
+
+TEST(Controls, TheTableComparesWindowByWindow) {
+  const Lab lab;
+  const Outcome outcome = lab.run(with(kReplica, {"replication.controls=[single, more_bits]"}));
+  const auto row = outcome.controls.rows.at(1);
+  const double replica = Lab::nll_of(outcome.rows[1]), control = Lab::nll_of(outcome.rows[2]);
+  EXPECT_EQ(row[0], "scales");
+  EXPECT_EQ(row[7], fmt::format("{:.4f}", replica));
+  EXPECT_EQ(row[8], fmt::format("{:.4f}", control));
+  EXPECT_EQ(row[9], fmt::format("{:+.4f}", replica - control));
+  EXPECT_GT(replica, control) << "two bits more, twice: " << row.back();
+}
+
+TEST(Controls, MistakesAreTold) {
+  const Lab lab;
+  const auto message = [&](const Strings& given) { return core::message_of([&] { lab.points(given); }); };
+  EXPECT_EQ(message({"replication.controls=[single]"}),
+            "--set replication.controls=[single]: replication.controls: controls stand beside a replica, and strategy: "
+            "none makes none. Choose a strategy.");
+  EXPECT_EQ(
+      message({"replication.strategy=low_rank", "replication.controls=[single, single]"}),
+      "--set replication.controls=[single, single]: replication.controls: single is there twice. Name each once.");
+  EXPECT_THAT(message({"replication.strategy=low_rank", "replication.controls=[finer]"}),
+              HasSubstr("replication.controls[0]: `finer` is not one of its values."));
+  EXPECT_EQ(message({"replication.strategy=low_rank", "replication.draw=2"}),
+            "--set replication.draw=2: replication.draw is read with control: random_selection only. Remove it.");
+  EXPECT_EQ(message({"replication.strategy=low_rank", "replication.controls=[single]", "replication.control=low_rank"}),
+            "--set replication.control=low_rank: replication.control: controls is given too. Keep one of them.");
+}
+
+// ---- eta ----
+
+TEST(KlCurve, IsReadBetweenItsPoints) {
+  const std::vector<std::pair<double, double>> curve{{3.25, 0.01}, {2.25, 0.16}, {2.5, 0.04}};
+  const auto at = [&](double kl, double bits) { return kl_exchange(curve, kl, bits, 2.25); };
+  EXPECT_NEAR(at(0.08, 2.75)->equal_bits, 2.375, 1e-12) << "half way from 0.16 to 0.04 in log KL";
+  EXPECT_NEAR(at(0.08, 2.75)->gain_bits, 0.125, 1e-12);
+  EXPECT_NEAR(*at(0.08, 2.75)->eta, 0.25, 1e-12);
+  EXPECT_NEAR(at(0.02, 2.75)->equal_bits, 2.875, 1e-12);
+  EXPECT_FALSE(at(0.08, 2.254)->eta) << "no extra bits";
+  EXPECT_NEAR(at(0.16, 2.75)->gain_bits, 0, 1e-12);
+  EXPECT_FALSE(at(0.2, 2.75)) << "worse than every point";
+  EXPECT_FALSE(at(0.005, 2.75)) << "better than every point";
+}
+
+TEST(KlCurve, IsRunBesideTheReplicaAndPutsEtaIntoItsResults) {
+  const Lab lab;
+  const Outcome outcome = lab.run(with(kReplica, {"replication.controls=[single, curve]"}));
+  ASSERT_EQ(outcome.rows.size(), 6u);
+  std::vector<std::pair<double, double>> curve;
+  for (size_t i = 2; i < 6; ++i)
+    curve.emplace_back(outcome.rows[i]["bits"]["with_parameters"],
+                       outcome.rows[i]["quantized"]["perplexity"][0]["kl_mean"]);
+  EXPECT_THAT(curve[0].first, 2.125);
+  EXPECT_THAT(curve[1].first, 2.25);
+  EXPECT_THAT(curve[2].first, 2.5);
+  EXPECT_THAT(curve[3].first, 3.25);
+  const Json& replica = outcome.rows[1];
+  const auto found =
+      kl_exchange(curve, replica["quantized"]["perplexity"][0]["kl_mean"], replica["bits"]["with_parameters"], 2.25);
+  ASSERT_TRUE(found);
+  const Json written = Json::parse(core::slurp(lab.directory(replica) + "/results.json"));
+  EXPECT_DOUBLE_EQ(written["replication"]["eta_kl"], *found->eta);
+  EXPECT_DOUBLE_EQ(written["replication"]["gain_bits_kl"], found->gain_bits);
+  EXPECT_THAT(outcome.controls.rows.at(1).back(), HasSubstr(fmt::format("gain {:+.3f} bits", found->gain_bits)));
+  EXPECT_EQ(core::message_of([&] { lab.points(with(kReplica, {"replication.controls=[curve]"})); }),
+            "--set replication.controls=[curve]: replication.controls: curve counts bits from those of `single`. Name "
+            "it too.");
+}
+
+TEST(Efficiency, IsTheExchangeRateAgainstMoreBits) {
+  const auto rate = [](double extra, double error, double single) {
+    return Efficiency{.linears = 1, .extra_bits = extra, .error = error, .single_error = single};
+  };
+  EXPECT_DOUBLE_EQ(*rate(1, 0.25, 1).gain_bits(), 1);  // a quarter of the error: 6 dB, a bit
+  EXPECT_DOUBLE_EQ(*rate(0.5, 0.25, 1).eta(), 2);      // log2(4) / (2 · 0.5)
+  EXPECT_DOUBLE_EQ(*rate(0.5, 2, 1).eta(), -1);
+  EXPECT_FALSE(rate(0.0049, 0.25, 1).eta());
+  EXPECT_FALSE(rate(-0.0049, 0.25, 1).eta());
+  EXPECT_DOUBLE_EQ(*rate(0.0049, 0.25, 1).gain_bits(), 1);
+  EXPECT_TRUE(rate(-0.005, 0.25, 1).eta());
+  EXPECT_FALSE(rate(1, 0, 1).gain_bits());
+}
+
+TEST(Efficiency, OfARunFollowsFromTheOutputErrorsOfBoth) {
+  const Lab lab;
+  const std::string path = "model.layers.2.mlp.down_proj";  // 128 × 256
+  const Strings given =
+      with(kQuick, {"quant.method=gptq", "replication.strategy=low_rank",
+                    "replication.select={policy: list, list: [" + path + "]}", "replication.controls=[single]"});
+  for (const bool rewritten : {false, true}) {  // transforms change what the reference is, too
+    const Outcome outcome = lab.run(rewritten ? with(given, {"transform=[{awq: {grid: 3}}]"}) : given);
+    const auto error_of = [&](const Json& row) {
+      const std::string file = lab.directory(row) + "/modules.csv";
+      for (const auto& cells : core::parse_csv(core::slurp(file), file)) {
+        if (cells[0] == path) return std::stod(cells[7]);
+      }
+      return 0.0;
+    };
+    const Json& bought = outcome.rows.at(1)["replication"];
+    const double single = error_of(outcome.rows[0]), replica = error_of(outcome.rows[1]);
+    const double extra = 16.0 * 4 * (128 + 256) / (128 * 256);
+    EXPECT_EQ(bought["linears"], 1);
+    EXPECT_DOUBLE_EQ(bought["extra_bits"], extra);
+    EXPECT_NEAR(bought["single_output_error"], single, 1e-6 * single);
+    EXPECT_NEAR(bought["output_error"], replica, 1e-6 * replica);
+    EXPECT_NEAR(bought["eta"], std::log2(single / replica) / (2 * extra), 1e-5);
+    EXPECT_NEAR(bought["gain_bits"], std::log2(single / replica) / 2, 1e-5);
+    EXPECT_GT(bought["eta"].get<double>(), 0);
+    EXPECT_TRUE(outcome.rows[0]["replication"].is_null());
+  }
+}
+
+// The single replica need not have been run: then its errors are measured, and they are the same.
+TEST(Efficiency, TheReferenceIsTheSameWhetherRunOrMeasured) {
+  for (const char* method : {"gptq", "rtn"}) {
+    const Strings given = with(kQuick, {std::string("quant.method=") + method, "replication.strategy=low_rank",
+                                        "quant.rules=[{match: \"*embed_tokens\", weight: {bits: 3}}]"});
+    const Lab one, other;
+    const std::string text = "measure.perplexity[0].corpus=" + one.file("text.txt");
+    const Json alone = other.row(with(given, {text})),
+               beside = one.run(with(given, {"replication.controls=[single]"})).rows.at(1);
+    EXPECT_EQ(alone["replication"], beside["replication"]) << method;
+    EXPECT_FALSE(alone["replication"]["eta"].is_null());
+  }
+}
+
+}  // namespace
+}  // namespace experiments
