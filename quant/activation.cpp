@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include "core/error.h"
+#include "core/nn/fused.h"
 #include "quant/draws.h"
 
 namespace quant {
@@ -160,6 +161,7 @@ at::Tensor InputQuantizer::dither(const at::Tensor& x) const {
 
 at::Tensor InputQuantizer::apply(const at::Tensor& x) const {
   if (x.numel() == 0) return x;
+  if (core::needs_gradient(x)) return trainable(x);
   const at::Tensor groups = grouped(x.to(at::kFloat));
   const AffineGrid::Steps found = config_.is_static() ? steps() : grid_.steps(range(groups));
   return grid_.round_trip(groups, found, dither(x)).reshape(x.sizes()).to(x.scalar_type());
