@@ -166,7 +166,7 @@ double mean_kl(core::Model& model, const core::HiddenStore& full, const core::Hi
       const at::Tensor logits = model.logits(b.slice(0, t, end));
       const at::Tensor none = at::zeros({end - t}, at::TensorOptions(at::kLong).device(logits.device()));
       sums[i] +=
-          at::sum(core::divergence(model.logits(a.slice(0, t, end)), logits, none).kl, at::kDouble).item<double>();
+          at::sum(core::divergence(model.logits(a.slice(0, t, end)), logits, none).kl).item<double>();
     }
     positions[i] = a.size(0);
   });

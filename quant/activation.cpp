@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "core/nn/fused.h"
 #include "quant/draws.h"
 
 namespace quant {
@@ -227,6 +228,7 @@ at::Tensor InputQuantizer::mean_of_replicas(const at::Tensor& x, const OfReplica
 
 at::Tensor InputQuantizer::apply(const at::Tensor& x) const {
   if (x.numel() == 0) return x;
+  if (core::needs_gradient(x)) return trainable(x);
   if (!replicas_.empty()) {
     return mean_of_replicas(x, [](const InputQuantizer& replica, const at::Tensor& in) { return replica.apply(in); });
   }

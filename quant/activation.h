@@ -56,8 +56,8 @@ class InputQuantizer {
   const ActivationConfig& config() const { return config_; }
   const Place& place() const { return place_; }
   at::Tensor apply(const at::Tensor& x) const;  // [..., I] -> the same shape and dtype; the mean of the replicas
-  // The same with gradients: with respect to x they pass straight through the rounding, and of a static quantizer also
-  // to its parameters.
+  // The same with gradients: with respect to x they pass straight through the rounding (of a static quantizer within
+  // its range), and of a static one to its parameters. What `apply` does when x needs a gradient.
   at::Tensor trainable(const at::Tensor& x) const;
 
   // What a static quantizer stores, tensors undefined until it is calibrated: activation_scale [G], and with symmetry:

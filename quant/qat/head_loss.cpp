@@ -9,8 +9,6 @@ namespace quant {
 
 namespace {
 
-constexpr int64_t kLogits = 1 << 23;  // values of one model's logits that exist at a time
-
 double hidden_loss(const at::Tensor& hidden, const at::Tensor& taught, at::Tensor* gradient) {
   const at::Tensor difference = hidden.to(at::kFloat) - taught.to(at::kFloat);
   const double size = at::square(taught.to(at::kFloat)).mean().item<double>();
@@ -23,7 +21,7 @@ double hidden_loss(const at::Tensor& hidden, const at::Tensor& taught, at::Tenso
 }  // namespace
 
 double head_loss(core::Model& model, const at::Tensor& hidden, const at::Tensor& taught, const at::Tensor& ids,
-                 const std::string& objective, const Teacher& teacher, at::Tensor* gradient) {
+                 const std::string& objective, const Teacher& teacher, at::Tensor* gradient, int64_t logits_at_once) {
   const at::Tensor states = hidden.detach();
   if (objective == "hidden") return hidden_loss(states, taught, gradient);
   const int64_t B = ids.size(0), T = ids.size(1), V = model.shape().vocabulary, count = B * (T - 1);
@@ -31,7 +29,7 @@ double head_loss(core::Model& model, const at::Tensor& hidden, const at::Tensor&
   const at::Tensor x = rows(states), target = ids.slice(1, 1, T).reshape({-1}).to(x.device());
   const at::Tensor full = objective == "kl" ? rows(taught.to(x.device())) : at::Tensor();
   at::Tensor dx = gradient != nullptr ? at::empty_like(x) : at::Tensor();
-  const int64_t chunk = std::max<int64_t>(64, kLogits / V);
+  const int64_t chunk = std::max<int64_t>(64, logits_at_once / V);
   double sum = 0;
   for (int64_t first = 0; first < count; first += chunk) {
     const int64_t n = std::min(chunk, count - first);

@@ -19,8 +19,10 @@ struct Teacher {
 // hidden, taught: [B, T, D] behind the last block, taught undefined for ce; ids: [B, T] int64. Positions 0 … T−2 count
 // (hidden: all).
 // gradient: if not null, gets that of the loss with respect to `hidden`, [B, T, D]; gradients of the model's last norm
-// and head are added to them where they require any.
+// and head are added to them where they require any. logits_at_once: values of one model's logits that exist at a
+// time, but at least 64 positions.
 double head_loss(core::Model& model, const at::Tensor& hidden, const at::Tensor& taught, const at::Tensor& ids,
-                 const std::string& objective, const Teacher& teacher, at::Tensor* gradient);
+                 const std::string& objective, const Teacher& teacher, at::Tensor* gradient,
+                 int64_t logits_at_once = 1 << 23);
 
 }  // namespace quant

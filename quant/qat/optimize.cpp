@@ -61,6 +61,7 @@ class Optimization {
       if (step_ % config_.eval_every == 0) look();
       if (!result_.stopped.empty()) break;
       take_step();
+      if (!result_.stopped.empty()) break;
       if (progress_.on_step) progress_.on_step(step_ + 1, config_.steps);
       if ((step_ + 1) % config_.save_every == 0) save(step_ + 1);
     }

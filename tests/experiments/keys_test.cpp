@@ -193,7 +193,7 @@ class Key : public ::testing::Test {
     Strings again = qat_;
     again.push_back("qat.recompute=true");
     EXPECT_NE(lab_.id(again), lab_.id(qat_));
-    EXPECT_EQ(lab_.nll(again), lab_.nll(qat_));
+    EXPECT_NEAR(lab_.nll(again), lab_.nll(qat_), 1e-2);  // inputs of blocks are then made by the fused loops
   }
   void save_every() {
     const Lab other;

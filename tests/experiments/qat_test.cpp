@@ -21,10 +21,10 @@ class Qat : public ::testing::Test {
   Strings with(const Strings& more) const {
     Strings all{"calibration.corpus=tiny/train",
                 "qat.steps=12",
-                "qat.batch=4",
+                "qat.batch=8",
                 "qat.seq_len=64",
                 "qat.warmup=2",
-                "qat.lr=0.05",
+                "qat.lr=0.01",
                 "qat.eval_every=4",
                 "qat.held_out_windows=8"};
     all.insert(all.end(), more.begin(), more.end());
@@ -48,7 +48,7 @@ TEST_F(Qat, LowersTheLossWithTheSameCodes) {
   EXPECT_EQ(qat["parts"][0]["name"], "model");
   EXPECT_EQ(qat["parts"][0]["steps"], 12);
   EXPECT_TRUE(qat["parts"][0]["stopped"].is_null());
-  EXPECT_EQ(qat["tokens"], 12 * 4 * 64);
+  EXPECT_EQ(qat["tokens"], 12 * 8 * 64);
   EXPECT_EQ(qat["float_zero_points"], 0);
 }
 
@@ -86,8 +86,9 @@ TEST_F(Qat, CountsWhatItTrains) {
   for (const std::string& name : checkpoint.names())
     scales += name.ends_with(".scale") ? static_cast<int64_t>(checkpoint.at(name).bytes / 2) : 0;
   EXPECT_EQ(row["qat"]["trained_parameters"], scales);
-  EXPECT_NEAR(row["qat"]["trained_bits_share"].get<double>(),
-              static_cast<double>(scales) * 2 / static_cast<double>(checkpoint.total_bytes()), 1e-12);
+  const double share = static_cast<double>(scales) * 2 / static_cast<double>(checkpoint.total_bytes());
+  EXPECT_NEAR(row["qat"]["trained_bits_share"].get<double>(), share, 0.01 * share)
+      << "rows of zero codes end on a byte";
 }
 
 TEST_F(Qat, TwoRunsHaveTheSameBitsAndAnotherSeedDoesNot) {
@@ -100,7 +101,9 @@ TEST_F(Qat, TwoRunsHaveTheSameBitsAndAnotherSeedDoesNot) {
   EXPECT_NE(lab_.nll(another), first) << "another order of the windows";
 }
 
-TEST_F(Qat, RecomputingBlocksChangesNothing) { EXPECT_EQ(lab_.nll(with({"qat.recompute=true"})), lab_.nll(with({}))); }
+TEST_F(Qat, RecomputingBlocksChangesRoundingOnly) {  // inputs of blocks are then made by the fused loops
+  EXPECT_NEAR(lab_.nll(with({"qat.recompute=true"})), lab_.nll(with({})), 1e-3);
+}
 
 TEST_F(Qat, KeepsHeldOutTextFromCalibrationOnTheSameText) {
   const Strings gptq{"quant.method=gptq", "calibration.samples=4", "calibration.seq_len=64",
@@ -133,6 +136,17 @@ TEST_F(Qat, ALossThatIsNotFiniteEndsTrainingAndKeepsTheBest) {
   EXPECT_TRUE(std::isfinite(Lab::nll_of(row)));
 }
 
+TEST_F(Qat, TrainsScalesOfStaticActivations) {
+  const Strings given =
+      with({"quant.activation.bits=4", "quant.activation.mode=static", "quant.activation.granularity=per_tensor",
+            "calibration.samples=4", "calibration.seq_len=64", "qat.train=[activation_scale, activation_zero_point]",
+            "quant.rules=[{match: \"*.down_proj\", weight: {bits: 16}}]"});
+  const Json row = lab_.row(given);
+  EXPECT_LT(row["qat"]["held_out_after"].get<double>(), row["qat"]["held_out_before"].get<double>());
+  const Json again = lab_.row({"model.path=" + lab_.directory(row) + "/checkpoint", "quant.method=none"});
+  EXPECT_EQ(Lab::nll_of(again), Lab::nll_of(row));
+}
+
 // ---- blocks ----
 
 TEST_F(Qat, TrainsBlockByBlockInsideTheWalk) {
@@ -142,16 +156,16 @@ TEST_F(Qat, TrainsBlockByBlockInsideTheWalk) {
   given.push_back("qat.scope=block");
   const Json plain = lab_.row(gptq), blocks = lab_.row(given);
   EXPECT_LT(blocks["quantized"]["perplexity"][0]["kl_mean"].get<double>(),
-            0.8 * plain["quantized"]["perplexity"][0]["kl_mean"].get<double>());
+            0.95 * plain["quantized"]["perplexity"][0]["kl_mean"].get<double>());
   const Json& qat = blocks["qat"];
   EXPECT_EQ(qat["objective"], "block_mse");
-  ASSERT_EQ(qat["parts"].size(), 4u);
-  for (size_t i = 0; i < 4; ++i) {
+  ASSERT_EQ(qat["parts"].size(), 6u);
+  for (size_t i = 0; i < 6; ++i) {
     const Json& part = qat["parts"][i];
     EXPECT_EQ(part["name"], "block " + std::to_string(i));
     EXPECT_LT(part["held_out_after"].get<double>(), part["held_out_before"].get<double>()) << i;
   }
-  EXPECT_EQ(qat["tokens"], 4 * 12 * 4 * 64);
+  EXPECT_EQ(qat["tokens"], 6 * 12 * 8 * 64);
   EXPECT_FALSE(fs::exists(lab_.directory(blocks) + "/untrained"));
 }
 
@@ -179,8 +193,8 @@ TEST_F(Qat, StreamedBlocksAreTrainedToTheSameBits) {
   const Json streamed = other.row(given);
   EXPECT_EQ(streamed["id"], resident["id"]);
   EXPECT_EQ(streamed["quantized"], resident["quantized"]);
-  ASSERT_EQ(resident["qat"]["parts"].size(), 5u);
-  EXPECT_EQ(resident["qat"]["parts"][4]["name"], "model");
+  ASSERT_EQ(resident["qat"]["parts"].size(), 7u);
+  EXPECT_EQ(resident["qat"]["parts"][6]["name"], "model");
 }
 
 // ---- mistakes ----
@@ -188,7 +202,7 @@ TEST_F(Qat, StreamedBlocksAreTrainedToTheSameBits) {
 TEST_F(Qat, RefusesInOneLine) {
   const auto message = [&](const Strings& more) {
     std::string text = core::message_of([&] { lab_.row(with(more)); });
-    return text.substr(text.find(": ") + 2);
+    return text.starts_with("--set") ? text.substr(text.find(": ") + 2) : text;
   };
   EXPECT_EQ(message({"qat.train=[scale, codebook]"}),
             "qat.train: no linear of this model has a codebook to train. Leave it out; it has: scale, zero_point, "

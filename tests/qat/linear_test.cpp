@@ -54,7 +54,7 @@ const std::vector<std::pair<std::string, std::string>> kAll{
     {"{bits: 2, group_size: 4, codebook: normal_float, offset: 0.5}", ""},
     {"{bits: 2, group_size: 4, zero_point: float}", "low_rank: {rank: 2}"},
     {"{bits: 2, group_size: 4}", "low_rank: {rank: 2}"},
-    {"{bits: 2}", "row_column: {replicas: 2}"},
+    {"{bits: 2, group_size: -1}", "row_column: {replicas: 2}"},
     {"{bits: 2, group_size: 4}", "row_column: {replicas: 1, group_scale: true}"}};
 
 TEST(TrainedLinear, ComputesWhatTheQuantizedOneComputesAndGivesItBack) {
