@@ -6,6 +6,8 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "core/config/keys.h"
 #include "quant/decoder.h"
@@ -26,6 +28,11 @@ class Strategy : public core::Section {
   // Variables of quant.weight that it has no use for: setting one is a mistake where every linear is replicated; where
   // only some are, it holds for the others.
   virtual std::vector<std::string> unread() const { return {}; }
+
+  // The ablation ladder, from the bottom: what shows whether replicas matter, each rung by its name and the options of
+  // this strategy that make it: replicas all alike, replicas that differ at random, their parameters averaged back to
+  // one. Empty: it has none.
+  virtual std::vector<std::pair<std::string, core::Node>> ladder() const { return {}; }
 
   // What decodes the codes in the end. Errors: variables or a shape that the strategy has no use for.
   virtual std::shared_ptr<const quant::Decoder> decoder(const quant::WeightConfig& weight, const quant::Place& place,

@@ -29,6 +29,8 @@ struct Replica : core::Section {
   double zero_point = 0.0;
   double offset = 0.0;
   double noise = 0.0;
+  bool fit = true;
+  double jitter = 0.0;
 
   void keys(core::Keys& k) override {
     k.key("group_size", group_size, "weights of a row that share this replica's scale; default: quant.weight's",
@@ -38,6 +40,8 @@ struct Replica : core::Section {
     k.key("zero_point", zero_point, "added to the fitted zero points, in steps; zero_point: float only", {-256, 256});
     k.key("offset", offset, "added to the offset of quant.weight, in steps", {-256, 256});
     k.key("noise", noise, "standard deviation of this replica's own noise, in steps of its scale", {0, 16});
+    k.key("fit", fit, "least squares to what the other replicas leave; false: the parameters of replica 0");
+    k.key("jitter", jitter, "standard deviation of a random factor 1 + jitter * N(0,1) on every scale", {0, 0.5});
   }
 
   WeightConfig config(const WeightConfig& base) const {
@@ -204,12 +208,13 @@ Parameters fitted(const quant::AffineGrid& grid, const at::Tensor& codes, const 
 
 struct Scales : Strategy {
   std::vector<Replica> replicas = std::vector<Replica>(2);
-  bool collapse = true;
+  bool collapse = true, average = false;
 
   std::string summary() const override { return "affine dequantizers on one set of codes, averaged inside the linear"; }
   void keys(core::Keys& k) override {
     k.list("replicas", replicas, "one map per replica; {}: as the plain grid");
     k.key("collapse", collapse, "replace the replicas by the one affine grid that they are, where they are one");
+    k.key("average", average, "average the parameters of all replicas back to one on the plain grid");
   }
   void check() const override {
     core::require(!replicas.empty(), "{}: the list is empty. Give one map per replica, e.g. [{{}}, {{offset: 0.5}}].",
@@ -217,9 +222,32 @@ struct Scales : Strategy {
     core::require(!replicas.front().given("group_size"),
                   "{}: replica 0 has the groups for which the codes are chosen. Set quant.weight.group_size.",
                   replicas.front().where("group_size"));
+    for (const Replica& replica : replicas) {
+      core::require(
+          replica.fit || !replica.given("group_size"),
+          "{}: with fit: false it has the parameters, and so the groups, of replica 0. Remove one of the two.",
+          replica.where("group_size"));
+      core::require(
+          !average || !(replica.given("group_size") || replica.given("offset") || replica.given("noise")),
+          "{}: replicas with groups, offset or noise of their own have no mean on the plain grid. Remove them.",
+          where("average"));
+    }
+  }
+  std::vector<std::pair<std::string, core::Node>> ladder() const override {
+    constexpr double kJitter = 0.03;
+    const auto rung = [&](double jitter, bool averaged) {
+      std::vector<core::Node> list{core::make_map()};
+      for (size_t r = 1; r < replicas.size(); ++r)
+        list.push_back(core::make_map({{"fit", core::make_bool(false)}, {"jitter", core::make_number(jitter)}}));
+      return core::make_map({{"replicas", core::make_list(std::move(list))},
+                             {"collapse", core::make_bool(false)},
+                             {"average", core::make_bool(averaged)}});
+    };
+    return {{"identical", rung(0, false)}, {"jittered", rung(kJitter, false)}, {"averaged", rung(kJitter, true)}};
   }
   bool collapses() const override {
-    return collapse && std::all_of(replicas.begin(), replicas.end(), [](const Replica& r) { return r.noise == 0; });
+    return collapse && !average &&
+           std::all_of(replicas.begin(), replicas.end(), [](const Replica& r) { return r.noise == 0; });
   }
   quant::Needs needs() const override { return {.mean_square = replicas.size() > 1}; }
 
@@ -232,6 +260,7 @@ struct Scales : Strategy {
   }
   std::shared_ptr<const quant::Decoder> decoder(const WeightConfig& weight, const quant::Place& place,
                                                 const Shape& shape) const override {
+    if (average) return encoder(weight, place, shape);
     auto unfused =
         std::make_shared<ReplicaDecoder>(weight, place, replicas, shape.in_features, description("scales", *this));
     if (!collapses()) return unfused;
@@ -243,6 +272,7 @@ struct Scales : Strategy {
                         const quant::Decoder& encoder, const quant::Decoder& decoder) const override {
     const ReplicaDecoder unfused(encoder.config(), encoder.place(), replicas, w.size(1), {});
     quant::Encoded all{encoded.codes, parameters_of(unfused, w, encoded, x)};
+    if (average) return {{encoded.codes, averaged(unfused, all.parameters, encoded.parameters)}};
     if (!collapses()) return {std::move(all)};
     const int64_t O = w.size(0), I = w.size(1);
     const quant::ElementGrid mean = unfused.element_grid(all.parameters, O, I);
@@ -296,8 +326,8 @@ struct Scales : Strategy {
         quant::AffineGrid(replicas.config(), replicas.place()).decode(encoded.codes, encoded.parameters);
     std::vector<at::Tensor> weights(replicas.size(), plain);  // as fitted so far
     for (size_t r = 0; r < replicas.size(); ++r) {
-      if (r == 0) {
-        own.push_back(with_offset(replicas.grid(0), encoded.parameters, w));
+      if (r == 0 || !replicas.replica(r).fit) {
+        own.push_back(with_offset(replicas.grid(r), encoded.parameters, w));
         continue;
       }
       at::Tensor target = w * R;
@@ -308,7 +338,7 @@ struct Scales : Strategy {
     }
     Parameters all;
     for (size_t r = 0; r < own.size(); ++r)
-      ReplicaDecoder::add(all, overridden(std::move(own[r]), replicas.replica(r)), r);
+      ReplicaDecoder::add(all, overridden(jittered(std::move(own[r]), replicas, r), replicas.replica(r)), r);
     return all;
   }
 
@@ -318,6 +348,27 @@ struct Scales : Strategy {
     for (quant::Parameter& p : all)
       p.tensor = p.name == "offset" ? at::full({1}, grid.config().offset, w.options()) : plain.at(p.name);
     return all;
+  }
+
+  static Parameters jittered(Parameters own, const ReplicaDecoder& replicas, size_t r) {
+    const double jitter = replicas.replica(r).jitter;
+    if (jitter == 0) return own;
+    at::Tensor& scale = own.at("scale");
+    const at::Tensor draw = quant::normal_draw(replicas.place(), "jitter", r, scale.size(0), scale.size(1));
+    const quant::ScaleFormat format(replicas.config(), /*is_signed=*/true);
+    scale = format.rounded_scale(scale * (1 + jitter * draw.to(scale.device())));
+    return own;
+  }
+
+  // The mean over the replicas of every parameter, as one replica stores it. plain: its layout.
+  static Parameters averaged(const ReplicaDecoder& replicas, const Parameters& all, Parameters plain) {
+    for (quant::Parameter& p : plain) {
+      at::Tensor sum = at::zeros_like(p.tensor, at::kFloat);
+      for (size_t r = 0; r < replicas.size(); ++r) sum.add_(replicas.of(all, r).at(p.name).to(at::kFloat));
+      const at::Tensor mean = sum / static_cast<double>(replicas.size());
+      p.tensor = core::is_codes(p.kind) ? at::round(mean).to(at::kByte) : mean.to(p.stored_dtype).to(at::kFloat);
+    }
+    return plain;
   }
 
   static Parameters overridden(Parameters own, const Replica& replica) {
