@@ -45,8 +45,8 @@ std::vector<Variant> with_controls(core::Node document) {
   Spec spec;
   core::bind(document, spec);
   const std::vector<std::string>& controls = spec.replication.controls;
-  if (controls.empty()) return {{std::move(document), ""}};
-  erase(*document.find("replication"), "controls");
+  if (controls.empty() && !spec.replication.ladder) return {{std::move(document), ""}};
+  for (const char* key : {"controls", "ladder"}) erase(*document.find("replication"), key);
   std::vector<Variant> variants{{document, ReplicationConfig::kNone}};
   for (const std::string& control : controls) {
     if (control == ReplicationConfig::kSingle) {
@@ -64,6 +64,12 @@ std::vector<Variant> with_controls(core::Node document) {
       core::assign(variants.back().document, "quant.weight.group_size", core::make_integer(64));
     } else {
       variants.push_back({control_document(document, control), control});
+    }
+  }
+  if (spec.replication.ladder) {
+    const std::string& strategy = spec.replication.strategy;
+    for (const auto& [rung, options] : spec.replication.strategies.at(strategy)->ladder()) {
+      core::assign(variants.emplace_back(Variant{document, rung}).document, "replication." + strategy, options);
     }
   }
   return variants;

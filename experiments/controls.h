@@ -1,5 +1,5 @@
-// The controls that a replica is measured against (replication.controls): further points beside it, with the same
-// calibration and seeds.
+// The controls that a replica is measured against (replication.controls) and the rungs of its ablation ladder
+// (replication.ladder): further points beside it, with the same calibration and seeds.
 #pragma once
 
 #include <string>
@@ -14,7 +14,7 @@ namespace experiments {
 // A document of one of the runs, and what the run is in the comparison.
 struct Variant {
   core::Node document;
-  std::string control;  // "": no controls are asked for; none: the replica itself; a control by its name
+  std::string control;  // "": no controls are asked for; none: the replica itself; a control or rung by its name
   std::vector<std::pair<std::string, std::string>> swept = {};  // what distinguishes it from others of the same control
 };
 

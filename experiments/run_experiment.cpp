@@ -23,6 +23,7 @@
 #include "experiments/stages.h"
 #include "experiments/version.h"
 #include "models/registry.h"
+#include "replication/mix.h"
 
 namespace {
 
@@ -112,6 +113,12 @@ void make_room(const std::vector<std::vector<Point>>& files) {
 void print_plan(const std::vector<Point>& points, experiments::Inputs& inputs) {
   std::set<std::string> costs;  // points share what they rank by
   for (const Point& point : points) {
+    try {
+      experiments::check_point(point.spec, inputs);
+    } catch (const replication::NoControl& none) {
+      fmt::print("no control  {}  {}\n", experiments::label(point.swept), none.what());
+      continue;
+    }
     const std::string directory = experiments::run_directory(point.spec, experiments::run_id(point.spec, inputs));
     const experiments::Json results = experiments::finished_results(directory);
     const char* state = results.is_null()                        ? "to run  "

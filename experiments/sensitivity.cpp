@@ -165,8 +165,9 @@ double mean_kl(core::Model& model, const core::HiddenStore& full, const core::Hi
       const int64_t end = std::min(t + kRows, a.size(0));
       const at::Tensor logits = model.logits(b.slice(0, t, end));
       const at::Tensor none = at::zeros({end - t}, at::TensorOptions(at::kLong).device(logits.device()));
-      sums[i] +=
-          at::sum(core::divergence(model.logits(a.slice(0, t, end)), logits, none).kl).item<double>();
+      const at::Tensor kl = core::divergence(model.logits(a.slice(0, t, end)), logits, none).kl.cpu().contiguous();
+      const float* values = kl.const_data_ptr<float>();
+      for (int64_t row = 0; row < kl.numel(); ++row) sums[i] += values[row];
     }
     positions[i] = a.size(0);
   });

@@ -255,6 +255,9 @@ std::vector<Point> read_points(const std::string& file, const std::vector<std::s
     for (Variant& variant : with_controls(std::move(document))) {
       Point run = point;
       run.control = variant.control;
+      std::erase_if(run.swept, [](const auto& entry) {
+        return entry.first == "replication.controls" || entry.first == "replication.ladder";
+      });
       if (!run.control.empty()) run.swept.emplace_back("replication.control", run.control);
       for (auto& [key, value] : variant.swept) set(run.swept, key, value);
       core::bind(variant.document, run.spec);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/config/nearest.h"
 #include "core/error.h"
 #include "replication/own_parameters.h"
 #include "replication/unread.h"
@@ -33,6 +34,10 @@ void ReplicationConfig::keys(core::Keys& k) {
        "replica's KL is read as bits",
        control_names({kSingle, kCurve}))
       .only_if_given();
+  k.key("ladder", ladder,
+        "runs beside this one with replicas all alike, jittered at random, and averaged back to one, compared like "
+        "controls: what of the gain is replication; strategy: scales")
+      .only_if_given();
   core::Key& instead = k.key("control", control,
                              "run this in place of the strategy, at its stored bits: what `controls` does, one by one",
                              control_names({kNone}));
@@ -56,6 +61,15 @@ void ReplicationConfig::check() const {
   core::require(!asks(kCurve) || asks(kSingle), "{}: curve counts bits from those of `single`. Name it too.",
                 where("controls"));
   core::require(controls.empty() || control == kNone, "{}: controls is given too. Keep one of them.", where("control"));
+  if (ladder) {
+    std::vector<std::string> with_ladder;
+    for (const auto& [name, other] : strategies)
+      if (!other->ladder().empty()) with_ladder.push_back(name);
+    core::require(selected() && !strategies.at(strategy)->ladder().empty(),
+                  "{}: strategy: {} has no ladder. Those that have one: {}.", where("ladder"), strategy,
+                  core::joined(with_ladder));
+    core::require(control == kNone, "{}: ladder is given too. Keep one of them.", where("control"));
+  }
   core::require(!given("draw") || control == kRandomSelection,
                 "{} is read with control: random_selection only. Remove it.", where("draw"));
   if (!is_of_blocks() || !given("select")) return;

@@ -24,6 +24,7 @@ struct ReplicationConfig : core::Section {
   Strategies strategies = make_strategies();
   Selection select;
   std::vector<std::string> controls;  // empty in every point: experiments make a point of each
+  bool ladder = false;                // of points too
   std::string control = kNone;        // what runs in place of the strategy
   int64_t draw = 1;
 

@@ -7,6 +7,8 @@
 #include <memory>
 #include <set>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "core/config/keys.h"
 #include "core/model.h"
@@ -29,6 +31,11 @@ class Strategy : public core::Section {
   // Variables of quant.weight that it has no use for: setting one is a mistake where every linear is replicated; where
   // only some are, it holds for the others.
   virtual std::vector<std::string> unread() const { return {}; }
+
+  // The ablation ladder, from the bottom: what shows whether replicas matter, each rung by its name and the options of
+  // this strategy that make it: replicas all alike, replicas that differ at random, their parameters averaged back to
+  // one. Empty: it has none.
+  virtual std::vector<std::pair<std::string, core::Node>> ladder() const { return {}; }
 
   // ---- of whole blocks ----
 

@@ -65,15 +65,15 @@ class Beside {
     }
     return "the replica was not finished";
   }
-  // "parity_sign window_bits=12": the strategy, and what the sweep set.
+  // "parity_sign bits=3": the strategy, and what the sweep set.
   std::string name(int64_t group) const {
     const Point& replica = points_[of(group, kNone).front()];
-    std::vector<std::pair<std::string, std::string>> swept;
-    for (const auto& entry : replica.swept) {
-      if (entry.first != "replication.control" && entry.first != "seed") swept.push_back(entry);
+    std::string text = replica.spec.replication.strategy;
+    for (const auto& [key, value] : replica.swept) {
+      if (key == "replication.control" || key == "replication.strategy" || key == "seed") continue;
+      text += " " + key.substr(key.rfind('.') + 1) + "=" + value;
     }
-    const std::string sets = label(swept);
-    return replica.spec.replication.strategy + (sets.empty() ? "" : " " + sets);
+    return text;
   }
 
  private:
@@ -90,7 +90,8 @@ std::string verdict(const Comparison& c, const std::string& control, double repl
   if (!c.excludes_zero()) return "undecided";
   if (!c.seeds_agree())
     return control == "random_selection" ? "undecided: the draws disagree" : "undecided: the seeds disagree";
-  const bool equal_bits = control != replication::ReplicationConfig::kSingle;
+  const bool equal_bits = control == "finer_groups" || control == "more_bits" || control == "low_rank" ||
+                          control == replication::ReplicationConfig::kRandomSelection;
   const double winner = c.b_is_better() ? replica_at_4096 : control_at_4096;
   const double loser = c.b_is_better() ? control_at_4096 : replica_at_4096;
   if (equal_bits && winner > kSame * loser) return "undecided at this width";

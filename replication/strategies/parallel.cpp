@@ -20,6 +20,12 @@ struct Parallel : Strategy {
   }
 
   bool is_of_blocks() const override { return true; }
+  std::vector<std::pair<std::string, core::Node>> ladder() const override {
+    const auto rung = [&](double jitter) {
+      return core::make_map({{"replicas", core::make_integer(replicas)}, {"jitter", core::make_number(jitter)}});
+    };
+    return {{"identical", rung(0)}, {"jittered", rung(0.03)}};
+  }
 
   core::Plan plan(const core::Shape& shape, const std::set<int64_t>& chosen) const override {
     core::Plan plan = core::default_plan(shape.layers);

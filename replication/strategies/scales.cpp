@@ -37,6 +37,8 @@ struct Replica : core::Section {
   quant::ActivationReplica activation;
   std::string rounding = "nearest";
   double clip = 1.0;
+  bool fit = true;
+  double jitter = 0.0;
 
   void keys(core::Keys& k) override {
     k.key("group_size", group_size, "weights of a row that share this replica's scale; default: quant.weight's",
@@ -51,6 +53,8 @@ struct Replica : core::Section {
         .only_if_given();
     k.key("rounding", rounding, "own_codes only; default: quant.weight's", {"nearest", "stochastic"}).only_if_given();
     k.key("clip", clip, "own_codes only; default: quant.weight's", {0, 1, /*low_open=*/true}).only_if_given();
+    k.key("fit", fit, "least squares to what the other replicas leave; false: the parameters of replica 0");
+    k.key("jitter", jitter, "standard deviation of a random factor 1 + jitter * N(0,1) on every scale", {0, 0.5});
   }
   // A key by which its weight differs from that of others; empty: by none.
   std::string weight_override() const {
@@ -58,6 +62,8 @@ struct Replica : core::Section {
     if (scale != 1) return "scale";
     if (zero_point != 0) return "zero_point";
     if (offset != 0) return "offset";
+    if (!fit) return "fit";
+    if (jitter != 0) return "jitter";
     return noise != 0 ? "noise" : "";
   }
 
@@ -236,7 +242,7 @@ class OwnCodesDecoder : public ReplicaDecoder {
 
 struct Scales : Strategy {
   std::vector<Replica> replicas = std::vector<Replica>(2);
-  bool collapse = true, own_codes = false;
+  bool collapse = true, own_codes = false, average = false;
 
   std::string summary() const override { return "affine dequantizers on one set of codes, averaged inside the linear"; }
   void keys(core::Keys& k) override {
@@ -244,6 +250,7 @@ struct Scales : Strategy {
     k.key("collapse", collapse, "replace the replicas by the one affine grid that they are, where they are one");
     k.key("own_codes", own_codes,
           "every replica codes the weight itself, and as many code bits are stored; methods rtn and ldlq");
+    k.key("average", average, "average the parameters of all replicas back to one on the plain grid");
   }
   void check() const override {
     core::require(!replicas.empty(), "{}: the list is empty. Give one map per replica, e.g. [{{}}, {{offset: 0.5}}].",
@@ -258,12 +265,34 @@ struct Scales : Strategy {
                       "times the code bits.",
                       replica.where(key), replicas.size());
       }
+      core::require(
+          replica.fit || !replica.given("group_size"),
+          "{}: with fit: false it has the parameters, and so the groups, of replica 0. Remove one of the two.",
+          replica.where("group_size"));
+      core::require(
+          !average || !(replica.given("group_size") || replica.given("offset") || replica.given("noise")),
+          "{}: replicas with groups, offset or noise of their own have no mean on the plain grid. Remove them.",
+          where("average"));
     }
+    core::require(!(own_codes && average), "{}: own_codes is given too, and codes have no mean. Keep one of them.",
+                  where("average"));
     if (differ_in_inputs()) check_inputs();
+  }
+  std::vector<std::pair<std::string, core::Node>> ladder() const override {
+    constexpr double kJitter = 0.03;
+    const auto rung = [&](double jitter, bool averaged) {
+      std::vector<core::Node> list{core::make_map()};
+      for (size_t r = 1; r < replicas.size(); ++r)
+        list.push_back(core::make_map({{"fit", core::make_bool(false)}, {"jitter", core::make_number(jitter)}}));
+      return core::make_map({{"replicas", core::make_list(std::move(list))},
+                             {"collapse", core::make_bool(false)},
+                             {"average", core::make_bool(averaged)}});
+    };
+    return {{"identical", rung(0, false)}, {"jittered", rung(kJitter, false)}, {"averaged", rung(kJitter, true)}};
   }
   bool collapses() const override {
     if (differ_in_inputs()) return true;
-    return collapse && !own_codes &&
+    return collapse && !own_codes && !average &&
            std::all_of(replicas.begin(), replicas.end(), [](const Replica& r) { return r.noise == 0; });
   }
   quant::Needs needs() const override { return {.mean_square = replicas.size() > 1}; }
@@ -292,6 +321,7 @@ struct Scales : Strategy {
       return std::make_shared<OwnCodesDecoder>(weight, place, replicas, shape.in_features,
                                                description("scales", *this));
     }
+    if (average) return encoder(weight, place, shape);
     auto unfused =
         std::make_shared<ReplicaDecoder>(weight, place, replicas, shape.in_features, description("scales", *this));
     if (!collapses()) return unfused;
@@ -303,6 +333,7 @@ struct Scales : Strategy {
                         const quant::Decoder& encoder, const quant::Decoder& decoder) const override {
     const ReplicaDecoder unfused(encoder.config(), encoder.place(), replicas, w.size(1), {});
     quant::Encoded all{encoded.codes, parameters_of(unfused, w, encoded, x)};
+    if (average) return {{encoded.codes, averaged(unfused, all.parameters, encoded.parameters)}};
     if (!collapses()) return {std::move(all)};
     const int64_t O = w.size(0), I = w.size(1);
     const quant::ElementGrid mean = unfused.element_grid(all.parameters, O, I);
@@ -368,8 +399,8 @@ struct Scales : Strategy {
         quant::AffineGrid(replicas.config(), replicas.place()).decode(encoded.codes, encoded.parameters);
     std::vector<at::Tensor> weights(replicas.size(), plain);  // as fitted so far
     for (size_t r = 0; r < replicas.size(); ++r) {
-      if (r == 0) {
-        own.push_back(with_offset(replicas.grid(0), encoded.parameters, w));
+      if (r == 0 || !replicas.replica(r).fit) {
+        own.push_back(with_offset(replicas.grid(r), encoded.parameters, w));
         continue;
       }
       at::Tensor target = w * R;
@@ -382,7 +413,7 @@ struct Scales : Strategy {
     }
     Parameters all;
     for (size_t r = 0; r < own.size(); ++r)
-      ReplicaDecoder::add(all, overridden(std::move(own[r]), replicas.replica(r)), r);
+      ReplicaDecoder::add(all, overridden(jittered(std::move(own[r]), replicas, r), replicas.replica(r)), r);
     return all;
   }
 
@@ -392,6 +423,27 @@ struct Scales : Strategy {
     for (quant::Parameter& p : all)
       p.tensor = p.name == "offset" ? at::full({1}, grid.config().offset, w.options()) : plain.at(p.name);
     return all;
+  }
+
+  static Parameters jittered(Parameters own, const ReplicaDecoder& replicas, size_t r) {
+    const double jitter = replicas.replica(r).jitter;
+    if (jitter == 0) return own;
+    at::Tensor& scale = own.at("scale");
+    const at::Tensor draw = quant::normal_draw(replicas.place(), "jitter", r, scale.size(0), scale.size(1));
+    const quant::ScaleFormat format(replicas.config(), /*is_signed=*/true);
+    scale = format.rounded_scale(scale * (1 + jitter * draw.to(scale.device())));
+    return own;
+  }
+
+  // The mean over the replicas of every parameter, as one replica stores it. plain: its layout.
+  static Parameters averaged(const ReplicaDecoder& replicas, const Parameters& all, Parameters plain) {
+    for (quant::Parameter& p : plain) {
+      at::Tensor sum = at::zeros_like(p.tensor, at::kFloat);
+      for (size_t r = 0; r < replicas.size(); ++r) sum.add_(replicas.of(all, r).at(p.name).to(at::kFloat));
+      const at::Tensor mean = sum / static_cast<double>(replicas.size());
+      p.tensor = core::is_codes(p.kind) ? at::round(mean).to(at::kByte) : mean.to(p.stored_dtype).to(at::kFloat);
+    }
+    return plain;
   }
 };
 

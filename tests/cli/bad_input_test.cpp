@@ -73,6 +73,30 @@ TEST_F(BadInput, StrategyWithoutCodes) {
                 "none. Choose a method.");
 }
 
+TEST_F(BadInput, BudgetThatHoldsNothing) {
+  program_.edit("quant: {method: rtn",
+                "replication: {strategy: low_rank, select: {policy: sensitivity, budget: 0.5}}\nquant: {method: rtn");
+  refused_after("budget: 0.5", "budget: 0.01",
+                "c.yaml:3: replication.select.budget: 0.01 bits per weight hold no linear: the cheapest adds 0.0139. "
+                "Raise it.");
+}
+
+TEST_F(BadInput, SelectionThatExceedsItsBudget) {
+  program_.edit("quant: {method: rtn",
+                "replication: {strategy: low_rank, select: {policy: every, budget: 0.5}}\nquant: {method: rtn");
+  refused_after(
+      "budget: 0.5", "budget: 0.4",
+      "c.yaml:3: replication.select.budget: the selection adds 0.444 bits per weight, more than 0.4. Raise it, "
+      "or select less.");
+}
+
+TEST_F(BadInput, ControlsWithoutAReplica) {
+  program_.edit("quant: {method: rtn", "replication: {controls: [single]}\nquant: {method: rtn");
+  refused(
+      "c.yaml:3: replication.controls: controls stand beside a replica, and strategy: none makes none. Choose a "
+      "strategy.");
+}
+
 TEST_F(BadInput, StrategyThatTheMethodCannotEncodeFor) {
   program_.edit("quant: {method: rtn", "replication: {strategy: parity_sign}\nquant: {method: rtn");
   program_.edit("bits: 4", "bits: 2");

@@ -108,6 +108,28 @@ TEST(Options, DryRunPrintsRunDirectoriesAndWritesNothing) {
   EXPECT_THAT(program.run({"c.yaml", "--dry-run"}).out, MatchesRegex("to run [^\n]+\nfinished [^\n]+\n"));
 }
 
+TEST(Options, DryRunTellsWhatSensitivityCostsAndWhichControlsThereAreNot) {
+  Program program;
+  program.put("c.yaml",
+              core::slurp(program.file("c.yaml")) +
+                  "calibration: {samples: 2, seq_len: 64}\n"
+                  "replication:\n"
+                  "  strategy: low_rank\n"
+                  "  select: {policy: sensitivity, metric: kl, candidates: 2}\n"
+                  "  controls: [single, random_selection]\n"
+                  "sweep: {cases: [{}, {replication: {strategy: low_rank, controls: [random_selection]}}]}\n");
+  const Finished plan = program.run({"c.yaml", "--dry-run"});
+  EXPECT_EQ(plan.err, "");
+  EXPECT_THAT(plan.out, HasSubstr("  replication.control=random_selection replication.draw=5\n"));
+  EXPECT_THAT(plan.out, HasSubstr("\nno control  replication={strategy: low_rank, controls: [random_selection]} "
+                                  "replication.control=random_selection replication.draw=1  random_selection: the "
+                                  "replica selects every unit, so another choice is the same one\n"));
+  EXPECT_THAT(plan.out,
+              MatchesRegex("(.|\n)*\nsensitivity by KL: 2 of 42 linears, at most 12 forward passes of a block "
+                           "over 128 tokens\nsensitivity by output error: 42 linears, one walk over 6 "
+                           "blocks\n"));
+}
+
 TEST(Options, ARunPrintsItsTableAndItsDirectory) {
   Program program;
   const Finished run = program.run({"c.yaml"});

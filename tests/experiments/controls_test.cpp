@@ -147,6 +147,31 @@ TEST(Controls, MistakesAreTold) {
             "--set replication.control=low_rank: replication.control: controls is given too. Keep one of them.");
 }
 
+TEST(Ladder, IdenticalReplicasAreTheSingleOneAndTheOthersAreNot) {
+  const Lab lab;
+  const Outcome outcome = lab.run(with(kReplica, {"replication.ladder=true", "replication.controls=[single]"}));
+  Strings names;
+  for (const Point& point : lab.points(with(kReplica, {"replication.ladder=true", "replication.controls=[single]"})))
+    names.push_back(point.control);
+  EXPECT_THAT(names, ElementsAre("single", "none", "identical", "jittered", "averaged"));
+  ASSERT_EQ(outcome.rows.size(), 5u);
+  const auto nll = [&](size_t i) { return Lab::nll_of(outcome.rows[i]); };
+  EXPECT_NEAR(nll(2), nll(0), 1e-5);
+  EXPECT_GT(std::abs(nll(3) - nll(0)), 1e-4);
+  // Scales of midrise grids average exactly up to their float16 rounding: the theorem that such replicas collapse.
+  EXPECT_NEAR(nll(4), nll(3), 5e-3);
+  for (size_t i = 2; i < 5; ++i)
+    EXPECT_EQ(outcome.rows[i]["hashes"]["codes"], outcome.rows[0]["hashes"]["codes"]) << "the same codes";
+  EXPECT_EQ(outcome.rows[2]["bits"]["with_parameters"], 2.5);
+  EXPECT_EQ(outcome.rows[4]["bits"]["with_parameters"], 2.25);
+  EXPECT_THAT(outcome.controls.rows, SizeIs(4));
+  EXPECT_EQ(core::message_of([&] {
+              lab.points(with(kQuick, {"replication.strategy=low_rank", "replication.ladder=true"}));
+            }),
+            "--set replication.ladder=true: replication.ladder: strategy: low_rank has no ladder. Those that have one: "
+            "scales.");
+}
+
 // ---- eta ----
 
 TEST(KlCurve, IsReadBetweenItsPoints) {

@@ -233,6 +233,17 @@ class Key : public ::testing::Test {
       {"replication.scales.replicas[].zero_point", [this] { replica("{zero_point: 0.25}"); }},
       {"replication.scales.replicas[].offset", [this] { replica("{offset: 0.25}"); }},
       {"replication.scales.replicas[].noise", [this] { replica("{noise: 0.1}"); }},
+      {"replication.scales.replicas[].fit", [this] { replica("{fit: false}", "quant.weight.range=mse"); }},
+      {"replication.scales.replicas[].jitter", [this] { replica("{jitter: 0.05}"); }},
+      {"replication.scales.average",
+       [this] {
+         Strings given = measured("replication.strategy=scales");
+         given.push_back("replication.scales.replicas=[{}, {scale: 1.1}]");
+         Strings averaged = given;
+         averaged.push_back("replication.scales.average=true");
+         EXPECT_EQ(lab_.row(averaged)["bits"]["with_parameters"], 2.28125) << "one replica's";
+         changes_the_result("replication.scales.average=true", given);
+       }},
       {"replication.scales.collapse", [this] { collapse(); }},
       {"replication.scales.own_codes", [this] { own_codes(); }},
       {"replication.scales.replicas[].rounding", [this] { own_replica("{rounding: stochastic}"); }},
@@ -285,6 +296,12 @@ class Key : public ::testing::Test {
        }},
       {"replication.select.budget", [this] { selected("policy: random, budget: 0.2", "policy: random"); }},
       {"replication.controls", [this] { controls(); }},
+      {"replication.ladder",
+       [this] {
+         Strings given = measured("replication.strategy=scales");
+         given.push_back("replication.ladder=true");
+         EXPECT_EQ(lab_.run(given).controls.rows.size(), 3u);
+       }},
       {"replication.control",
        [this] { changes_the_result("replication.control=more_bits", measured("replication.strategy=low_rank")); }},
       {"replication.draw",

@@ -290,6 +290,33 @@ TEST(LowRank, WithoutAUsableHessianIsThePlainSvdAndSaysSo) {
   EXPECT_LT(core::sum_of_squares(c.w - r.replicated), core::sum_of_squares(c.w - r.plain));
 }
 
+// The rungs of the ablation ladder, on one linear.
+TEST(Ladder, ReplicasAreAlikeThenJitteredThenAveraged) {
+  const Case c;
+  const std::string alike = "{replicas: [{}, {fit: false}, {fit: false}], collapse: false}",
+                    jittered =
+                        "{replicas: [{}, {fit: false, jitter: 0.03}, {fit: false, jitter: 0.03}], collapse: false",
+                    weight = "{bits: 2, group_size: 16, zero_point: float}";
+  const Result identical = run(c, "scales", alike, weight);
+  EXPECT_LE((identical.replicated - identical.plain).abs().max().item<float>(), 1e-6);
+  const Result apart = run(c, "scales", jittered + "}", weight);
+  const at::Tensor first = apart.encoded.parameters.at("scale"), second = apart.encoded.parameters.at("scale_1"),
+                   third = apart.encoded.parameters.at("scale_2");
+  for (const at::Tensor& scale : {second, third}) {  // 32 × 8 draws: the standard deviation is known to 5 %
+    const at::Tensor factor = scale / first - 1;
+    EXPECT_NEAR(factor.std().item<float>(), 0.03, 0.006);
+    EXPECT_NEAR(factor.mean().item<float>(), 0, 0.008);
+  }
+  EXPECT_FALSE(at::equal(second, third)) << "every replica has draws of its own";
+  const Result averaged = run(c, "scales", jittered + ", average: true}", weight);
+  EXPECT_EQ(averaged.decoder->name(), "affine");
+  EXPECT_LE((averaged.encoded.parameters.at("scale") - (first + second + third) / 3).abs().max().item<float>(),
+            1e-3 * first.max().item<float>());
+  // Their zeros are equal, so that the average is the mean of the replicas, up to the rounding of scales.
+  EXPECT_LE((averaged.replicated - apart.replicated).abs().max().item<float>(),
+            2e-3 * apart.replicated.abs().max().item<float>());
+}
+
 TEST(Mistakes, OfStrategiesInsideALinearAreTold) {
   using core::message_of;
   const Case c;
@@ -305,6 +332,13 @@ TEST(Mistakes, OfStrategiesInsideALinearAreTold) {
   EXPECT_EQ(message_of([&] { run(c, "scales", "{replicas: [{group_size: 32}]}", kWeight); }),
             "test:1: replication.scales.replicas[0].group_size: replica 0 has the groups for which the codes are "
             "chosen. Set quant.weight.group_size.");
+  EXPECT_EQ(message_of([&] { run(c, "scales", "{replicas: [{}, {group_size: 32, fit: false}]}", kWeight); }),
+            "test:1: replication.scales.replicas[1].group_size: with fit: false it has the parameters, and so the "
+            "groups, of replica 0. Remove one of the two.");
+  EXPECT_EQ(
+      message_of([&] { run(c, "scales", "{replicas: [{}, {noise: 0.1}], average: true}", kWeight); }),
+      "test:1: replication.scales.average: replicas with groups, offset or noise of their own have no mean on the "
+      "plain grid. Remove them.");
   EXPECT_EQ(message_of([&] { run(c, "scales", "{replicas: [{}, {zero_point: 1}]}", "{bits: 2, group_size: 64}"); }),
             "test:1: replication.scales.replicas[1].zero_point shifts a zero point, which this grid stores as an "
             "integer. Use zero_point: float.");
