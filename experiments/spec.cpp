@@ -245,19 +245,18 @@ std::vector<Point> read_points(const std::string& file, const std::vector<std::s
   int64_t group = 0;
   for (const Swept& swept : times_grid(cases_of(sweep), sweep)) {
     core::Node document = root;
-    Point point;
-    point.group = group;
+    std::vector<std::pair<std::string, std::string>> columns;
     for (const auto& [key, value] : swept) {
       require_sweepable(key, value);
       core::assign(document, key, value);
-      point.swept.emplace_back(key, value.is_scalar() ? value.scalar : core::to_inline_yaml(value));
+      const bool asks_for_runs = key == "replication.controls" || key == "replication.ladder";
+      if (!asks_for_runs) columns.emplace_back(key, value.is_scalar() ? value.scalar : core::to_inline_yaml(value));
     }
     for (Variant& variant : with_controls(std::move(document))) {
-      Point run = point;
+      Point run;  // a fresh one each: copies of a Spec share their methods and strategies
+      run.group = group;
       run.control = variant.control;
-      std::erase_if(run.swept, [](const auto& entry) {
-        return entry.first == "replication.controls" || entry.first == "replication.ladder";
-      });
+      run.swept = columns;
       if (!run.control.empty()) run.swept.emplace_back("replication.control", run.control);
       for (auto& [key, value] : variant.swept) set(run.swept, key, value);
       core::bind(variant.document, run.spec);

@@ -70,6 +70,18 @@ TEST(Controls, TheSingleReplicaOfAWindowCodeIsMidrise) {
             "asymmetric");
 }
 
+// It is the plain run, whatever the options of the strategy: a sweep over them runs it once.
+TEST(Controls, TheSingleReplicaIsSharedByAllReplicasOfASweep) {
+  const Lab lab;
+  const Outcome outcome =
+      lab.run(with(kReplica, {"replication.controls=[single]",
+                              "sweep.cases=[{replication.scales.replicas: [{}, {scale: 1.1}]}, {}]"}));
+  ASSERT_EQ(outcome.rows.size(), 4u);
+  EXPECT_EQ(outcome.rows[0]["id"], outcome.rows[2]["id"]);
+  EXPECT_EQ(outcome.rows[0]["id"], lab.row({kReplica[0], kReplica[1], kReplica[2], kReplica[3]})["id"]);
+  EXPECT_NE(outcome.rows[1]["id"], outcome.rows[3]["id"]);
+}
+
 TEST(Controls, EachSeedHasItsOwn) {
   const Lab lab;
   const std::vector<Point> points =
