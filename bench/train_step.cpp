@@ -112,6 +112,7 @@ BENCHMARK(train_step)
     ->Arg(1)
     ->ArgName("recompute")
     ->Unit(benchmark::kMillisecond)
+    ->MeasureProcessCPUTime()
     ->UseRealTime()
     ->Iterations(3);
 

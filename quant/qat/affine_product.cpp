@@ -138,7 +138,7 @@ struct AffineProduct : torch::autograd::Function<AffineProduct> {
     ctx->saved_data["step"] = noise.step;
     ctx->saved_data["sigma"] = noise.sigma;
     at::Tensor y = at::empty({x.size(0), packed.size(0)}, x.options());
-    const Weight weight{packed, columns, bits, scale, shift, noise.draw(packed.size(0), columns)};
+    const Weight weight{packed, columns, bits, scale, shift, noise.draw(packed.size(0), columns, packed.device())};
     weight.for_each_tile([&](const Tile& tile, int64_t first, int64_t rows) {
       at::Tensor part = y.narrow(1, first, rows);
       at::mm_out(part, x, tile.decoded().to(x.scalar_type()).t());
@@ -154,7 +154,7 @@ struct AffineProduct : torch::autograd::Function<AffineProduct> {
     const TrainNoise noise{{data["path"].toStringRef(), static_cast<uint64_t>(data["seed"].toInt())},
                            data["step"].toInt(),
                            data["sigma"].toDouble()};
-    const Weight weight{packed, columns, bits, scale, shift, noise.draw(packed.size(0), columns)};
+    const Weight weight{packed, columns, bits, scale, shift, noise.draw(packed.size(0), columns, packed.device())};
     const at::Tensor dy = gradient[0].contiguous();  // [N, O]
     at::Tensor dx = ctx->needs_input_grad(0) ? at::zeros_like(x) : at::Tensor();
     at::Tensor dscale = at::empty_like(scale), dshift = at::empty_like(shift);
@@ -170,9 +170,9 @@ struct AffineProduct : torch::autograd::Function<AffineProduct> {
 
 }  // namespace
 
-at::Tensor TrainNoise::draw(int64_t rows, int64_t columns) const {
+at::Tensor TrainNoise::draw(int64_t rows, int64_t columns, at::Device device) const {
   if (sigma == 0) return {};
-  return normal_draw(place, "train noise", static_cast<uint64_t>(step), rows, columns).mul_(sigma);
+  return normal_draw(place, "train noise", static_cast<uint64_t>(step), rows, columns).mul_(sigma).to(device);
 }
 
 at::Tensor affine_product(const at::Tensor& x, const core::Codes& codes, const at::Tensor& scale,

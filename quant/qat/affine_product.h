@@ -17,7 +17,8 @@ struct TrainNoise {
   int64_t step = 0;
   double sigma = 0;
 
-  at::Tensor draw(int64_t rows, int64_t columns) const;  // [O, I] float32; undefined when sigma is 0
+  // [O, I] float32; undefined when sigma is 0.
+  at::Tensor draw(int64_t rows, int64_t columns, at::Device device = at::kCPU) const;
 };
 
 // x: [..., I]; codes: [O, I]; scale, shift (zero point − offset): [O, G] float32 -> [..., O] in x's dtype.

@@ -107,6 +107,9 @@ void QatConfig::check() const {
                 objective);
   core::require(!(scope != "block" && objective == "block_mse"),
                 "{}: block_mse is of single blocks. Set qat.scope: block, or qat.objective: kl.", where("objective"));
+  core::require(scope != "block" || corpus.empty(),
+                "{}: scope: block trains on the calibration text. Set calibration.corpus, or qat.scope: model.",
+                where("corpus"));
   core::require(keep == "last" || examines(),
                 "{}: best needs held-out text. Set qat.held_out or qat.held_out_corpus, or qat.keep: last.",
                 where("keep"));

@@ -69,10 +69,10 @@ at::Tensor TrainedLinear::product(const at::Tensor& x, const Parameters& stored)
       if (!core::is_codes(p.kind)) p.tensor = values[next++];
     }
     const at::Tensor w = decoder->decode(codes.unpack(), parameters);
-    const at::Tensor draw = noise.draw(O, I);
+    const at::Tensor draw = noise.draw(O, I, w.device());
     if (!draw.defined()) return w;
     const at::Tensor scale = decoder->noise_scale(parameters, O, I).unsqueeze(-1);  // [O, G, 1]
-    return w + (draw.to(w.device()).reshape({O, scale.size(1), -1}) * scale).reshape({O, I});
+    return w + (draw.reshape({O, scale.size(1), -1}) * scale).reshape({O, I});
   };
   return decoded_product(x, floats, decode);
 }

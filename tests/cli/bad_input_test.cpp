@@ -134,6 +134,27 @@ TEST_F(BadInput, ReplicasOfInputsThatAreNotQuantized) {
                 "quant.activation.bits is 16. Set it to 8 or less.");
 }
 
+TEST_F(BadInput, ParameterToTrainThatTheModelDoesNotHave) {
+  program_.edit("quant: {method: rtn", "qat: {steps: 2, train: [scale, codebook]}\nquant: {method: rtn");
+  refused(
+      "c.yaml:3: qat.train: no linear of this model has a codebook to train. Leave it out; it has: scale, zero_point, "
+      "norms.");
+}
+
+TEST_F(BadInput, TheBestIterateWithoutHeldOutText) {
+  program_.edit("quant: {method: rtn", "qat: {steps: 2, held_out: 0}\nquant: {method: rtn");
+  refused("c.yaml:3: qat.keep: best needs held-out text. Set qat.held_out or qat.held_out_corpus, or qat.keep: last.");
+}
+
+TEST_F(BadInput, HeldOutTextThatIsTooShort) {
+  program_.edit("quant: {method: rtn", "qat: {steps: 2, held_out: 0.0001}\nquant: {method: rtn");
+  const Finished finished = program_.run({"c.yaml"});
+  EXPECT_EQ(finished.code, 2);
+  EXPECT_THAT(finished.err,
+              MatchesRegex("c\\.yaml:3: qat\\.held_out: the held-out text has [0-9]+ tokens, fewer than a "
+                           "window of 256\\. Hold out more of it\\.\n"));
+}
+
 TEST_F(BadInput, FileThatIsNotYaml) {
   program_.put("c.yaml", "name: [a\n");
   refused("c.yaml:2: not valid YAML: end of sequence flow not found. Check indentation, brackets and quotes here.");

@@ -220,6 +220,8 @@ TEST_F(Qat, RefusesInOneLine) {
             "qat.keep: best needs held-out text. Set qat.held_out or qat.held_out_corpus, or qat.keep: last.");
   EXPECT_EQ(message({"qat.scope=block", "qat.objective=kl"}),
             "qat.objective: kl is of the whole model. Set qat.scope: model, or qat.objective: block_mse.");
+  EXPECT_EQ(message({"qat.scope=block", "qat.corpus=tiny/train"}),
+            "qat.corpus: scope: block trains on the calibration text. Set calibration.corpus, or qat.scope: model.");
   EXPECT_EQ(message({"qat.objective=block_mse"}),
             "qat.objective: block_mse is of single blocks. Set qat.scope: block, or qat.objective: kl.");
   EXPECT_EQ(message({"quant.method=none"}),
