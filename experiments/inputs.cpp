@@ -164,7 +164,7 @@ void check_point(const Spec& spec, Inputs& inputs) {
   core::require(!(quantizes && files.quantized), "{}: {} is quantized already. Use method: none to measure it.",
                 spec.quant.where("method"), files.directory);
   exports::check(*model, files.directory, weights_of(spec, files));
-  core::require(!(spec.replication.selected() && files.quantized),
+  core::require(!spec.replication.selected() || model->plan() == core::default_plan(model->shape().layers),
                 "{}: {} has a plan of its own. Replicate when it is quantized.", spec.replication.where("strategy"),
                 files.directory);
   if (!quantizes) follow_plan(spec, *model);

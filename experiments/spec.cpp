@@ -83,7 +83,7 @@ void Spec::check() const {
                 "Leave one of them out.",
                 calibration.where("propagate_error"));
   check_transforms();
-  core::require(!replication.selected() || replication.is_of_blocks() || quant.method != quant::QuantConfig::kNone,
+  core::require(!replication.selected() || !replication.chosen().needs_codes() || quant.method != quant::QuantConfig::kNone,
                 "{}: {} uses codes several times, but quant.method: none makes none. Choose a method.",
                 replication.where("strategy"), replication.strategy);
   check_qat();

@@ -41,6 +41,8 @@ class Strategy : public core::Section {
 
   // Whether it is about whole blocks.
   virtual bool is_of_blocks() const { return false; }
+  // Whether it does something to codes; others run blocks of a model in full precision, too.
+  virtual bool needs_codes() const { return true; }
   // Whether `replication.select` has a say in which.
   virtual bool selects() const { return true; }
   // The steps of a model. chosen: the selected blocks. Error: options that name blocks the model does not have.

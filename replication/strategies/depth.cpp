@@ -28,6 +28,7 @@ struct Depth : Strategy {
   }
 
   bool is_of_blocks() const override { return true; }
+  bool needs_codes() const override { return false; }
   bool selects() const override { return false; }
 
   core::Plan plan(const core::Shape& shape, const std::set<int64_t>& /*chosen*/) const override {

@@ -20,6 +20,7 @@ struct Parallel : Strategy {
   }
 
   bool is_of_blocks() const override { return true; }
+  bool needs_codes() const override { return jitter > 0; }
   std::vector<std::pair<std::string, core::Node>> ladder() const override {
     const auto rung = [&](double jitter) {
       return core::make_map({{"replicas", core::make_integer(replicas)}, {"jitter", core::make_number(jitter)}});

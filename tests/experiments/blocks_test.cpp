@@ -77,6 +77,19 @@ TEST(Blocks, TrainingTellsThePassesApartAndLeavesTheCodes) {
       "run again alone. Set replication.depth.kv: own, or leave recompute out.");
 }
 
+TEST(Blocks, AQuantizedModelWithoutAPlanCanBeRunByOne) {
+  const Lab lab;
+  const std::string plain = lab.directory(lab.row()) + "/checkpoint";
+  const std::string depth = "replication={strategy: depth, depth: {span: [1, 3], order: span, gate_init: 0.5}}";
+  EXPECT_EQ(Lab::nll_of(lab.row({"quant={method: none}", "model.path=" + plain, depth})),
+            Lab::nll_of(lab.row({depth})));
+  EXPECT_EQ(core::message_of([&] {
+              lab.row({"quant={method: none}", "replication={strategy: parallel}"});
+            }),
+            "--set replication={strategy: parallel}: replication.strategy: parallel uses codes several times, but "
+            "quant.method: none makes none. Choose a method.");
+}
+
 TEST(Blocks, AModelThatIsQuantizedHasItsPlan) {
   const Lab lab;
   const Json made = lab.row({"replication={strategy: parallel}"});
