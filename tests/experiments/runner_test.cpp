@@ -93,7 +93,8 @@ TEST(Runner, AnUnfinishedRunIsRun) {
 
 TEST(Runner, ARunOfAnotherStageVersionIsMadeAnew) {
   const Lab lab;
-  const Json first = lab.row();
+  const Strings all_stages{"qat.steps=1", "qat.batch=1", "qat.seq_len=32", "qat.held_out_windows=1"};
+  const Json first = lab.row(all_stages);
   const std::string file = lab.directory(first) + "/results.json";
   for (const auto& [name, version] : stage_versions()) {
     Json stale = first;
@@ -102,7 +103,7 @@ TEST(Runner, ARunOfAnotherStageVersionIsMadeAnew) {
     stale["quantized"]["perplexity"][0]["nll"] = -1.0;
     EXPECT_EQ(outdated(stale), fmt::format("{} was version {} and is {} now", name, version + 1, version));
     core::write_atomically(file, stale.dump());
-    EXPECT_EQ(without_costs(lab.row()), without_costs(first)) << name;
+    EXPECT_EQ(without_costs(lab.row(all_stages)), without_costs(first)) << name;
   }
   Json unknown = first;
   unknown["stages"][0]["name"] = "divination";
