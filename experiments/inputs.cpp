@@ -167,20 +167,19 @@ void check_point(const Spec& spec, Inputs& inputs) {
   core::require(!spec.replication.selected() || model->plan() == core::default_plan(model->shape().layers),
                 "{}: {} has a plan of its own. Replicate when it is quantized.", spec.replication.where("strategy"),
                 files.directory);
-  if (!quantizes) follow_plan(spec, *model);
   inputs.calibration(files, spec, *model);
-  if (spec.qat.selected()) {
-    for (const core::Step& step : model->plan()) {
-      core::require(!spec.qat.recompute || step.kv == core::Step::kOwn,
-                    "{}: a step of the plan attends to the keys of another one, and cannot run again alone. Set "
-                    "replication.depth.kv: own, or leave recompute out.",
-                    spec.qat.where("recompute"));
-    }
-    quant::check_trainable(spec.qat, assignments(spec, *model), model->plan());
-    inputs.training(files, spec, model->shape());
-  }
   for (const PerplexityConfig& config : spec.measure.perplexity) inputs.windows(files, config, model->shape());
-  if (quantizes) assignments(spec, *model);
+  if (!quantizes) return follow_plan(spec, *model);
+  const std::vector<quant::Assignment> assigned = assignments(spec, *model);
+  if (!spec.qat.selected()) return;
+  for (const core::Step& step : model->plan()) {
+    core::require(!spec.qat.recompute || step.kv == core::Step::kOwn,
+                  "{}: a step of the plan attends to the keys of another one, and cannot run again alone. Set "
+                  "replication.depth.kv: own, or leave recompute out.",
+                  spec.qat.where("recompute"));
+  }
+  quant::check_trainable(spec.qat, assigned, model->plan());
+  inputs.training(files, spec, model->shape());
 }
 
 }  // namespace experiments

@@ -286,6 +286,7 @@ Findings compute(const Point& point, const std::string& directory, Inputs& input
       findings.training = std::move(training);
       return false;
     });
+    weigh(spec, inputs, files, findings);
   }
   if (spec.qat.tunes_blocks())  // inside that stage
     findings.stages.push_back({"qat", kTrainingVersion, seconds_of(findings.training), 0, false});
@@ -294,7 +295,6 @@ Findings compute(const Point& point, const std::string& directory, Inputs& input
       findings.training.push_back(train_model(spec, inputs, files, directory));
       return false;
     });
-    weigh(spec, inputs, files, findings);
   }
   Working work;
   staged(findings.stages, "load", 1, [&] {  // resident weights are all read here, because each is counted

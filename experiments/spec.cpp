@@ -83,9 +83,10 @@ void Spec::check() const {
                 "Leave one of them out.",
                 calibration.where("propagate_error"));
   check_transforms();
-  core::require(!replication.selected() || !replication.chosen().needs_codes() || quant.method != quant::QuantConfig::kNone,
-                "{}: {} uses codes several times, but quant.method: none makes none. Choose a method.",
-                replication.where("strategy"), replication.strategy);
+  core::require(
+      !replication.selected() || !replication.chosen().needs_codes() || quant.method != quant::QuantConfig::kNone,
+      "{}: {} uses codes several times, but quant.method: none makes none. Choose a method.",
+      replication.where("strategy"), replication.strategy);
   check_qat();
   core::require(!out.empty(), "{}: out is empty. Name a directory, e.g. runs.", where("out"));
   core::require(!model.path.empty(), "{}: model.path is missing. Name a model directory, e.g. tiny-qwen3.",

@@ -246,7 +246,7 @@ void report(const std::vector<TrainingPart>& parts, int64_t total_bits) {
                sum(counted, &TrainingPart::values), 100 * share(parts, total_bits), sum(parts, &TrainingPart::tokens));
   for (const TrainingPart& part : parts) {
     if (!part.trained.stopped.empty())
-      spdlog::warn("qat: {}: training ended {}; kept is what {} steps made", part.name, part.trained.stopped,
+      spdlog::warn("qat: {}: training ended {} Kept is what {} steps made.", part.name, part.trained.stopped,
                    part.trained.kept);
   }
   if (const int64_t linears = sum(parts, &TrainingPart::floated_zeros); linears > 0)

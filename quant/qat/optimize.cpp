@@ -112,7 +112,7 @@ class Optimization {
       best_step_ = step_;
       worse_ = 0;
     } else if (++worse_ == config_.patience) {
-      result_.stopped = fmt::format("after {} steps: no better one in {} looks at the held-out text", step_, worse_);
+      result_.stopped = fmt::format("after {} steps: no better one in {} looks at the held-out text.", step_, worse_);
     }
   }
 

@@ -181,6 +181,7 @@ TEST(Ladder, IdenticalReplicasAreTheSingleOneAndTheOthersAreNot) {
               lab.points(with(kQuick, {"replication.strategy=low_rank", "replication.ladder=true"}));
             }),
             "--set replication.ladder=true: replication.ladder: strategy: low_rank has no ladder. Those that have one: "
+            "parallel, "
             "scales.");
 }
 

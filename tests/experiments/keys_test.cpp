@@ -106,10 +106,10 @@ class Key : public ::testing::Test {
     return given;
   }
   // Two replicas, of which the second is as given.
-  void replica(const std::string& second) {
+  void replica(const std::string& second, const std::string& variable = "quant.weight.zero_point=float") {
     const std::string list = "replication.scales.replicas=[{}, ";
     Strings given = measured("replication.strategy=scales");
-    given.insert(given.end(), {"quant.weight.zero_point=float", list + "{}]"});
+    given.insert(given.end(), {variable, list + "{}]"});
     changes_the_result(list + second + "]", given);
   }
   // Of the inputs: set by the strategy, and by quant.activation itself.
