@@ -18,7 +18,7 @@ Block::Block(const std::string& path) {
 
 at::Tensor Block::forward(const at::Tensor& x, const Pass& pass) {
   const at::Tensor h = x + attention_gate_->forward(attention(x, pass));  // 1. [B, T, D]
-  return h + mlp_gate_->forward(mlp(h));                                  // 2. [B, T, D]
+  return h + mlp_gate_->forward(mlp(h, pass));                            // 2. [B, T, D]
 }
 
 std::vector<Slot*> Block::slots() {
@@ -73,7 +73,7 @@ Model::Model(Shape shape, MakeBlock make_block)
   const auto [vocabulary, width] = std::pair{shape_.vocabulary, shape_.width};
   embedding_ = register_module("embed_tokens", std::make_shared<Embedding>("model.embed_tokens", vocabulary, width));
   for (int64_t i = 0; i < shape_.layers; ++i)
-    blocks_.push_back(register_module("layer" + std::to_string(i), make_block_(path_of_block(i))));
+    blocks_.push_back(register_module("layer" + std::to_string(i), make_block_(path_of_block(i), i)));
   replicas_.resize(shape_.layers);
   norm_ = register_module("norm", std::make_shared<RmsNorm>("model.norm", width, shape_.norm_eps));
   head_ = register_module("lm_head",
@@ -101,7 +101,7 @@ at::Tensor Model::run(const Step& step, const at::Tensor& x, const Pass& pass) {
   const at::Tensor h = half(x, [&](Block& replica, int64_t i) {
     return replica.attention_gate().forward(replica.attention(x, i == 0 ? first : others));
   });
-  return half(h, [&](Block& replica, int64_t) { return replica.mlp_gate().forward(replica.mlp(h)); });
+  return half(h, [&](Block& replica, int64_t) { return replica.mlp_gate().forward(replica.mlp(h, pass)); });
 }
 
 at::Tensor Model::states(const at::Tensor& ids, KvCache* cache) {
@@ -143,7 +143,7 @@ void Model::follow(Plan plan) {
     for (; static_cast<int64_t>(all.size()) > count[i]; all.pop_back()) unregister_module(name(all.size()));
     while (static_cast<int64_t>(all.size()) < count[i]) {
       const std::string path = path_of_block(i) + ".replica" + std::to_string(all.size() + 1);
-      all.push_back(register_module(name(all.size() + 1), make_block_(path)));
+      all.push_back(register_module(name(all.size() + 1), make_block_(path, i)));
       const std::vector<Loadable*> originals = loadables(*blocks_[i]), copies = loadables(*all.back());
       for (size_t n = 0; n < originals.size(); ++n) copies.at(n)->share(*originals[n]);
     }
@@ -261,8 +261,7 @@ Cost run_of(Block& block, bool computes_keys, bool at_hand) {
   Cost sum;
   for_each_loadable(block, [&](Loadable& loadable) {
     const auto* slot = dynamic_cast<const Slot*>(&loadable);
-    const bool keys = slot != nullptr && (slot->role() == Role::k_proj || slot->role() == Role::v_proj);
-    if (keys && !computes_keys) return;
+    if (slot != nullptr && makes_keys(slot->role()) && !computes_keys) return;
     const Cost cost = loadable.cost();
     sum += {.macs = cost.macs, .bytes_read = at_hand ? cost.parameter_bits / 8 : cost.bytes_read};
   });

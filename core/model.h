@@ -33,6 +33,8 @@ struct LinearGroup {
   // The smallest module around the group, for searches that judge a parent's output: input of the group [B, T, I] ->
   // its output. Null: the group is judged by its own outputs.
   std::function<at::Tensor(const at::Tensor&)> parent;
+  // Groups of one name are alike but see different tokens: the experts of a block. Empty: none is like it.
+  std::string pool = {};
 };
 
 // One decoder block of two residual halves. Describes itself by its groups; forward runs with whatever its slots hold.
@@ -42,7 +44,7 @@ class Block : public torch::nn::Module {
 
   // What each half adds, its norm included: [B, T, D] -> [B, T, D].
   virtual at::Tensor attention(const at::Tensor& x, const Pass& pass) = 0;
-  virtual at::Tensor mlp(const at::Tensor& h) = 0;
+  virtual at::Tensor mlp(const at::Tensor& h, const Pass& pass) = 0;
   virtual std::vector<LinearGroup> groups() = 0;
 
   at::Tensor forward(const at::Tensor& x, const Pass& pass);  // [B, T, D] -> [B, T, D]
@@ -53,7 +55,7 @@ class Block : public torch::nn::Module {
  private:
   std::shared_ptr<Gate> attention_gate_, mlp_gate_;
 };
-using MakeBlock = std::function<std::shared_ptr<Block>(const std::string& path)>;
+using MakeBlock = std::function<std::shared_ptr<Block>(const std::string& path, int64_t index)>;
 
 // Token embedding: a slot whose linear [V, D] is looked up by rows. A tied head holds the very same linear.
 class Embedding : public Slot {

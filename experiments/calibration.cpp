@@ -19,6 +19,15 @@ void CalibrationConfig::keys(core::Keys& k) {
   k.key("propagate_error", propagate_error,
         "measure inputs as the quantized blocks before leave them; false: as the full-precision model has them");
   k.key("batch_tokens", batch_tokens, "tokens that run through a block at once; at least one window", {1, 1 << 20});
+  k.key("all_experts", all_experts,
+        "experts are shown all tokens instead of those that the router sends them; the outputs of the block stay");
+  k.key("min_token_fraction", min_token_fraction,
+        "an expert that sees a smaller part of the tokens of the text falls back", {0, 1});
+  k.key(
+      "fallback", fallback,
+      "of an expert that sees too few tokens; rtn: rounded to nearest; pooled: as if it saw the tokens of all experts "
+      "of its block",
+      {"rtn", "pooled"});
 }
 
 void CalibrationConfig::check() const {

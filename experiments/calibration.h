@@ -17,6 +17,9 @@ struct CalibrationConfig : core::Section {
   std::string sampling = "random";
   bool propagate_error = true;
   int64_t batch_tokens = 1024;
+  bool all_experts = false;
+  double min_token_fraction = 0.005;
+  std::string fallback = "rtn";
 
   void keys(core::Keys& k) override;
   void check() const override;

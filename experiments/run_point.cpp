@@ -131,6 +131,15 @@ std::optional<quant::StatisticsStore> statistics_store(const Spec& spec, Inputs&
   return quant::StatisticsStore(inputs.cache(), cache_key(spec, on));
 }
 
+quant::Calibration calibration_of(const Spec& spec, quant::StatisticsStore* store, const core::Windows* text) {
+  return {.propagate_error = spec.calibration.propagate_error,
+          .store = store,
+          .all_experts = spec.calibration.all_experts,
+          .tokens = text == nullptr ? 0 : text->count * text->seq_len,
+          .min_token_fraction = spec.calibration.min_token_fraction,
+          .pool = spec.calibration.fallback == "pooled"};
+}
+
 // Units by sensitivity, and whether they are chosen.
 void write_sensitivity(const Spec& spec, core::Model& model, const replication::Evidence& known,
                        const std::vector<quant::Assignment>& assigned, const std::string& directory) {
@@ -172,7 +181,7 @@ QuantizedBlocks quantize(const Spec& spec, Inputs& inputs, const ModelFiles& fil
   if (known && spec.replication.select.by_sensitivity()) write_sensitivity(spec, *model, *known, assigned, directory);
   exports::UnfinishedSource source(weights, checkpoint, progress);
   quant::Quantize stage(spec.quant.methods.at(spec.quant.method), spec.quant.method, assigned,
-                        {.propagate_error = propagates, .store = store ? &*store : nullptr},
+                        calibration_of(spec, store ? &*store : nullptr, calibration),
                         [&](const std::string& path) { return source.encoded(*model, path); });
   const std::vector<quant::NamedTransform> transforms = quant::transforms_of(spec.transform, spec.quant);
   quant::ApplyTransforms transform(transforms, assigned, propagates);

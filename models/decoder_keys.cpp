@@ -48,4 +48,11 @@ void refuse_sliding_window(const core::JsonObject& config, const core::Shape& sh
                 kAdvice);
 }
 
+void check_top_k(const core::JsonObject& config, const MoeShape& moe, const char* key) {
+  core::require(moe.top_k <= moe.experts,
+                "{}: num_experts_per_tok is {}, but {} is {}. Use the config.json of the "
+                "original model.",
+                config.where(), moe.top_k, key, moe.experts);
+}
+
 }  // namespace models

@@ -3,6 +3,7 @@
 
 #include "core/io/hf_config.h"
 #include "core/model.h"
+#include "models/moe.h"
 
 namespace models {
 
@@ -15,5 +16,8 @@ core::Shape read_shape(const core::JsonObject& config, int64_t head_width = 0);
 // Refuses a sliding window that would act: a sliding_attention in layer_types, or use_sliding_window with a window and
 // layers from max_window_layers on.
 void refuse_sliding_window(const core::JsonObject& config, const core::Shape& shape);
+
+// Refuses more experts per token than there are; `key` holds how many there are.
+void check_top_k(const core::JsonObject& config, const MoeShape& moe, const char* key);
 
 }  // namespace models

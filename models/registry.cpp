@@ -6,6 +6,7 @@
 #include <array>
 
 #include "core/error.h"
+#include "models/deepseek_moe/families.h"
 #include "models/qwen/families.h"
 
 namespace models {
@@ -20,7 +21,11 @@ struct Family {
 constexpr std::array kFamilies{
     Family{"llama", build_llama},
     Family{"qwen2", build_qwen2},
+    Family{"qwen2_moe", build_qwen2_moe},
     Family{"qwen3", build_qwen3},
+    Family{"qwen3_moe", build_qwen3_moe},
+    Family{"deepseek", build_deepseek},
+    Family{"deepseek_v2", build_deepseek_v2},
 };
 
 }  // namespace

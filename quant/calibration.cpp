@@ -46,6 +46,24 @@ Statistics Statistics::divided(const at::Tensor& f) const {
   return divided;
 }
 
+Statistics Statistics::pooled(const std::vector<Statistics>& all) {
+  Statistics sum;
+  for (const Statistics& one : all) {
+    if (one.tokens == 0) continue;
+    sum.tokens += one.tokens;
+    const double share = static_cast<double>(one.tokens) / static_cast<double>(sum.tokens);
+    const auto mean = [&](at::Tensor& to, const at::Tensor& from) {
+      if (from.defined()) to = to.defined() ? to * (1 - share) + from * share : from;
+    };
+    mean(sum.hessian, one.hessian);
+    mean(sum.mean_square, one.mean_square);
+    mean(sum.mean_abs, one.mean_abs);
+    sum.absmax = sum.absmax.defined() ? at::maximum(sum.absmax, one.absmax) : one.absmax;
+    sum.kurtosis += (one.kurtosis - sum.kurtosis) * share;
+  }
+  return sum;
+}
+
 // ---- Accumulator ----
 
 namespace {

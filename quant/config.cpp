@@ -18,6 +18,18 @@ void Rule::keys(core::Keys& k) {
   k.partial<ActivationConfig>("activation", activation, "keys of quant.activation that differ for their inputs");
 }
 
+void RouterConfig::keys(core::Keys& k) {
+  k.key("bits", bits,
+        "bits of the codes of routers and of the gates of shared experts, other keys as of quant.weight; 16: full "
+        "precision. Rules come after it",
+        {1, WeightConfig::kFullPrecision});
+}
+
+void RouterConfig::check() const {
+  core::require(bits <= 8 || bits == WeightConfig::kFullPrecision,
+                "{} must be 1 to 8, or 16 for full precision, not {}.", where("bits"), bits);
+}
+
 void QuantConfig::keys(core::Keys& k) {
   std::vector<std::string> names{kNone};
   for (const auto& [name, method] : methods) names.push_back(name);
@@ -25,6 +37,7 @@ void QuantConfig::keys(core::Keys& k) {
   for (const auto& [name, method] : methods) k.section(name, *method, method->summary());
   k.section("weight", weight, "the grid of the weights");
   k.section("activation", activation, "the grid of the inputs of linears");
+  k.section("router", router, "what chooses the experts of a token");
   k.list("rules", rules, "exceptions by module, merged key by key; of several that match, the last wins");
 }
 
@@ -61,8 +74,13 @@ bool matches(const std::string& pattern, const core::Slot& slot) {
   return fnmatch(pattern.c_str(), slot.path().c_str(), 0) == 0;
 }
 
+bool decides(const core::Slot& slot) {
+  return slot.role() == core::Role::router || slot.role() == core::Role::shared_expert_gate;
+}
+
 WeightConfig weight_of(const core::Slot& slot, const QuantConfig& config) {
   WeightConfig weight = config.weight;
+  if (decides(slot)) weight.bits = config.router.bits;
   for (size_t i = 0; i < config.rules.size(); ++i) {
     const Rule& rule = config.rules[i];
     if (!matches(rule.match, slot)) continue;
@@ -76,7 +94,7 @@ WeightConfig weight_of(const core::Slot& slot, const QuantConfig& config) {
 }
 
 ActivationConfig activation_of(const core::Slot& slot, const QuantConfig& config) {
-  ActivationConfig activation = config.activation;
+  ActivationConfig activation = decides(slot) ? ActivationConfig{} : config.activation;
   for (size_t i = 0; i < config.rules.size(); ++i) {
     const Rule& rule = config.rules[i];
     if (rule.activation.is_null() || !matches(rule.match, slot)) continue;

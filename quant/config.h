@@ -21,6 +21,15 @@ struct Rule : core::Section {
   void keys(core::Keys& k) override;
 };
 
+// Linears of a mixture of experts that decide and do not compute: the router, and the gate of shared experts. They stay
+// in full precision unless this or a rule says otherwise; their inputs unless a rule does.
+struct RouterConfig : core::Section {
+  int64_t bits = WeightConfig::kFullPrecision;
+
+  void keys(core::Keys& k) override;
+  void check() const override;
+};
+
 struct QuantConfig : core::Section {
   static constexpr const char* kNone = "none";  // leave the model in full precision
 
@@ -28,6 +37,7 @@ struct QuantConfig : core::Section {
   Methods methods = make_methods();  // each with its options
   WeightConfig weight;
   ActivationConfig activation;
+  RouterConfig router;
   std::vector<Rule> rules;
 
   void keys(core::Keys& k) override;

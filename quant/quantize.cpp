@@ -27,7 +27,7 @@ namespace quant {
 // Every field, so that a resumed walk reports finished blocks as if it had quantized them itself.
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(WeightShape, absmax, kurtosis, outlier_columns)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(ModuleReport, path, method, out_features, in_features, bits, groups, weight_error,
-                                   output_error, output_energy, weight, input, seconds, fallback, note)
+                                   output_error, output_energy, tokens, weight, input, seconds, fallback, note)
 
 namespace {
 
@@ -122,6 +122,7 @@ std::vector<Quantize::Group> Quantize::groups_of(core::Block& block) const {
       if ((!a.decoder && !a.input) || std::count(linears.slots.begin(), linears.slots.end(), a.slot) == 0) continue;
       Group& group = by_input[as_text(a.input.get())];
       if (group.targets.empty()) group.name = a.slot->path() + "\n" + as_text(a.input.get());
+      group.pool = linears.pool;
       group.targets.push_back({a.slot, a.decoder, a.input, a.refinement, a.codes_of});
       group.needs = group.needs | a.needs;
     }
@@ -204,10 +205,33 @@ void Quantize::measure(core::BlockContext& context, std::vector<Group>& round) c
   }
   if (taps.empty()) return;
   const core::HiddenStore& inputs = stream(context, *tapped.front());
-  const std::vector<Statistics> measured = collect(context.block, {.step = context.step}, inputs, taps);
+  const core::Pass pass{.step = context.step, .all_experts = calibration_.all_experts};
+  const std::vector<Statistics> measured = collect(context.block, pass, inputs, taps);
   for (size_t i = 0; i < tapped.size(); ++i) {
     tapped[i]->set(measured[i]);
-    if (calibration_.store != nullptr) calibration_.store->keep(tapped[i]->name, tapped[i]->needs, measured[i]);
+    if (calibration_.store != nullptr && measured[i].tokens > 0)
+      calibration_.store->keep(tapped[i]->name, tapped[i]->needs, measured[i]);
+  }
+}
+
+// Linears whose inputs were to be measured, and that hardly any token reached.
+void Quantize::fall_back(std::vector<Group>& round) const {
+  const double least = calibration_.min_token_fraction * static_cast<double>(calibration_.tokens);
+  std::map<std::string, std::vector<Statistics>> pools;
+  for (const Group& group : round) pools[group.pool].push_back(group.targets.front().inputs);
+  for (Group& group : round) {
+    const int64_t tokens = group.targets.front().inputs.tokens;
+    if (!group.needs.any() || (tokens > 0 && static_cast<double>(tokens) >= least)) continue;
+    const Statistics pooled = group.pool.empty() ? Statistics{} : Statistics::pooled(pools.at(group.pool));
+    for (Target& target : group.targets) {
+      const std::string few = fmt::format("{} of {} calibration tokens reached it", tokens, calibration_.tokens);
+      if (calibration_.pool && pooled.tokens > 0) {
+        target.inputs = pooled;
+        target.note = few + ": pooled";
+      } else {
+        target.fallback = few;
+      }
+    }
   }
 }
 
@@ -215,14 +239,22 @@ void Quantize::measure(core::BlockContext& context, std::vector<Group>& round) c
 std::vector<Quantized> Quantize::encoded(core::BlockContext& context, const std::vector<Target>& targets) const {
   std::vector<Target> own;
   for (const Target& target : targets) {
-    if (target.codes_of.empty()) own.push_back(target);
+    if (target.codes_of.empty() && target.fallback.empty()) own.push_back(target);
   }
   std::vector<Quantized> made = own.empty() ? std::vector<Quantized>{} : method_->quantize(context, own);
   std::vector<Quantized> all;
   auto next = made.begin();
   for (const Target& target : targets) {
-    all.push_back(target.codes_of.empty() ? std::move(*next++)
-                                          : Quantized{encoded_of_(target.codes_of), {}, "codes of " + target.codes_of});
+    if (!target.codes_of.empty()) {
+      all.push_back({encoded_of_(target.codes_of), {}, "codes of " + target.codes_of});
+    } else if (!target.fallback.empty()) {
+      all.push_back(named(target.slot->path(), [&]() -> Quantized {
+        return {round_to_nearest(target.slot->linear().weight().to(at::kFloat), *target.decoder, {}), target.fallback};
+      }));
+    } else {
+      all.push_back(std::move(*next++));
+    }
+    if (!target.note.empty()) all.back().note += (all.back().note.empty() ? "" : ", ") + target.note;
   }
   return all;
 }
@@ -239,6 +271,7 @@ void Quantize::block(core::BlockContext& context) {
     const auto start = std::chrono::steady_clock::now();
     calibrate_inputs(context, round);
     measure(context, round);
+    fall_back(round);
     std::vector<Target> targets, in_full_precision;
     for (const Group& group : round) {
       for (const Target& target : group.targets) (target.decoder ? targets : in_full_precision).push_back(target);
@@ -273,6 +306,7 @@ ModuleReport Quantize::report(const Target& target, const Quantized& result, con
                       .weight_error = 0,
                       .output_error = {},
                       .output_energy = {},
+                      .tokens = {},
                       .weight = weight_shape(w),
                       .input = {},
                       .seconds = seconds,
@@ -290,7 +324,10 @@ ModuleReport Quantize::report(const Target& target, const Quantized& result, con
       report.output_error = whole > 0 ? output_energy(wide - approximation.to(at::kFloat), h) / whole : 0.0;
     }
   }
-  if (target.inputs.tokens > 0) report.input = target.inputs.shape();
+  if (target.inputs.tokens > 0) {
+    report.tokens = target.inputs.tokens;
+    report.input = target.inputs.shape();
+  }
   return report;
 }
 

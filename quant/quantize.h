@@ -23,6 +23,7 @@ struct ModuleReport {
   double weight_error;                              // Σ (w − ŵ)² / Σ w²
   std::optional<double> output_error;   // tr(ΔHΔᵀ) / tr(WHWᵀ) with Δ = W − Ŵ; where the Hessian is known
   std::optional<double> output_energy;  // tr(WHWᵀ), likewise
+  std::optional<int64_t> tokens;        // of the calibration text that reached it, where its inputs were measured
   WeightShape weight;
   std::optional<WeightShape> input;  // where statistics of the inputs are known
   double seconds;
@@ -39,6 +40,10 @@ struct Calibration {
 
   bool propagate_error = true;            // as the blocks before, quantized, leave them; false: in full precision
   StatisticsStore* store = nullptr;       // of statistics in full precision; null: nothing is kept
+  bool all_experts = false;               // experts are shown all tokens
+  int64_t tokens = 0;                     // of the text
+  double min_token_fraction = 0;          // of them; linears that see fewer fall back
+  bool pool = false;                      // onto what those of their pool see together, instead of rounding to nearest
   int64_t hessian_bytes = kHessianBytes;  // of Hessians at a time: beyond it fewer groups of linears, but at least one
 };
 
@@ -72,6 +77,7 @@ class Quantize : public core::Stage {
   // Linears with one input.
   struct Group {
     std::string name;  // of its statistics: the first linear, and how inputs are quantized
+    std::string pool;  // as of core::LinearGroup
     std::vector<Target> targets;
     Needs needs;
 
@@ -85,6 +91,7 @@ class Quantize : public core::Stage {
   std::vector<Quantized> encoded(core::BlockContext& context, const std::vector<Target>& targets) const;
   void calibrate_inputs(core::BlockContext& context, std::vector<Group>& round) const;
   void measure(core::BlockContext& context, std::vector<Group>& round) const;
+  void fall_back(std::vector<Group>& round) const;
   const core::HiddenStore& stream(core::BlockContext& context, const Group& first) const;
   const Assignment* assigned(const core::Slot& slot) const;  // null: nothing is done to it
   std::shared_ptr<core::Linear> encode_end(core::Slot& slot, const Assignment& assignment, const std::string& note);

@@ -3,6 +3,8 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <vector>
+
 namespace quant {
 
 // What a method or a decoder asks for.
@@ -38,6 +40,8 @@ struct Statistics {
   WeightShape shape() const;
   Statistics to(at::Device device) const;
   Statistics divided(const at::Tensor& f) const;  // of x / f, except for the kurtosis; f: [I]
+  // Of all their tokens together; the kurtosis is the mean over the tokens. Those without tokens do not count.
+  static Statistics pooled(const std::vector<Statistics>& all);
 };
 
 // Share of columns whose rms exceeds 3 × the median column rms. mean_square: [I].

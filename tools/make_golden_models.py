@@ -1,18 +1,24 @@
 """Writes tests/golden/models: tiny random checkpoints of every variant, and what transformers computes on them in float32.
+Of `deepseek`, which transformers does not have, what Llama with the plain mixture of experts below computes.
 
 Each directory holds config.json, the weights in one file or in shards, and expected.safetensors:
   ids [B, T] int64, block.<i> [B, T, D] (the hidden state after block i), logits [B, T, V], inverse_frequency [C/2] (of the
   rotary embedding, radians per token) and attention_scale [1].
-Weights are rounded to the storage dtype before the model computes with them. Usage: .venv/bin/python tools/make_golden_models.py
+Weights are rounded to the storage dtype before the model computes with them. Usage: .venv/bin/python tools/make_golden_models.py [VARIANT]...
 """
 
+import json
+import math
 import pathlib
 import shutil
+import sys
 
 import torch
 import transformers
 from safetensors.torch import save_file
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import (DeepseekV2Config, DeepseekV2ForCausalLM, LlamaConfig, LlamaForCausalLM, Qwen2Config,
+                          Qwen2ForCausalLM, Qwen2MoeConfig, Qwen2MoeForCausalLM, Qwen3Config, Qwen3ForCausalLM,
+                          Qwen3MoeConfig, Qwen3MoeForCausalLM)
 
 OUT = pathlib.Path(__file__).resolve().parent.parent / "tests" / "golden" / "models"
 VERSION = "4.57.6"  # of transformers: other versions write other configs
@@ -22,6 +28,38 @@ COMMON = dict(hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_att
               vocab_size=48, max_position_embeddings=64, bos_token_id=0, eos_token_id=0, tie_word_embeddings=False)
 YARN = dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=32, beta_fast=4.0, beta_slow=0.5)
 LLAMA3 = dict(rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=16)
+
+DEEPSEEK_YARN = dict(rope_type="yarn", factor=40.0, original_max_position_embeddings=32, beta_fast=4.0, beta_slow=0.5,
+                     mscale=0.707, mscale_all_dim=0.9)
+LATENT = dict(kv_lora_rank=8, qk_nope_head_dim=8, qk_rope_head_dim=4, v_head_dim=6, num_key_value_heads=4,
+              n_routed_experts=6, num_experts_per_tok=3, n_shared_experts=2, moe_intermediate_size=16,
+              first_k_dense_replace=1, routed_scaling_factor=1.5, topk_method="greedy", head_dim=4)
+DEEPSEEK = dict(n_routed_experts=6, num_experts_per_tok=2, n_shared_experts=2, moe_intermediate_size=16,
+                first_k_dense_replace=1, moe_layer_freq=1, norm_topk_prob=False, scoring_func="softmax")
+
+
+class PlainMoe(torch.nn.Module):
+    """DeepSeekMoE (arXiv 2401.06066, equations 3 to 5), one token after the other."""
+
+    def __init__(self, mlp_class, config, keys):
+        super().__init__()
+        self.keys = keys
+        mlp = lambda width: mlp_class(type(config)(**{**config.to_dict(), "intermediate_size": width}))
+        self.gate = torch.nn.Linear(config.hidden_size, keys["n_routed_experts"], bias=False)
+        self.experts = torch.nn.ModuleList(mlp(keys["moe_intermediate_size"]) for _ in range(keys["n_routed_experts"]))
+        self.shared_experts = mlp(keys["moe_intermediate_size"] * keys["n_shared_experts"])
+
+    def forward(self, x):
+        out = self.shared_experts(x)
+        for index in torch.cartesian_prod(*map(torch.arange, x.shape[:2])):
+            token = x[tuple(index)]
+            scores = self.gate(token).softmax(-1)
+            chosen = scores.argsort(descending=True)[:self.keys["num_experts_per_tok"]]
+            total = scores[chosen].sum() if self.keys["norm_topk_prob"] else 1.0
+            for e in chosen:
+                out[tuple(index)] += scores[e] / total * self.experts[e](token)
+        return out
+
 
 # name: (config class, model class, storage dtype, sharded, keys beyond COMMON)
 VARIANTS = {
@@ -37,7 +75,28 @@ VARIANTS = {
                      dict(head_dim=16, rope_theta=500.0, rope_scaling=LLAMA3, tie_word_embeddings=True)),
     "llama_biases": (LlamaConfig, LlamaForCausalLM, torch.float16, False,
                      dict(num_key_value_heads=4, attention_bias=True, mlp_bias=True)),
+    "qwen2_moe": (Qwen2MoeConfig, Qwen2MoeForCausalLM, torch.float16, False,
+                  dict(num_experts=6, num_experts_per_tok=2, moe_intermediate_size=16, shared_expert_intermediate_size=20,
+                       decoder_sparse_step=2)),
+    "qwen3_moe": (Qwen3MoeConfig, Qwen3MoeForCausalLM, torch.bfloat16, True,
+                  dict(head_dim=16, num_experts=8, num_experts_per_tok=3, moe_intermediate_size=16, norm_topk_prob=True,
+                       tie_word_embeddings=True)),
+    "deepseek": (LlamaConfig, LlamaForCausalLM, torch.bfloat16, False, dict(num_key_value_heads=4)),
+    "deepseek_v2": (DeepseekV2Config, DeepseekV2ForCausalLM, torch.float32, False, dict(**LATENT, q_lora_rank=None)),
+    "deepseek_v2_yarn": (DeepseekV2Config, DeepseekV2ForCausalLM, torch.bfloat16, False,
+                         dict(**LATENT, q_lora_rank=12, rope_scaling=DEEPSEEK_YARN, max_position_embeddings=1280)),
 }
+
+
+def adapt(name, model):
+    """What the class of a variant does not do by itself."""
+    if name == "deepseek":
+        for layer in model.model.layers[DEEPSEEK["first_k_dense_replace"]:]:
+            layer.mlp = PlainMoe(type(layer.mlp), model.config, DEEPSEEK)
+    if name == "deepseek_v2_yarn":  # the model's own code has this factor, transformers 4.57 leaves it out
+        m = 0.1 * DEEPSEEK_YARN["mscale_all_dim"] * math.log(DEEPSEEK_YARN["factor"]) + 1.0
+        for layer in model.model.layers:
+            layer.self_attn.scaling *= m * m
 
 
 def fill(model, dtype, seed):
@@ -76,10 +135,15 @@ def write(name, seed):
     directory = OUT / name
     directory.mkdir(parents=True)
     model = model_class(config_class(**{**COMMON, **keys})).float().eval()
+    adapt(name, model)
     fill(model, dtype, seed)
     values = expected(model, seed)
     model.to(dtype).save_pretrained(directory, max_shard_size="16KB" if sharded else "1GB")
     (directory / "generation_config.json").unlink()
+    if name == "deepseek":
+        config = json.loads((directory / "config.json").read_text())
+        config |= DEEPSEEK | {"model_type": "deepseek", "architectures": ["DeepseekForCausalLM"]}
+        (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     save_file(values, directory / "expected.safetensors")
     for file in directory.iterdir():
         file.chmod(0o644)
@@ -91,8 +155,11 @@ def main():
     if transformers.__version__ != VERSION:
         raise SystemExit(f"make_golden_models.py needs transformers {VERSION}, found {transformers.__version__}.")
     torch.set_num_threads(1)
-    shutil.rmtree(OUT, ignore_errors=True)
+    chosen = sys.argv[1:] or list(VARIANTS)
     for seed, name in enumerate(VARIANTS):
+        if name not in chosen:
+            continue
+        shutil.rmtree(OUT / name, ignore_errors=True)
         write(name, seed)
 
 

@@ -39,7 +39,7 @@ at::Tensor causal_mask(int64_t tokens, int64_t past, at::Device device) {
 }  // namespace
 
 at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Pass& pass) {
-  const int64_t batch = q.size(0), tokens = q.size(1), heads = q.size(2), head_width = q.size(3);
+  const int64_t batch = q.size(0), tokens = q.size(1), heads = q.size(2);
 
   // 1. Keys and values of the past, if any, come before those of these tokens.
   auto [all_k, all_v] = pass.given != nullptr   ? std::pair{pass.given->k, pass.given->v}
@@ -59,7 +59,7 @@ at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
       at::scaled_dot_product_attention(q.transpose(1, 2), all_k.transpose(1, 2), all_v.transpose(1, 2), mask,
                                        /*dropout_p=*/0.0, causal, /*scale=*/std::nullopt,
                                        /*enable_gqa=*/heads != all_k.size(2));
-  return mixed.transpose(1, 2).reshape({batch, tokens, heads * head_width});
+  return mixed.transpose(1, 2).reshape({batch, tokens, -1});
 }
 
 }  // namespace core

@@ -40,11 +40,12 @@ struct Pass {
   KvCache* cache = nullptr;
   const KeyValues* given = nullptr;  // of another step: this one attends to them and computes none
   KeyValues* kept = nullptr;         // where this step leaves what it attends to
+  bool all_experts = false;  // every token runs through every expert of a mixture; the outputs are those of the routed
 };
 
-// softmax(q kᵀ / sqrt(C) + causal mask) v. q: [B, T, H, C]; k, v: [B, T, K, C] of the same tokens, K divides H; keys of
-// the pass's cache come before them. Where the pass is given those of another step, k and v are not read. Returns
-// [B, T, H · C].
+// softmax(q kᵀ / sqrt(C) + causal mask) v. q: [B, T, H, C]; k: [B, T, K, C], v: [B, T, K, C'] of the same tokens, K
+// divides H; keys of the pass's cache come before them. Where the pass is given those of another step, k and v are not
+// read. Returns [B, T, H · C'].
 at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Pass& pass);
 
 }  // namespace core

@@ -46,10 +46,6 @@ double pair_with_rotations(double rotations, const Request& request, double cont
          (2 * std::log(request.theta));
 }
 
-double yarn_temperature(double factor, double mscale) {
-  return factor <= 1 ? 1.0 : 0.1 * mscale * std::log(factor) + 1.0;
-}
-
 double yarn_attention_scale(const JsonObject& keys, double factor) {
   if (keys.has("attention_factor")) return keys.number("attention_factor");
   const double mscale = keys.number("mscale", 0), all_dim = keys.number("mscale_all_dim", 0);
@@ -115,6 +111,10 @@ const RopeType& find_type(const JsonObject& scaling) {
 }
 
 }  // namespace
+
+double yarn_temperature(double factor, double mscale) {
+  return factor <= 1 ? 1.0 : 0.1 * mscale * std::log(factor) + 1.0;
+}
 
 Frequencies rope_frequencies(const JsonObject& config, int64_t head_width) {
   require(head_width % 2 == 0, "{}: heads are {} wide, rotary embedding needs an even width. Check head_dim.",

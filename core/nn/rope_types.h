@@ -17,4 +17,7 @@ struct Frequencies {
 // newer files hold both in rope_parameters. Errors: an unknown rope_type by name, missing or impossible numbers.
 Frequencies rope_frequencies(const JsonObject& config, int64_t head_width);
 
+// YaRN's factor for attention over a context stretched by `factor`: 0.1 · mscale · ln(factor) + 1.
+double yarn_temperature(double factor, double mscale);
+
 }  // namespace core

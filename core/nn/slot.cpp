@@ -3,12 +3,14 @@
 #include <ATen/ATen.h>
 
 #include <array>
+#include <cmath>
 
 namespace core {
 
 const char* name_of(Role role) {
-  constexpr std::array kNames{"q_proj",  "k_proj",    "v_proj",  "o_proj",      "gate_proj",
-                              "up_proj", "down_proj", "lm_head", "embed_tokens"};
+  constexpr std::array kNames{"q_proj",    "k_proj",    "v_proj",       "o_proj", "gate_proj",          "up_proj",
+                              "down_proj", "lm_head",   "embed_tokens", "router", "shared_expert_gate", "q_a_proj",
+                              "q_b_proj",  "kv_a_proj", "kv_b_proj"};
   return kNames.at(static_cast<size_t>(role));
 }
 
@@ -68,6 +70,8 @@ std::vector<State> Slot::state() const {
 
 Cost Slot::cost() const {
   Cost cost = linear().cost();
+  cost.macs = std::llround(static_cast<double>(cost.macs) * seen_);
+  cost.bytes_read = std::llround(static_cast<double>(cost.bytes_read) * seen_);
   if (original_ == nullptr) return cost;
   if (!filled()) return cost.running();
   cost.weights = cost.dense_bits = 0;  // the original stands for the weights and stores the bias

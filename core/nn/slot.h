@@ -10,7 +10,28 @@
 namespace core {
 
 // What the linear does in its block; patterns in rules and reports use these names.
-enum class Role { q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, lm_head, embed_tokens };
+enum class Role {
+  q_proj,
+  k_proj,
+  v_proj,
+  o_proj,
+  gate_proj,
+  up_proj,
+  down_proj,
+  lm_head,
+  embed_tokens,
+  router,              // of a mixture of experts: its outputs choose the experts of a token
+  shared_expert_gate,  // its output weighs the shared experts
+  q_a_proj,            // of latent attention (DeepSeek-V2): from D to the latent of the queries,
+  q_b_proj,            // and on to the heads
+  kv_a_proj,           // to the latent of keys and values, and the part of the keys that is rotated
+  kv_b_proj,           // from the latent to keys and values of the heads
+};
+
+// Whether a linear is there for keys and values alone.
+constexpr bool makes_keys(Role role) {
+  return role == Role::k_proj || role == Role::v_proj || role == Role::kv_a_proj || role == Role::kv_b_proj;
+}
 
 const char* name_of(Role role);
 
@@ -33,6 +54,9 @@ class Slot : public torch::nn::Module, public Loadable {
   // Of one that shares: what running costs, and what its own linear stores beside the codes.
   Cost cost() const override;
   void share(const Loadable& original) override;
+  // Of the tokens, which part it sees on average: what one token computes and reads is billed so. An expert's: k / E.
+  double seen() const { return seen_; }
+  void seen(double part) { seen_ = part; }
 
   const std::string& path() const { return path_; }
   Role role() const { return role_; }
@@ -48,6 +72,7 @@ class Slot : public torch::nn::Module, public Loadable {
   bool has_bias_;
   std::shared_ptr<Linear> linear_;
   const Slot* original_ = nullptr;
+  double seen_ = 1;
 };
 
 }  // namespace core

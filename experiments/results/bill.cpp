@@ -35,7 +35,7 @@ void add_replica(Bill& bill, core::Block& replica) {
 
 Bill bill_of(core::Model& model, core::BlockSource& source, int64_t cache_bytes) {
   Bill bill{.all = core::bill_of_ends(model), .covered = {}, .code_hash = {}};
-  int64_t once = model.head().out_features() * model.head().in_features();  // MACs
+  auto once = static_cast<double>(model.head().out_features() * model.head().in_features());  // MACs
   core::Hasher codes;
   const auto add_codes = [&](const core::Slot& slot) {
     if (const auto* linear = dynamic_cast<const quant::QuantizedLinear*>(&slot.linear()))
@@ -45,7 +45,7 @@ Bill bill_of(core::Model& model, core::BlockSource& source, int64_t cache_bytes)
     source.load(model, i);
     bill.all += core::bill_of_block(model, i, cache_bytes);
     for (core::Slot* slot : model.block(i).slots()) {
-      once += slot->out_features() * slot->in_features();
+      once += slot->seen() * static_cast<double>(slot->out_features() * slot->in_features());
       add_covered(bill, *slot);
       add_codes(*slot);
     }
@@ -57,7 +57,7 @@ Bill bill_of(core::Model& model, core::BlockSource& source, int64_t cache_bytes)
   add_codes(model.embedding());
   add_codes(model.head());
   if (bill.all.code_bits > 0) bill.code_hash = codes.hex();
-  bill.mac_multiplier = static_cast<double>(bill.all.macs) / static_cast<double>(once);
+  bill.mac_multiplier = static_cast<double>(bill.all.macs) / once;
   for (const core::Step& step : model.plan()) {
     if (step.kv == core::Step::kOwn)
       bill.kv_bytes += 2 * model.shape().kv_heads * model.shape().head_width * kKvTokens * 2;

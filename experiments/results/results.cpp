@@ -127,17 +127,17 @@ Json results_json(const Findings& f, int64_t bytes_on_disk) {
 
 std::string modules_csv(const std::vector<quant::ModuleReport>& modules) {
   core::CsvTable table({"path", "out_features", "in_features", "method", "bits", "groups", "weight_error",
-                        "output_error", "weight_absmax", "weight_kurtosis", "weight_outlier_columns", "input_absmax",
-                        "input_kurtosis", "input_outlier_columns", "seconds", "fallback", "note"});
+                        "output_error", "tokens", "weight_absmax", "weight_kurtosis", "weight_outlier_columns",
+                        "input_absmax", "input_kurtosis", "input_outlier_columns", "seconds", "fallback", "note"});
   const auto known = [](std::optional<double> value) { return value ? core::csv_cell(*value) : std::string(); };
   for (const quant::ModuleReport& m : modules) {
     const auto input = [&](double quant::WeightShape::*value) {
       return m.input ? core::csv_cell((*m.input).*value) : std::string();
     };
     table.row(m.path, m.out_features, m.in_features, m.method, m.bits, m.groups, m.weight_error, known(m.output_error),
-              m.weight.absmax, m.weight.kurtosis, m.weight.outlier_columns, input(&quant::WeightShape::absmax),
-              input(&quant::WeightShape::kurtosis), input(&quant::WeightShape::outlier_columns), m.seconds, m.fallback,
-              m.note);
+              m.tokens ? std::to_string(*m.tokens) : "", m.weight.absmax, m.weight.kurtosis, m.weight.outlier_columns,
+              input(&quant::WeightShape::absmax), input(&quant::WeightShape::kurtosis),
+              input(&quant::WeightShape::outlier_columns), m.seconds, m.fallback, m.note);
   }
   return table.text();
 }

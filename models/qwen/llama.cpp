@@ -1,75 +1,25 @@
 // Llama 2 and 3 (Touvron 2023, arXiv 2307.09288; Dubey 2024, arXiv 2407.21783) and models of their format.
-#include <ATen/ATen.h>
-
-#include <array>
-
-#include "core/nn/rotary.h"
+#include "models/block.h"
 #include "models/decoder_keys.h"
-#include "models/qwen/block.h"
+#include "models/mlp.h"
 #include "models/qwen/families.h"
 
 namespace models {
 
-namespace {
-
-using core::Pass;
-using core::Shape;
-
-struct Config {
-  Shape shape;
-  int64_t ffn;                                 // F
-  bool attention_bias;                         // of q, k, v and o
-  bool mlp_bias;                               // of gate, up and down
-  std::shared_ptr<const core::Rotary> rotary;  // one for all blocks
-};
-
-Config read_config(const core::JsonObject& json) {
-  const Shape shape = read_shape(json);
-  refuse_sliding_window(json, shape);
-  return {.shape = shape,
-          .ffn = json.positive("intermediate_size"),
-          .attention_bias = json.boolean("attention_bias", false),
-          .mlp_bias = json.boolean("mlp_bias", false),
-          .rotary = std::make_shared<core::Rotary>(core::Rotary::from_config(json, shape.head_width))};
-}
-
-class LlamaAttention : public Attention {
- public:
-  LlamaAttention(const std::string& path, const Config& config)
-      : Attention(path, config.shape, config.attention_bias, config.attention_bias),
-        head_width_(config.shape.head_width),
-        rotary_(config.rotary) {}
-
-  at::Tensor forward(const at::Tensor& x, const Pass& pass) override {
-    const std::array<int64_t, 4> per_head{x.size(0), x.size(1), -1, head_width_};
-    // 1. project, one row per head; rotate each by its position
-    at::Tensor q = q_proj->forward(x).view(per_head);  // [B, T, H, C]
-    q = rotary_->apply(q, pass.position);
-    // 2. likewise keys and values, unless those of another step are attended to
-    at::Tensor k, v;  // [B, T, K, C]
-    if (pass.given == nullptr) {
-      k = k_proj->forward(x).view(per_head);
-      k = rotary_->apply(k, pass.position);
-      v = v_proj->forward(x).view(per_head);
-    }
-    // 3. attend, mix the heads
-    return o_proj->forward(core::attend(q, k, v, pass));  // [B, T, H · C] -> [B, T, D]
-  }
-
- private:
-  int64_t head_width_;
-  std::shared_ptr<const core::Rotary> rotary_;
-};
-
-}  // namespace
-
 std::shared_ptr<core::Model> build_llama(const core::JsonObject& json) {
-  const Config config = read_config(json);
-  return std::make_shared<core::Model>(config.shape, [config](const std::string& path) {
-    return std::make_shared<DecoderBlock>(
-        path, config.shape, std::make_shared<LlamaAttention>(path + ".self_attn", config),
-        std::make_shared<Mlp>(path + ".mlp", config.shape.width, config.ffn, config.mlp_bias));
-  });
+  const core::Shape shape = read_shape(json);
+  refuse_sliding_window(json, shape);
+  const int64_t ffn = json.positive("intermediate_size");
+  const bool attention_bias = json.boolean("attention_bias", false);  // of q, k, v and o
+  const bool mlp_bias = json.boolean("mlp_bias", false);              // of gate, up and down
+  const auto rotary = std::make_shared<core::Rotary>(core::Rotary::from_config(json, shape.head_width));
+  return assemble(
+      shape,
+      [=](const std::string& path) {
+        return std::make_shared<GroupedQueryAttention>(
+            path, shape, rotary, GroupedQueryAttention::Options{.qkv_bias = attention_bias, .o_bias = attention_bias});
+      },
+      [=](const std::string& path, int64_t) { return std::make_shared<Mlp>(path, shape.width, ffn, mlp_bias); });
 }
 
 }  // namespace models

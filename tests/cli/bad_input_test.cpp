@@ -295,7 +295,7 @@ TEST_F(BadInput, OverrideThatIsNone) {
 TEST_F(BadInput, OverrideOfAnUnknownKey) {
   refused(
       "--set quant.bits=3: quant.bits is not a known key. Known keys: method, adaround, awq, gptq, hqq, ldlq, rtn, "
-      "signround, weight, activation, rules.",
+      "signround, weight, activation, router, rules.",
       {"c.yaml", "--set", "quant.bits=3"});
 }
 
@@ -317,7 +317,7 @@ TEST_F(BadInput, UnknownList) {
 TEST_F(BadInput, UnknownHelpKey) {
   refused(
       "--help quant.wieght: quant.wieght is not a known key. Did you mean `weight`? Known keys: method, adaround, "
-      "awq, gptq, hqq, ldlq, rtn, signround, weight, activation, rules.",
+      "awq, gptq, hqq, ldlq, rtn, signround, weight, activation, router, rules.",
       {"--help", "quant.wieght"});
 }
 

@@ -115,7 +115,9 @@ TEST_F(BadModel, TruncatedFile) {
 TEST_F(BadModel, UnknownModelType) {
   program_.own_model();
   program_.edit("\"model_type\": \"qwen3\"", "\"model_type\": \"gpt2\"", "model/config.json");
-  refused("model/config.json: model_type gpt2 is not implemented. Use a model of one of: llama, qwen2, qwen3.");
+  refused(
+      "model/config.json: model_type gpt2 is not implemented. Use a model of one of: llama, qwen2, qwen2_moe, qwen3, "
+      "qwen3_moe, deepseek, deepseek_v2.");
 }
 
 TEST_F(BadModel, UnknownActivation) {

@@ -76,7 +76,7 @@ TEST(Options, ListsPrintWhatThereIs) {
                            "\nscales ",
                            "\nshifted ",
                            "\ntoken_adaptive ",
-                           "families: llama, qwen2, qwen3\n",
+                           "families: llama, qwen2, qwen2_moe, qwen3, qwen3_moe, deepseek, deepseek_v2\n",
                            "\ntiny-qwen3\n",
                            "corpora:\n",
                            "tiny/test\n"}) {

@@ -4,6 +4,7 @@
 #include <ATen/Parallel.h>
 #include <gmock/gmock.h>
 
+#include <cstdlib>
 #include <filesystem>
 #include <functional>
 #include <map>
@@ -151,6 +152,13 @@ class Key : public ::testing::Test {
     const Json again = lab_.row(kDepth), once = lab_.row(fits);
     EXPECT_LT(once["weight_bytes_per_token"], again["weight_bytes_per_token"]);
     EXPECT_EQ(Lab::nll_of(once), Lab::nll_of(again));
+  }
+  // On the mixture of experts of the test data; where that is not there, the key is only read.
+  void experts(const std::string& assignment, Strings given = {}) {
+    if (std::getenv("REFRAIN_DATA") == nullptr) return void(lab_.points({assignment}));
+    given.insert(given.end(), {"model.path=wiki-deepseek-moe", "quant.method=gptq", "calibration.samples=4",
+                               "calibration.seq_len=64"});
+    changes_the_result(assignment, given);
   }
   static Strings measured(const std::string& strategy) {
     return {strategy, "calibration.samples=4", "calibration.seq_len=64"};
@@ -394,6 +402,11 @@ class Key : public ::testing::Test {
          changes_the_result("transform=[{smoothquant: {}}]", at_once_);
          changes_the_result("transform=[{smoothquant: {alpha: 0.8}}]", given);
        }},
+      {"quant.router.bits", [this] { experts("quant.router.bits=2"); }},
+      {"calibration.all_experts", [this] { experts("calibration.all_experts=true"); }},
+      {"calibration.min_token_fraction", [this] { experts("calibration.min_token_fraction=0.3"); }},
+      {"calibration.fallback",
+       [this] { experts("calibration.fallback=pooled", {"calibration.min_token_fraction=0.3"}); }},
       {"quant.weight.bits", [this] { changes_the_result("quant.weight.bits=3"); }},
       {"quant.weight.group_size", [this] { changes_the_result("quant.weight.group_size=32"); }},
       {"quant.weight.symmetry",

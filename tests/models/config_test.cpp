@@ -24,7 +24,31 @@ TEST(Config, OfTheGoldenModelsBuilds) {
 
 TEST(Config, UnknownModelTypeIsRefusedWithTheKnownOnes) {
   EXPECT_EQ(refusal("qwen2", {{"model_type", "mamba"}}),
-            "config.json: model_type mamba is not implemented. Use a model of one of: llama, qwen2, qwen3.");
+            "config.json: model_type mamba is not implemented. Use a model of one of: llama, qwen2, qwen2_moe, qwen3, "
+            "qwen3_moe, deepseek, deepseek_v2.");
+}
+
+TEST(Config, MixturesThatContradictThemselvesAreRefused) {
+  const std::string advice = " Use the config.json of the original model.";
+  EXPECT_EQ(refusal("qwen3_moe", {{"num_experts_per_tok", 9}}),
+            "config.json: num_experts_per_tok is 9, but num_experts is 8." + advice);
+  EXPECT_EQ(refusal("deepseek", {{"num_experts_per_tok", 7}}),
+            "config.json: num_experts_per_tok is 7, but n_routed_experts is 6." + advice);
+  EXPECT_EQ(refusal("deepseek", {{"first_k_dense_replace", -1}}),
+            "config.json: first_k_dense_replace and n_shared_experts are counts." + advice);
+  EXPECT_EQ(refusal("deepseek_v2", {{"num_key_value_heads", 2}}),
+            "config.json: num_key_value_heads is 2, but latent attention makes keys for each of 4 heads." + advice);
+}
+
+TEST(Config, RoutingThatIsNotImplementedIsRefused) {
+  EXPECT_EQ(refusal("deepseek_v2", {{"topk_method", "group_limited_greedy"}}),
+            "config.json: topk_method is \"group_limited_greedy\". Only \"greedy\" is implemented.");
+  EXPECT_EQ(refusal("deepseek", {{"scoring_func", "sigmoid"}}),
+            "config.json: scoring_func is \"sigmoid\". Only \"softmax\" is implemented.");
+  EXPECT_EQ(
+      refusal("deepseek_v2", {{"model_type", "deepseek_v3"}}),
+      "config.json: model_type deepseek_v3 is not implemented. Use a model of one of: llama, qwen2, qwen2_moe, qwen3, "
+      "qwen3_moe, deepseek, deepseek_v2.");
 }
 
 TEST(Config, AnAlreadyQuantizedCheckpointIsRefused) {

@@ -25,13 +25,16 @@ INSTANTIATE_TEST_SUITE_P(Models, Golden, testing::ValuesIn(golden_names()),
                          [](const auto& info) { return info.param; });
 
 TEST(GoldenModels, CoverEveryVariant) {
-  EXPECT_THAT(golden_names(), testing::ElementsAre("llama_biases", "llama_linear", "llama_llama3", "qwen2",
-                                                   "qwen2_yarn", "qwen3_sharded", "qwen3_tied"));
+  EXPECT_THAT(golden_names(), testing::ElementsAre("deepseek", "deepseek_v2", "deepseek_v2_yarn", "llama_biases",
+                                                   "llama_linear", "llama_llama3", "qwen2", "qwen2_moe", "qwen2_yarn",
+                                                   "qwen3_moe", "qwen3_sharded", "qwen3_tied"));
 }
 
 TEST_P(Golden, RotaryFrequenciesAreTransformers) {
   const core::JsonObject config = core::read_hf_config(golden_directory(GetParam()));
-  const core::Rotary rotary = core::Rotary::from_config(config, model_->shape().head_width);
+  const int64_t width =
+      config.integer("qk_rope_head_dim", model_->shape().head_width);  // latent attention rotates a part
+  const core::Rotary rotary = core::Rotary::from_config(config, width);
   EXPECT_LE(difference(rotary.inverse_frequency() / expected("inverse_frequency"), at::ones({1})), 2 * 0x1p-23);
   EXPECT_FLOAT_EQ(rotary.attention_scale(), expected("attention_scale").item<float>());
 }

@@ -53,7 +53,7 @@ TEST_P(Replicas, AGateScalesWhatItsHalfAdds) {
   replica.attention_gate().put(0.5);
   replica.mlp_gate().put(-2);
   const at::Tensor h = x + 0.5 * model_->block(0).attention(x, {});
-  EXPECT_LE(difference(replica.forward(x, {}), h - 2 * model_->block(0).mlp(h)), 1e-6 * magnitude(h));
+  EXPECT_LE(difference(replica.forward(x, {}), h - 2 * model_->block(0).mlp(h, {})), 1e-6 * magnitude(h));
 }
 
 // Gives out what it is told, whatever comes in.

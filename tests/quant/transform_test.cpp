@@ -71,8 +71,10 @@ TEST(Transform, EveryFamilyComputesWhatItDidToOnePartInAHundredThousand) {
       const auto notes = apply(*model, ids, items);
       const at::Tensor error = (model->forward(ids) - before).abs().max() / before.abs().max();
       EXPECT_LT(error.item<double>(), 1e-5);
-      EXPECT_FALSE(at::equal(norm.weight(), gains)) << "nothing was folded";
-      EXPECT_THAT(notes.at(model->slots().front()->path()), HasSubstr(items.front().substr(0, 3)));
+      const std::string& note = notes.at(model->slots().front()->path());
+      EXPECT_THAT(note, HasSubstr(items.front().substr(0, 3)));
+      EXPECT_TRUE(note.starts_with("awq alpha 0,") || !at::equal(norm.weight(), gains))
+          << "nothing was folded: " << note;
     }
   }
 }

@@ -26,7 +26,9 @@ class Block : public core::Block {
         "down", std::make_shared<core::Slot>(path + ".mlp.down_proj", core::Role::down_proj, kWidth, kFfn, false));
   }
   at::Tensor attention(const at::Tensor& x, const core::Pass&) override { return at::zeros_like(x); }
-  at::Tensor mlp(const at::Tensor& h) override { return down_->forward(at::silu(up_->forward(norm_->forward(h)))); }
+  at::Tensor mlp(const at::Tensor& h, const core::Pass&) override {
+    return down_->forward(at::silu(up_->forward(norm_->forward(h))));
+  }
   std::vector<core::LinearGroup> groups() override {
     return {{{up_.get()}, {.norm = norm_.get()}, {}}, {{down_.get()}, {}, {}}};  // silu is in between
   }
@@ -41,7 +43,8 @@ inline std::string layer(int64_t index) { return "model.layers." + std::to_strin
 inline std::shared_ptr<core::Model> skeleton() {
   const core::Shape shape{
       .family = "toy", .layers = kLayers, .width = kWidth, .vocabulary = kVocabulary, .tied = true, .norm_eps = 1e-6};
-  return std::make_shared<core::Model>(shape, [](const std::string& path) { return std::make_shared<Block>(path); });
+  return std::make_shared<core::Model>(shape,
+                                       [](const std::string& path, int64_t) { return std::make_shared<Block>(path); });
 }
 
 // Writes float32 tensors as model.safetensors of a directory.

@@ -1,19 +1,21 @@
-// The feed-forward network that llama, qwen2 and qwen3 share (SwiGLU, Shazeer 2020, arXiv 2002.05202).
+// The dense feed-forward network of all families, and one expert of a mixture (SwiGLU, Shazeer 2020, arXiv 2002.05202).
 #pragma once
 
 #include <memory>
 #include <string>
 
-#include "core/nn/slot.h"
+#include "models/feed_forward.h"
 
 namespace models {
 
-class Mlp : public torch::nn::Module {
+class Mlp : public FeedForward {
  public:
   // path: "model.layers.3.mlp"; width: D; ffn: F.
   Mlp(const std::string& path, int64_t width, int64_t ffn, bool has_bias);
 
-  at::Tensor forward(const at::Tensor& x);  // [B, T, D] -> [B, T, D]
+  at::Tensor forward(const at::Tensor& x, const core::Pass& pass) override;
+  at::Tensor forward(const at::Tensor& x);  // [..., D] -> [..., D]
+  std::vector<core::LinearGroup> groups(core::RmsNorm& norm) override;
 
   core::Slot& gate_proj() { return *gate_proj_; }
   core::Slot& up_proj() { return *up_proj_; }

@@ -1,4 +1,4 @@
-#include "models/qwen/mlp.h"
+#include "models/mlp.h"
 
 #include "core/nn/activation.h"
 
@@ -20,6 +20,17 @@ at::Tensor Mlp::forward(const at::Tensor& x) {
   const at::Tensor gate = gate_proj_->forward(x);            // [B, T, F]
   const at::Tensor up = up_proj_->forward(x);                // [B, T, F]
   return down_proj_->forward(core::silu_product(gate, up));  // [B, T, D]
+}
+
+at::Tensor Mlp::forward(const at::Tensor& x, const core::Pass& /*pass*/) { return forward(x); }
+
+std::vector<core::LinearGroup> Mlp::groups(core::RmsNorm& norm) {
+  return {
+      {.slots = {gate_proj_.get(), up_proj_.get()},
+       .producer = {.norm = &norm},
+       .parent = [this](const at::Tensor& x) { return forward(x); }},
+      {.slots = {down_proj_.get()}, .producer = {.slot = up_proj_.get()}, .parent = {}},
+  };
 }
 
 }  // namespace models

@@ -1,0 +1,63 @@
+#include "models/attention.h"
+
+#include <ATen/ATen.h>
+
+#include <array>
+
+namespace models {
+
+using core::LinearGroup;
+using core::Pass;
+using core::RmsNorm;
+using core::Role;
+using core::Shape;
+using core::Slot;
+
+GroupedQueryAttention::GroupedQueryAttention(const std::string& path, const Shape& shape,
+                                             std::shared_ptr<const core::Rotary> rotary, Options options)
+    : heads_per_kv_(shape.heads / shape.kv_heads), head_width_(shape.head_width), rotary_(std::move(rotary)) {
+  const int64_t queries = shape.heads * shape.head_width, keys = shape.kv_heads * shape.head_width;
+  const auto slot = [&](const char* name, Role role, int64_t outputs, int64_t inputs, bool has_bias) {
+    return register_module(name, std::make_shared<Slot>(path + "." + name, role, outputs, inputs, has_bias));
+  };
+  q_proj_ = slot("q_proj", Role::q_proj, queries, shape.width, options.qkv_bias);
+  k_proj_ = slot("k_proj", Role::k_proj, keys, shape.width, options.qkv_bias);
+  v_proj_ = slot("v_proj", Role::v_proj, keys, shape.width, options.qkv_bias);
+  o_proj_ = slot("o_proj", Role::o_proj, shape.width, queries, options.o_bias);
+  if (!options.head_norms) return;
+  const auto norm = [&](const char* name) {
+    return register_module(name, std::make_shared<RmsNorm>(path + "." + name, head_width_, shape.norm_eps));
+  };
+  q_norm_ = norm("q_norm");
+  k_norm_ = norm("k_norm");
+}
+
+at::Tensor GroupedQueryAttention::rotated(Slot& projection, RmsNorm* norm, const at::Tensor& x,
+                                          const Pass& pass) const {
+  at::Tensor heads = projection.forward(x).view({x.size(0), x.size(1), -1, head_width_});
+  if (norm != nullptr) heads = norm->forward(heads);
+  return rotary_->apply(heads, pass.position);
+}
+
+at::Tensor GroupedQueryAttention::forward(const at::Tensor& x, const Pass& pass) {
+  const at::Tensor q = rotated(*q_proj_, q_norm_.get(), x, pass);  // [B, T, H, C]
+  at::Tensor k, v;  // [B, T, K, C]; not made where those of another step are attended to
+  if (pass.given == nullptr) {
+    k = rotated(*k_proj_, k_norm_.get(), x, pass);
+    v = v_proj_->forward(x).view({x.size(0), x.size(1), -1, head_width_});
+  }
+  return o_proj_->forward(core::attend(q, k, v, pass));  // [B, T, H · C] -> [B, T, D]
+}
+
+std::vector<LinearGroup> GroupedQueryAttention::groups(RmsNorm& norm) {
+  return {
+      {.slots = {q_proj_.get(), k_proj_.get(), v_proj_.get()},
+       .producer = {.norm = &norm},
+       .parent = [this](const at::Tensor& x) { return forward(x, Pass{}); }},
+      {.slots = {o_proj_.get()},
+       .producer = {.slot = v_proj_.get(), .heads_per_kv = heads_per_kv_, .head_width = head_width_},
+       .parent = {}},
+  };
+}
+
+}  // namespace models

@@ -1,0 +1,46 @@
+// What the families put before the feed-forward network of a block.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/model.h"
+#include "core/nn/rotary.h"
+
+namespace models {
+
+class Attention : public torch::nn::Module {
+ public:
+  virtual at::Tensor forward(const at::Tensor& x, const core::Pass& pass) = 0;  // [B, T, D] -> [B, T, D]
+  // norm: whose output it reads.
+  virtual std::vector<core::LinearGroup> groups(core::RmsNorm& norm) = 0;
+};
+
+// Grouped-query attention (Ainslie 2023, arXiv 2305.13245) with rotated queries and keys.
+class GroupedQueryAttention : public Attention {
+ public:
+  struct Options {
+    bool qkv_bias = false, o_bias = false;
+    bool head_norms = false;  // queries and keys are normalized per head before they are rotated
+  };
+  // path: "model.layers.3.self_attn"; rotary: one for all blocks.
+  GroupedQueryAttention(const std::string& path, const core::Shape& shape, std::shared_ptr<const core::Rotary> rotary,
+                        Options options);
+
+  at::Tensor forward(const at::Tensor& x, const core::Pass& pass) override;
+  std::vector<core::LinearGroup> groups(core::RmsNorm& norm) override;
+
+ private:
+  // A projection per head [B, T, H or K, C], normalized and rotated.
+  at::Tensor rotated(core::Slot& projection, core::RmsNorm* norm, const at::Tensor& x, const core::Pass& pass) const;
+
+  int64_t heads_per_kv_, head_width_;
+  std::shared_ptr<const core::Rotary> rotary_;
+  std::shared_ptr<core::Slot> q_proj_;              // [H · C, D]
+  std::shared_ptr<core::Slot> k_proj_, v_proj_;     // [K · C, D]
+  std::shared_ptr<core::Slot> o_proj_;              // [D, H · C]
+  std::shared_ptr<core::RmsNorm> q_norm_, k_norm_;  // [C]; null: none
+};
+
+}  // namespace models
