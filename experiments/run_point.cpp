@@ -162,12 +162,13 @@ replication::Own own_of_replicas(const Spec& spec) {
   return {.parameters = trains, .norms = trains && spec.qat.kinds().contains(core::Kind::norm)};
 }
 
-// Writes `checkpoint`; blocks that an interrupted run has finished are not done again.
-// calibration: the text on which inputs are measured; null: nothing is measured.
 struct QuantizedBlocks {
   std::vector<quant::ModuleReport> modules;
   std::vector<TrainingPart> training;  // of blocks
 };
+
+// Writes `checkpoint`; blocks that an interrupted run has finished are not done again.
+// calibration: the text on which inputs are measured; null: nothing is measured.
 QuantizedBlocks quantize(const Spec& spec, Inputs& inputs, const ModelFiles& files, const std::string& directory,
                          const std::string& checkpoint, const core::Windows* calibration) {
   const core::Weights weights = weights_of(spec, files);
