@@ -15,6 +15,10 @@ void ResidentSource::load(Model& model, int64_t block) {
   core::load(model.block(block), weights_);
 }
 
+void load_blocks(Model& model, BlockSource& source) {
+  for (int64_t i = 0; i < model.shape().layers; ++i) source.load(model, i);
+}
+
 void unload_block(Model& model, int64_t block, const Weights& weights) {
   for (Block* replica : model.replicas(block)) unload(*replica);
   unload(model.block(block), weights);

@@ -25,6 +25,9 @@ class BlockSource {
   virtual void load_finished(Model&, int64_t) {}
 };
 
+// Loads all blocks, for a model that decodes token by token: the source must keep them.
+void load_blocks(Model& model, BlockSource& source);
+
 // Drops a block and what its replicas hold of their own; the file's pages go back to the system.
 void unload_block(Model& model, int64_t block, const Weights& weights);
 
