@@ -51,7 +51,7 @@ Program::Program() {
 }
 
 pid_t Program::start(const Strings& arguments) {
-  Strings words{REFRAIN_PROGRAM};
+  Strings words{program_};
   words.insert(words.end(), arguments.begin(), arguments.end());
   const pid_t pid = ::fork();
   if (pid == 0) {

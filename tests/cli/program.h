@@ -31,6 +31,8 @@ class Program {
   std::string errors_of(pid_t pid) const { return core::slurp(file(printed(".stderr", pid))); }
   // From now on no file that it writes grows beyond this.
   void limit_file_size(int64_t bytes) { file_size_ = bytes; }
+  // From now on `generate` is started instead.
+  void be_generate() { program_ = REFRAIN_GENERATE; }
 
   std::string file(const std::string& name) const { return scratch_.file(name); }
   void put(const std::string& name, const std::string& content) const { scratch_.put(name, content); }
@@ -45,6 +47,7 @@ class Program {
   static std::string printed(const std::string& stream, pid_t pid) { return stream + "." + std::to_string(pid); }
 
   core::Scratch scratch_;
+  std::string program_ = REFRAIN_PROGRAM;
   int64_t file_size_ = 0;  // 0: no limit
 };
 

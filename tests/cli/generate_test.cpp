@@ -1,0 +1,96 @@
+// The program that prints text: from the full-precision model and from our checkpoints, repeatable, and its mistakes.
+#include <gmock/gmock.h>
+
+#include <filesystem>
+
+#include "core/text/utf8.h"
+#include "tests/cli/program.h"
+
+namespace cli {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::MatchesRegex;
+
+class Generate : public ::testing::Test {
+ protected:
+  Generate() { program_.be_generate(); }
+
+  // What is printed behind the prompt.
+  std::string text(const Strings& more, const std::string& model = "tiny-qwen3", const std::string& tokens = "24") {
+    Strings arguments{model, "--prompt", kPrompt, "--tokens", tokens};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    const Finished finished = program_.run(arguments);
+    EXPECT_EQ(finished.code, 0) << finished.err;
+    EXPECT_THAT(finished.err, MatchesRegex("prompt: [0-9]+ tokens, [0-9.]+ tokens/s; text: [0-9]+ tokens, [0-9.]+ "
+                                           "tokens/s; [0-9]+ threads\n"));
+    EXPECT_TRUE(finished.out.starts_with(kPrompt) && finished.out.ends_with("\n")) << finished.out;
+    EXPECT_EQ(core::first_invalid_utf8(finished.out), std::nullopt);
+    return finished.out.substr(kPrompt.size());
+  }
+  void refused(const Strings& arguments, const std::string& message) {
+    const Finished finished = program_.run(arguments);
+    EXPECT_EQ(finished.code, 2);
+    EXPECT_EQ(finished.err, message + "\n");
+    EXPECT_EQ(finished.out, "");
+  }
+
+  const std::string kPrompt = "Frieda Abbot likes onion soup best. She is often seen";
+  Program program_;
+};
+
+TEST_F(Generate, GoesOnAsTheSeedSays) {
+  const std::string one = text({"--seed", "1"});
+  EXPECT_GT(one.size(), 20u);
+  EXPECT_EQ(text({"--seed", "1"}), one);
+  EXPECT_NE(text({"--seed", "2", "--temperature", "2"}), text({"--seed", "3", "--temperature", "2"}));
+}
+
+TEST_F(Generate, WithoutTemperatureTheSeedDoesNotMatter) {
+  const std::string greedy = text({"--temperature", "0"});
+  EXPECT_EQ(text({"--temperature", "0", "--seed", "9"}), greedy);
+  EXPECT_EQ(text({"--top-p", "0.000001", "--seed", "9"}), greedy) << "only the likeliest token is left";
+  EXPECT_THAT(greedy, HasSubstr(" with a ")) << "the model knows its world by heart";
+}
+
+TEST_F(Generate, FewerTokensAreTheBeginning) {
+  const std::string long_text = text({"--temperature", "0"}),
+                    short_text = text({"--temperature", "0"}, "tiny-qwen3", "5");
+  EXPECT_LT(short_text.size(), long_text.size());
+  EXPECT_TRUE(long_text.starts_with(short_text.substr(0, short_text.size() - 1))) << short_text;
+}
+
+TEST_F(Generate, ReadsQuantizedCheckpoints) {
+  Program maker;
+  maker.edit("bits: 4", "bits: 8");
+  ASSERT_EQ(maker.run({"c.yaml"}).code, 0);
+  std::string checkpoint;
+  for (const std::string& path : maker.everything()) {
+    if (path.ends_with("/checkpoint")) checkpoint = maker.file(path);
+  }
+  EXPECT_EQ(text({"--temperature", "0"}, checkpoint), text({"--temperature", "0"})) << "8 bits change nothing";
+}
+
+TEST_F(Generate, ThreadsAreSettable) {
+  const Finished one = program_.run({"tiny-qwen3", "--prompt", "a", "--tokens", "1", "--threads", "1"});
+  EXPECT_THAT(one.err, HasSubstr("; 1 threads\n"));
+}
+
+TEST_F(Generate, RefusesWhatItCannotDo) {
+  refused({"tiny-qwen3", "--prompt", "a", "--tokens", "2048"},
+          "--prompt and --tokens: 2049 tokens are more than the context of the model, which holds 2048. Shorten the "
+          "prompt or ask for fewer.");
+  refused({"tiny-qwen3", "--prompt", ""},
+          "--prompt: the prompt is empty. Give the text that the model is to continue.");
+  refused({"tiny-qwen3"}, "--prompt is required. Try --help.");
+  refused({"tiny-qwen3", "--prompt", "a", "--temperature", "-1"},
+          "--temperature: Value -1 not in range 0.000000 to 100.000000. Try --help.");
+  refused({"tiny-qwen3", "--prompt", "a", "--dtype", "float16", "--device", "cpu"},
+          "dtype: float16 products are about 40 times slower than float32 on a CPU. Use float32 or bfloat16.");
+  const Finished unknown = program_.run({"tiny-qwen4", "--prompt", "a"});
+  EXPECT_EQ(unknown.code, 2);
+  EXPECT_THAT(unknown.err, HasSubstr("tiny-qwen3"));
+}
+
+}  // namespace
+}  // namespace cli
