@@ -10,7 +10,8 @@ namespace experiments {
 
 namespace {
 
-constexpr const char *kScores = "scores.json", *kStates = "final_states";  // files of a cache entry
+// Files of cache entries.
+constexpr const char *kScores = "scores.json", *kStates = "final_states", *kWritten = "written.json";
 
 // The full-precision model, made when the first measurement is not in the cache.
 struct FullPrecision {
@@ -57,6 +58,33 @@ std::shared_ptr<const FinalStates> open_states(core::CacheEntry entry, const Fin
   return {held, &held->states};
 }
 
+core::CacheKey key_of(const Spec& spec, const std::string& model_hash, const Prompts& prompts) {
+  return cache_key(spec, {.stage = "generation",
+                          .version = kGenerationVersion,
+                          .keys = {},
+                          .inputs = {{"model", model_hash},
+                                     {"tokens", prompts.token_hash},
+                                     {"prompt_tokens", std::to_string(prompts.length)},
+                                     {"new_tokens", std::to_string(spec.measure.generation.new_tokens)}}});
+}
+
+// What the full-precision model writes; false: it was in the cache.
+bool write_on(const Spec& spec, Inputs& inputs, const ModelFiles& files, const Prompts& prompts,
+              std::optional<FullPrecision>& full, Continuations& written) {
+  core::CacheEntry entry = inputs.cache().open(key_of(spec, inputs.model_hash(files), prompts));
+  written.new_tokens = spec.measure.generation.new_tokens;
+  if (entry.complete()) {
+    written.ids = nlohmann::json::parse(entry.read(kWritten)).get<std::vector<int32_t>>();
+    return false;
+  }
+  if (!full) full.emplace(spec, files);
+  core::load_blocks(*full->model, *full->source);
+  written = continuations(*full->model, prompts, written.new_tokens);
+  entry.write(kWritten, nlohmann::json(written.ids).dump());
+  entry.commit();
+  return true;
+}
+
 }  // namespace
 
 Baseline baseline(const Spec& spec, Inputs& inputs) {
@@ -86,6 +114,9 @@ Baseline baseline(const Spec& spec, Inputs& inputs) {
       result.cached = false;
     }
     result.states.push_back(spec.measure.kl ? open_states(std::move(entry), shape) : nullptr);
+  }
+  if (const Prompts* prompts = inputs.prompts(files, spec, model)) {
+    if (write_on(spec, inputs, files, *prompts, full, result.written.emplace())) result.cached = false;
   }
   return result;
 }

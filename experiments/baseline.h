@@ -4,6 +4,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "experiments/inputs.h"
@@ -16,6 +17,7 @@ inline constexpr int kBaselineVersion = 2;  // bumped by hand when the numbers c
 struct Baseline {
   std::vector<Perplexity> perplexity;                      // in the order of measure.perplexity
   std::vector<std::shared_ptr<const FinalStates>> states;  // of each; null unless measure.kl
+  std::optional<Continuations> written;                    // of measure.generation, if that is asked for
   bool cached = true;                                      // nothing had to be computed
 };
 

@@ -72,6 +72,16 @@ const TrainingText* Inputs::training(const ModelFiles& files, const Spec& spec, 
               .first->second;
 }
 
+const Prompts* Inputs::prompts(const ModelFiles& files, const Spec& spec, const core::Shape& shape) {
+  if (!spec.measure.writes()) return nullptr;
+  const GenerationConfig& config = spec.measure.generation;
+  const std::string key = fmt::format("{} {} {} {} {}", files.directory, config.corpus, config.prompts,
+                                      config.prompt_tokens, config.new_tokens);
+  if (const auto found = prompts_.find(key); found != prompts_.end()) return &found->second;
+  const std::vector<int32_t>& ids = tokens(core::find_corpus(config.corpus), *files.tokenizer);
+  return &prompts_.emplace(key, make_prompts(config, ids, *files.tokenizer, shape)).first->second;
+}
+
 const core::Windows& Inputs::windows(const ModelFiles& files, const PerplexityConfig& config,
                                      const core::Shape& shape) {
   core::require(config.length() <= shape.context, "{} is {}, longer than the context of {} ({} tokens). Lower it.",
@@ -156,6 +166,22 @@ exports::Residency residency_of(const Spec& spec, const core::Weights& weights) 
                                                                  : exports::Residency::resident;
 }
 
+namespace {
+
+// Token by token, a block that is not in memory would be read again for each.
+void check_decoding(const Spec& spec, Inputs& inputs, const ModelFiles& files, const core::Shape& shape) {
+  if (spec.measure.times()) spec.measure.latency.check_context(shape);
+  inputs.prompts(files, spec, shape);
+  const bool decodes = spec.measure.times() || spec.measure.writes();
+  const char* key = spec.measure.times() ? "latency" : "generation";
+  core::require(!decodes || residency_of(spec, weights_of(spec, files)) == exports::Residency::resident,
+                "{}: tokens are generated with all weights in memory, and this model is streamed. Set model.residency: "
+                "resident, or leave {} out.",
+                spec.measure.where(key), key);
+}
+
+}  // namespace
+
 void check_point(const Spec& spec, Inputs& inputs) {
   device_of(spec);  // refuses one that is not there
   const ModelFiles& files = inputs.model(spec.model.path);
@@ -169,6 +195,7 @@ void check_point(const Spec& spec, Inputs& inputs) {
                 files.directory);
   inputs.calibration(files, spec, *model);
   for (const PerplexityConfig& config : spec.measure.perplexity) inputs.windows(files, config, model->shape());
+  check_decoding(spec, inputs, files, model->shape());
   if (!quantizes) return follow_plan(spec, *model);
   const std::vector<quant::Assignment> assigned = assignments(spec, *model);
   if (!spec.qat.selected()) return;

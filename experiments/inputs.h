@@ -46,6 +46,9 @@ class Inputs {
   // The text on which the quantizer looks at inputs; null when neither its method nor its grids ask for that.
   const core::Windows* calibration(const ModelFiles& files, const Spec& spec, core::Model& model);
 
+  // The prompts of measure.generation; null when it is not measured.
+  const Prompts* prompts(const ModelFiles& files, const Spec& spec, const core::Shape& shape);
+
   // The text that parameters are trained on; null when none are.
   const TrainingText* training(const ModelFiles& files, const Spec& spec, const core::Shape& shape);
 
@@ -65,6 +68,7 @@ class Inputs {
   std::vector<core::CacheKey> new_tokens_;              // not yet in the cache
   std::map<std::string, core::Windows> windows_;        // by all that they depend on
   std::map<std::string, TrainingText> training_;        // likewise
+  std::map<std::string, Prompts> prompts_;              // likewise
   int64_t texts_tokenized_ = 0;
 };
 

@@ -17,6 +17,7 @@
 #include "core/text/corpus.h"
 #include "experiments/check_expect.h"
 #include "experiments/compare.h"
+#include "experiments/results/latency_table.h"
 #include "experiments/results/table.h"
 #include "experiments/runner.h"
 #include "experiments/sensitivity.h"
@@ -171,6 +172,8 @@ int run(const Options& options) {
     spdlog::set_level(first.quiet ? spdlog::level::warn : spdlog::level::info);
     const experiments::Outcome outcome = experiments::run_points(points, inputs, options.force);
     fmt::print("\n{}\n", experiments::make_table(outcome.rows).text());
+    if (const auto speed = experiments::latency_table(outcome.rows); !speed.rows.empty())
+      fmt::print("{}\n", speed.text());
     if (!outcome.controls.rows.empty()) fmt::print("{}\n", outcome.controls.text());
     for (const auto& row : outcome.rows) {
       if (row.contains("id")) fmt::print("{}/{}/{}\n", first.out, first.name, row["id"].get<std::string>());

@@ -265,6 +265,24 @@ void weigh(const Spec& spec, Inputs& inputs, const ModelFiles& files, Findings& 
   });
 }
 
+// What is measured by generating tokens.
+void decode(const Spec& spec, Inputs& inputs, const ModelFiles& files, Working& work, Findings& findings) {
+  if (const Prompts* prompts = inputs.prompts(files, spec, work.model->shape())) {
+    findings.prompts = *prompts;
+    staged(findings.stages, "generation", kGenerationVersion, [&] {
+      core::load_blocks(*work.model, *work.source);
+      findings.written = continuations(*work.model, *prompts, spec.measure.generation.new_tokens);
+      return false;
+    });
+  }
+  if (!spec.measure.times()) return;
+  staged(findings.stages, "latency", kLatencyVersion, [&] {
+    core::load_blocks(*work.model, *work.source);
+    findings.latency = measure_latency(*work.model, spec.measure.latency, static_cast<uint64_t>(spec.seed));
+    return false;
+  });
+}
+
 Findings compute(const Point& point, const std::string& directory, Inputs& inputs, const ModelFiles& files) {
   const Spec& spec = point.spec;
   Findings findings{.id = run_id(spec, inputs),
@@ -281,6 +299,7 @@ Findings compute(const Point& point, const std::string& directory, Inputs& input
     staged(findings.stages, "baseline", kBaselineVersion, [&] {
       Baseline full = baseline(spec, inputs);
       findings.baseline = std::move(full.perplexity);
+      findings.written_by_full = std::move(full.written);
       states = std::move(full.states);
       return full.cached;
     });
@@ -319,6 +338,8 @@ Findings compute(const Point& point, const std::string& directory, Inputs& input
     staged(findings.stages, "measure", kMeasureVersion,
            [&] { return findings.quantized = measure(spec, inputs, files, work, states), false; });
   }
+  decode(spec, inputs, files, work, findings);
+  findings.file_bytes = exports::bytes_on_disk(fs::exists(checkpoint) ? checkpoint : files.directory);
   return findings;
 }
 
@@ -332,6 +353,7 @@ std::string run_id(const Spec& spec, Inputs& inputs) {
   for (const PerplexityConfig& config : spec.measure.perplexity)
     hasher.update(inputs.windows(files, config, model->shape()).token_hash);
   if (const core::Windows* text = inputs.calibration(files, spec, *model)) hasher.update(text->token_hash);
+  if (const Prompts* prompts = inputs.prompts(files, spec, model->shape())) hasher.update(prompts->token_hash);
   if (const TrainingText* text = inputs.training(files, spec, model->shape())) hasher.update(text->token_hash());
   return hasher.hex().substr(0, 16);
 }

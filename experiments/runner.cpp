@@ -11,6 +11,7 @@
 #include "core/io/file_lock.h"
 #include "core/io/files.h"
 #include "experiments/results/control_table.h"
+#include "experiments/results/latency_table.h"
 #include "experiments/stages.h"
 #include "replication/mix.h"
 
@@ -102,6 +103,10 @@ class Sweep {
     const Table table = make_table(rows);
     core::write_atomically(folder + "/summary.csv", table.csv());
     core::write_atomically(folder + "/summary.md", table.markdown());
+    const Table speed = latency_table(rows);
+    if (speed.rows.empty()) return;
+    core::write_atomically(folder + "/latency.csv", speed.csv());
+    core::write_atomically(folder + "/latency.md", speed.markdown());
   }
 
   // Replicas against their controls, once all are there.

@@ -22,8 +22,9 @@ struct Outcome {
 void check_points(const std::vector<Point>& points, Inputs& inputs);
 
 // force: run finished points again. Writes <out>/<name>/summary.{csv,md} and appends to <out>/index.csv after each
-// point, and with controls controls.{csv,md} at the end. A single point's error is thrown; in a sweep it is recorded,
-// and only a place that takes nothing more ends it. An interrupt is thrown. Finished points are kept in any case.
+// point (with measure.latency also latency.{csv,md}), and with controls controls.{csv,md} at the end. A single point's
+// error is thrown; in a sweep it is recorded, and only a place that takes nothing more ends it. An interrupt is thrown.
+// Finished points are kept in any case.
 Outcome run_points(const std::vector<Point>& points, Inputs& inputs, bool force);
 
 }  // namespace experiments

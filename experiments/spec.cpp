@@ -26,6 +26,15 @@ void MeasureConfig::keys(core::Keys& k) {
   k.key("kl", kl,
         "measure KL divergence and top-1 agreement against the full-precision model, whose final hidden states stay on "
         "disk for it");
+  k.section("generation", generation, "what the model writes, beside the full-precision model; nothing unless given")
+      .only_if_given();
+  k.section("latency", latency, "how fast it reads and writes, one sequence at a time; nothing unless given")
+      .only_if_given();
+}
+
+void MeasureConfig::check() const {
+  core::require(!writes() || !generation.corpus.empty(), "{}: corpus is missing. Name a text, e.g. tiny/test.",
+                where("generation"));
 }
 
 void MachineConfig::keys(core::Keys& k) {

@@ -8,6 +8,8 @@
 #include "core/config/keys.h"
 #include "experiments/calibration.h"
 #include "experiments/expect.h"
+#include "experiments/measure/generation.h"
+#include "experiments/measure/latency.h"
 #include "experiments/measure/perplexity.h"
 #include "quant/config.h"
 #include "quant/qat/config.h"
@@ -29,8 +31,14 @@ struct MeasureConfig : core::Section {
   std::vector<PerplexityConfig> perplexity;
   int64_t batch_tokens = 1024;
   bool kl = true;
+  GenerationConfig generation;
+  LatencyConfig latency;
 
   void keys(core::Keys& k) override;
+  void check() const override;
+
+  bool writes() const { return given("generation"); }  // `generation` is measured
+  bool times() const { return given("latency"); }      // `latency` is measured
 };
 
 struct MachineConfig : core::Section {

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "experiments/measure/generation.h"
+#include "experiments/measure/latency.h"
 #include "experiments/sensitivity.h"
 #include "experiments/training.h"
 #include "quant/quantize.h"
@@ -14,7 +16,8 @@ const std::vector<std::pair<std::string, int>>& stage_versions() {
   static const std::vector<std::pair<std::string, int>> versions{
       {"baseline", kBaselineVersion},          {"load", 1},
       {"quantize", quant::Quantize::kVersion}, {"qat", kTrainingVersion},
-      {"single", kSensitivityVersion},         {"measure", kMeasureVersion}};
+      {"single", kSensitivityVersion},         {"measure", kMeasureVersion},
+      {"generation", kGenerationVersion},      {"latency", kLatencyVersion}};
   return versions;
 }
 

@@ -32,10 +32,67 @@ Json perplexity_json(const Perplexity& p) {
   return json;
 }
 
+Json or_null(const std::optional<double>& value) { return value ? Json(*value) : Json(nullptr); }
+
+// full: null where there is nothing to compare with.
+Json generation_json(const Prompts& prompts, const Continuations& written, const Continuations* full) {
+  Json json = {{"corpus", prompts.corpus},         {"prompts", prompts.count},
+               {"prompt_tokens", prompts.length},  {"new_tokens", written.new_tokens},
+               {"token_hash", prompts.token_hash}, {"repeated_4grams", written.repeated_4grams()}};
+  if (full == nullptr) return json;
+  const Likeness like = likeness(*full, written);
+  json["same_tokens"] = like.same_tokens;
+  json["agreement"] = like.mean_agreement();
+  json["agreement_by_position"] = like.agreement;
+  return json;
+}
+
+Json latency_json(const Findings& f) {
+  const Latency& latency = *f.latency;
+  Json contexts = Json::array();
+  for (const LatencyAt& at : latency.at) {
+    const double rate = at.tokens_per_s.mean * static_cast<double>(f.bill.all.bytes_read);
+    contexts.push_back({{"context", at.context},
+                        {"ttft_ms", at.ttft_ms.mean},
+                        {"ttft_ms_sd", at.ttft_ms.sd},
+                        {"prompt_tokens_per_s", at.prompt_tokens_per_s.mean},
+                        {"prompt_tokens_per_s_sd", at.prompt_tokens_per_s.sd},
+                        {"tokens_per_s", at.tokens_per_s.mean},
+                        {"tokens_per_s_sd", at.tokens_per_s.sd},
+                        {"bandwidth_fraction", rate / latency.read_bandwidth}});
+  }
+  const double at_16_bits = 2.0 * static_cast<double>(f.bill.all.weights);
+  return {{"contexts", std::move(contexts)},
+          {"generate", f.spec->measure.latency.generate},
+          {"repetitions", f.spec->measure.latency.repetitions},
+          {"weight_bytes_per_token", f.bill.all.bytes_read},
+          {"read_bandwidth", latency.read_bandwidth},
+          {"peak_rss_bytes", latency.peak_rss_bytes},
+          {"file_bytes", f.file_bytes},
+          {"compression", at_16_bits / static_cast<double>(f.file_bytes)},
+          {"load_average", latency.load_average},
+          {"busy_cores_of_others", or_null(latency.others)}};
+}
+
 Json measured_json(const std::vector<Perplexity>& measurements) {
   Json list = Json::array();
   for (const Perplexity& p : measurements) list.push_back(perplexity_json(p));
   return {{"perplexity", std::move(list)}};
+}
+
+Json baseline_json(const Findings& f) {
+  if (!f.baseline) return nullptr;
+  Json json = measured_json(*f.baseline);
+  if (f.written_by_full) json["generation"] = generation_json(*f.prompts, *f.written_by_full, nullptr);
+  return json;
+}
+
+Json quantized_json(const Findings& f) {
+  Json json = measured_json(f.quantized);
+  if (f.written)
+    json["generation"] = generation_json(*f.prompts, *f.written, f.written_by_full ? &*f.written_by_full : nullptr);
+  if (f.latency) json["latency"] = latency_json(f);
+  return json;
 }
 
 double ratio(int64_t bits, int64_t weights) { return static_cast<double>(bits) / static_cast<double>(weights); }
@@ -60,8 +117,6 @@ Json machine_json(const Spec& spec) {
       {"cpu", core::cpu_name()},         {"memory_bytes", core::memory_bytes()},   {"system", core::system_name()},
       {"device", device_of(spec).str()}, {"dtype", c10::toString(dtype_of(spec))}, {"threads", at::get_num_threads()}};
 }
-
-Json or_null(const std::optional<double>& value) { return value ? Json(*value) : Json(nullptr); }
 
 // null: every code is used once.
 Json replication_json(const replication::ReplicationConfig& config, const std::optional<Efficiency>& efficiency) {
@@ -112,8 +167,8 @@ Json results_json(const Findings& f, int64_t bytes_on_disk) {
             {"calibration_tokens", f.calibration_tokens.empty() ? Json(nullptr) : Json(f.calibration_tokens)},
             {"training_tokens", f.training_tokens.empty() ? Json(nullptr) : Json(f.training_tokens)},
             {"codes", f.bill.code_hash ? Json(*f.bill.code_hash) : Json(nullptr)}}},
-          {"baseline", f.baseline ? measured_json(*f.baseline) : Json(nullptr)},
-          {"quantized", measured_json(f.quantized)},
+          {"baseline", baseline_json(f)},
+          {"quantized", quantized_json(f)},
           {"bits", bits_json(f.bill, bytes_on_disk)},
           {"macs_per_token", f.bill.all.macs},
           {"mac_multiplier", f.bill.mac_multiplier},

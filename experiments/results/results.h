@@ -10,6 +10,7 @@
 #include "core/model.h"
 #include "experiments/baseline.h"
 #include "experiments/efficiency.h"
+#include "experiments/measure/latency.h"
 #include "experiments/results/bill.h"
 #include "experiments/training.h"
 #include "quant/quantize.h"
@@ -36,6 +37,10 @@ struct Findings {
   std::string calibration_tokens = {};                   // their hash; empty: nothing was calibrated
   std::optional<std::vector<Perplexity>> baseline = {};  // none for a model without full precision: our own checkpoints
   std::vector<Perplexity> quantized = {};
+  std::optional<Prompts> prompts = {};  // of measure.generation, if that was asked for
+  std::optional<Continuations> written_by_full = {}, written = {};
+  std::optional<Latency> latency = {};
+  int64_t file_bytes = 0;  // of the tensor files of the model that was measured
   std::vector<StageRecord> stages = {};
   std::vector<quant::ModuleReport> modules = {};
   std::optional<Efficiency> efficiency = {};  // of replication

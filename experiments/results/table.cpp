@@ -16,7 +16,8 @@ namespace {
 
 constexpr const char* kMissing = "–";
 
-// Every swept key of any run, in the order of appearance.
+}  // namespace
+
 Cells swept_keys(const std::vector<Json>& results) {
   Cells keys;
   for (const Json& run : results) {
@@ -27,7 +28,6 @@ Cells swept_keys(const std::vector<Json>& results) {
   return keys;
 }
 
-// "quant.weight.bits" -> "bits", unless two keys end alike.
 Cells short_names(const Cells& keys) {
   const auto last = [](const std::string& key) { return key.substr(key.rfind('.') + 1); };
   Cells names;
@@ -38,6 +38,16 @@ Cells short_names(const Cells& keys) {
   }
   return names;
 }
+
+Cells swept_cells(const Json& run, const Cells& keys) {
+  if (keys.empty()) return {"quantized"};
+  Cells cells;
+  for (const std::string& key : keys)
+    cells.push_back(run["swept"].contains(key) ? run["swept"][key].get<std::string>() : "");
+  return cells;
+}
+
+namespace {
 
 std::string number(const Json& value, int digits) {
   return value.is_null() ? kMissing : fmt::format("{:.{}f}", value.get<double>(), digits);
@@ -118,20 +128,13 @@ Cells failed_row(const Json& run, Cells row, size_t columns) {
   return row;
 }
 
-Cells swept_cells(const Json& run, const Cells& keys) {
-  Cells cells;
-  for (const std::string& key : keys)
-    cells.push_back(run["swept"].contains(key) ? run["swept"][key].get<std::string>() : "");
-  return cells;
-}
-
 // What is swept in the full-precision model too, i.e. all but the variables of quantization.
 Cells full_precision_cells(const Json& run, const Cells& keys) {
+  if (keys.empty()) return {"full precision"};
   Cells cells = swept_cells(run, keys);
   for (size_t i = 0; i < keys.size(); ++i) {
     if (!keys[i].starts_with("model") && !keys[i].starts_with("measure")) cells[i].clear();
   }
-  if (cells.empty()) return {"full precision"};
   cells[0] += cells[0].empty() ? "full precision" : " full precision";
   return cells;
 }
@@ -160,6 +163,44 @@ Cells bought_cells(const Json& run) {
   return {number(bought.value("eta", Json()), 2), number(bought.value("gain_bits", Json()), 3)};
 }
 
+// What is measured by generating tokens: its columns, and a run's cells, of what is measured in `quantized` or
+// `baseline`.
+struct Generated {
+  bool text, speed;  // measured in any run
+
+  explicit Generated(const std::vector<Json>& results)
+      : text(any(results, "generation")), speed(any(results, "latency")) {}
+
+  Cells columns() const {
+    Cells names;
+    if (text) append(names, {"same tokens", "agree", "repeated"});
+    if (speed) append(names, {"tokens/s"});
+    return names;
+  }
+  Cells cells(const Json& measured) const {
+    Cells cells;
+    const auto percent = [](const Json& share) {
+      return share.is_null() ? kMissing : fmt::format("{:.1f} %", 100 * share.get<double>());
+    };
+    if (text) {
+      const Json written = measured.value("generation", Json::object());
+      append(cells, {number(written.value("same_tokens", Json()), 1), percent(written.value("agreement", Json())),
+                     percent(written.value("repeated_4grams", Json()))});
+    }
+    if (speed) {
+      const bool known = measured.contains("latency");
+      append(cells, {known ? number(measured["latency"]["contexts"][0]["tokens_per_s"], 1) : kMissing});
+    }
+    return cells;
+  }
+
+ private:
+  static bool any(const std::vector<Json>& results, const char* what) {
+    return std::any_of(results.begin(), results.end(),
+                       [&](const Json& run) { return finished(run) && run["quantized"].contains(what); });
+  }
+};
+
 // One row of a table before its measurements: a full-precision model, a run, or the reason why there is none.
 struct Line {
   const Json* run;
@@ -169,11 +210,12 @@ struct Line {
 };
 
 // Every full-precision model stands before its first run.
-std::vector<Line> lines_of(const std::vector<Json>& results, const Cells& keys, bool replicated) {
+std::vector<Line> lines_of(const std::vector<Json>& results, const Cells& keys, bool replicated,
+                           const Generated& generated) {
   std::vector<Line> lines;
   std::vector<Json> baselines;  // that have their line
   for (const Json& run : results) {
-    Cells swept = keys.empty() ? Cells{"quantized"} : swept_cells(run, keys);
+    Cells swept = swept_cells(run, keys);
     if (!finished(run)) {
       lines.push_back({&run, nullptr, std::move(swept), ""});
       continue;
@@ -182,11 +224,13 @@ std::vector<Line> lines_of(const std::vector<Json>& results, const Cells& keys, 
         !full.is_null() && std::find(baselines.begin(), baselines.end(), full) == baselines.end()) {
       Line& line = lines.emplace_back(&run, &full, full_precision_cells(run, keys), kMissing);
       line.first.resize(line.first.size() + (replicated ? 4 : 2), kMissing);
+      append(line.first, generated.cells(full));
       baselines.push_back(full);
     }
     swept.push_back(number(run["bits"]["with_parameters"], 4));
     swept.push_back(number(run["bits"].value("at_4096", Json()), 4));
     if (replicated) append(swept, bought_cells(run));
+    append(swept, generated.cells(run["quantized"]));
     lines.push_back({&run, &run["quantized"], std::move(swept), fmt::format("{:.1f}", total_seconds(run))});
   }
   return lines;
@@ -204,10 +248,12 @@ Table make_table(const std::vector<Json>& runs) {
   append(table.columns, {"bits/weight", "at 4096²"});
   const bool replicated = knows_eta(results);
   if (replicated) append(table.columns, {"eta", "gain, bits"});
+  const Generated generated(results);
+  append(table.columns, generated.columns());
   if (below) append(table.columns, {"measured on"});
   for (const std::string& name : below ? Cells{""} : measurements) append(table.columns, figure_names(name, kl));
   if (!below) table.columns.push_back("seconds");
-  const std::vector<Line> lines = lines_of(results, keys, replicated);
+  const std::vector<Line> lines = lines_of(results, keys, replicated, generated);
   const auto add = [&](const Line& line, const Cells& shown) {
     if (line.measured == nullptr) return table.rows.push_back(failed_row(*line.run, line.first, table.columns.size()));
     Cells row = line.first;

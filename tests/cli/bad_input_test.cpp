@@ -66,6 +66,23 @@ TEST_F(BadInput, GroupSizeThatDoesNotDivide) {
       "model.layers.0.self_attn.q_proj: group_size 48 does not divide 128 input features. Choose a divisor, or -1.");
 }
 
+TEST_F(BadInput, ContextThatTheModelDoesNotHold) {
+  refused_after("measure:\n", "measure:\n  latency: {contexts: [64, 2000]}\n",
+                "c.yaml:5: measure.latency.contexts: 2064 tokens are more than the context of the model, which holds "
+                "2048. Shorten the prompt or ask for fewer.");
+}
+
+TEST_F(BadInput, PromptsThatTheTextDoesNotHold) {
+  const std::string generation = "measure:\n  generation: {corpus: text.txt, prompts: 1000, new_tokens: 4}\n";
+  program_.edit("measure:\n", generation);
+  const Finished finished = program_.run({"c.yaml"});
+  EXPECT_EQ(finished.code, 2);
+  EXPECT_THAT(finished.err, MatchesRegex("c.yaml:5: measure.generation.corpus: text.txt has [0-9]+ tokens, fewer than "
+                                         "prompts x prompt_tokens = 1000 x 64. Lower them or name a longer text.\n"));
+  refused_after(generation, "measure:\n  generation: {prompts: 1000}\n",
+                "c.yaml:5: measure.generation: corpus is missing. Name a text, e.g. tiny/test.");
+}
+
 TEST_F(BadInput, StrategyWithoutCodes) {
   program_.edit("quant: {method: rtn", "replication: {strategy: parity_sign}\nquant: {method: rtn");
   refused_after("method: rtn", "method: none",

@@ -472,6 +472,13 @@ class Key : public ::testing::Test {
       {"measure.perplexity[].windows", [this] { changes_the_result("measure.perplexity[0].windows=2"); }},
       {"measure.batch_tokens", [this] { batch_tokens(); }},
       {"measure.kl", [this] { kl(); }},
+      {"measure.generation.corpus", [this] { generation_corpus(); }},
+      {"measure.generation.prompts", [this] { generation("measure.generation.prompts=6"); }},
+      {"measure.generation.prompt_tokens", [this] { generation("measure.generation.prompt_tokens=24"); }},
+      {"measure.generation.new_tokens", [this] { generation("measure.generation.new_tokens=12"); }},
+      {"measure.latency.contexts", [this] { latency("contexts", "[4, 8]", "/contexts/1"); }},
+      {"measure.latency.generate", [this] { latency("generate", "3", "/generate"); }},
+      {"measure.latency.repetitions", [this] { latency("repetitions", "3", "/repetitions"); }},
       {"machine.cache_bytes", [this] { cache_bytes(); }},
       {"checkpoint", [this] { checkpoint(); }},
       {"sweep.grid", [this] { EXPECT_EQ(lab_.run({"sweep.grid={quant.weight.bits: [2, 3]}"}).rows.size(), 2u); }},
@@ -591,6 +598,33 @@ class Key : public ::testing::Test {
     core::write_atomically(model + "/tokenizer_config.json",
                            R"({"bos_token": "<|endoftext|>", "add_bos_token": true})");
     EXPECT_EQ(lab_.row(here)["quantized"]["perplexity"][0]["bos"], "once");
+  }
+  // Both models write; other prompts, another text.
+  void generation(const std::string& assignment) {
+    const Strings given = written();
+    Strings changed = given;
+    changed.push_back(assignment);
+    const Json before = lab_.row(given), after = lab_.row(changed);
+    EXPECT_NE(after["id"], before["id"]);
+    EXPECT_NE(after["quantized"]["generation"], before["quantized"]["generation"]);
+    EXPECT_EQ(Lab::nll_of(after), Lab::nll_of(before));
+  }
+  Strings written() const {
+    return {"measure.generation={corpus: " + lab_.file("text.txt") + ", prompts: 4, prompt_tokens: 16, new_tokens: 8}"};
+  }
+  void generation_corpus() {
+    const std::string other = lab_.put("other.txt", std::string(60, 'x') + core::slurp(lab_.file("text.txt")));
+    generation("measure.generation.corpus=" + other);
+  }
+  // Times differ from run to run; what was timed does not.
+  void latency(const std::string& key, const std::string& value, const std::string& field) {
+    const Strings given{"measure.latency={contexts: [4], generate: 2, repetitions: 2}"};
+    Strings changed = given;
+    changed.push_back("measure.latency." + key + "=" + value);
+    const Json before = lab_.row(given)["quantized"]["latency"], after = lab_.row(changed)["quantized"]["latency"];
+    const Json::json_pointer where(field);
+    EXPECT_NE(after[where], before[where]);
+    EXPECT_NE(lab_.id(changed), lab_.id(given));
   }
   // Batches change the order of float32 sums at most: the result is another run, with the same number.
   void batch_tokens() {

@@ -79,6 +79,16 @@ TEST(Results, EveryFieldAndColumnIsDocumented) {
   for (const Json& group : {row["machine"], row["quantized"]["perplexity"][0], row["stages"][0]}) {
     for (const std::string& name : names_of(group)) documented(name + "`");
   }
+  const Json decoded = lab.row({"measure.latency={contexts: [4], generate: 2, repetitions: 2}",
+                                "measure.generation={corpus: " + lab.file("text.txt") +
+                                    ", prompts: 2, prompt_tokens: 8, new_tokens: 4}"})["quantized"];
+  for (const std::string& name : names_of(decoded["generation"])) documented(name + "`");
+  for (const std::string& name : names_of(decoded["latency"])) {
+    if (name != "contexts") documented(name + "`");
+  }
+  for (const std::string& name : names_of(decoded["latency"]["contexts"][0])) {
+    documented((name.ends_with("_sd") ? "" : "contexts[].") + (name.ends_with("_sd") ? "ttft_ms_sd" : name) + "`");
+  }
   for (const char* table : {"/windows.csv", "/modules.csv"}) {
     const std::string text = core::slurp(lab.directory(row) + table);
     const auto cells = core::parse_csv(text, table);

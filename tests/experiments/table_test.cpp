@@ -3,6 +3,8 @@
 
 #include <gmock/gmock.h>
 
+#include "experiments/results/latency_table.h"
+
 namespace experiments {
 namespace {
 
@@ -36,6 +38,41 @@ TEST(Table, OfAModelWithoutFullPrecisionShowsNoChange) {
   const Table table = make_table({finished(Json::object(), {}, {measurement("a", 10)})});
   ASSERT_EQ(table.rows.size(), 1u);
   EXPECT_THAT(table.rows[0], ElementsAre("quantized", "2.2812", "2.2500", "10.0000", "0.2500", "–", "2.2"));
+}
+
+TEST(Table, ShowsWhatIsWrittenAndHowFast) {
+  Json run = finished({{"quant.weight.bits", "2"}}, {measurement("a", 8)}, {measurement("a", 10)});
+  run["baseline"]["generation"] = {{"repeated_4grams", 0.05}};
+  run["quantized"]["generation"] = {{"same_tokens", 12.25}, {"agreement", 0.5}, {"repeated_4grams", 0.4}};
+  const Json at{{"context", 64},
+                {"ttft_ms", 1.234},
+                {"ttft_ms_sd", 0.1},
+                {"prompt_tokens_per_s", 5000.0},
+                {"prompt_tokens_per_s_sd", 40.0},
+                {"tokens_per_s", 123.45},
+                {"tokens_per_s_sd", 2.0},
+                {"bandwidth_fraction", 0.25}};
+  run["quantized"]["latency"] = {{"contexts", {at}},
+                                 {"weight_bytes_per_token", 2500000},
+                                 {"peak_rss_bytes", 400000000},
+                                 {"file_bytes", 3000000},
+                                 {"compression", 7.125}};
+  const Json other = finished({{"quant.weight.bits", "3"}}, {measurement("a", 8)}, {measurement("a", 9)});
+  const Table table = make_table({run, other});
+  EXPECT_THAT(table.columns, ElementsAre("bits", "bits/weight", "at 4096²", "same tokens", "agree", "repeated",
+                                         "tokens/s", "ppl a (gptq 64)", "±", "change", "seconds"));
+  EXPECT_THAT(table.rows.at(0),
+              ElementsAre("full precision", "–", "–", "–", "–", "5.0 %", "–", "8.0000", "0.2500", "+0.00 %", "–"));
+  EXPECT_THAT(table.rows.at(1), ElementsAre("2", "2.2812", "2.2500", "12.2", "50.0 %", "40.0 %", "123.5", "10.0000",
+                                            "0.2500", "+25.00 %", "2.2"));
+  EXPECT_THAT(table.rows.at(3),
+              ElementsAre("3", "2.2812", "2.2500", "–", "–", "–", "–", "9.0000", "0.2500", "+12.50 %", "2.2"));
+  const Table speed = latency_table({run, other});
+  EXPECT_THAT(speed.columns, ElementsAre("bits", "bits/weight", "context", "TTFT ms", "prompt tokens/s", "tokens/s",
+                                         "MB/token", "of bandwidth", "peak MB", "file MB", "compression"));
+  ASSERT_EQ(speed.rows.size(), 1u);
+  EXPECT_THAT(speed.rows[0], ElementsAre("2", "2.2812", "64", "1.23 ± 0.10", "5000 ± 40", "123.5 ± 2.0", "2.5",
+                                         "25.0 %", "400.0", "3.0", "7.12"));
 }
 
 TEST(Table, KeysThatEndAlikeKeepTheirFullNames) {

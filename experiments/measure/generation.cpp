@@ -1,0 +1,91 @@
+#include "experiments/measure/generation.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <array>
+#include <numeric>
+#include <set>
+
+#include "core/context.h"
+#include "core/error.h"
+#include "core/text/windows.h"
+
+namespace experiments {
+
+void GenerationConfig::keys(core::Keys& k) {
+  k.key("corpus", corpus, "registered name of the text that the prompts are from (--list corpora), or a path to one");
+  k.key("prompts", prompts, "how many, spread evenly over the text", {1, 1 << 20});
+  k.key("prompt_tokens", prompt_tokens, "tokens of a prompt", {1, 1 << 20});
+  k.key("new_tokens", new_tokens, "tokens that continue it", {1, 1 << 20});
+}
+
+Prompts make_prompts(const GenerationConfig& config, const std::vector<int32_t>& ids, const core::Tokenizer& tokenizer,
+                     const core::Shape& shape) {
+  core::require_context(shape, config.prompt_tokens + config.new_tokens, config.where("new_tokens"));
+  const auto tokens = static_cast<int64_t>(ids.size());
+  core::require(tokens >= config.prompts * config.prompt_tokens,
+                "{}: {} has {} tokens, fewer than prompts x prompt_tokens = {} x {}. Lower them or name a longer text.",
+                config.where("corpus"), config.corpus, tokens, config.prompts, config.prompt_tokens);
+  Prompts prompts{
+      .corpus = config.corpus, .count = config.prompts, .length = config.prompt_tokens, .ids = {}, .token_hash = {}};
+  const int64_t windows = tokens / config.prompt_tokens;
+  for (int64_t n = 0; n < config.prompts; ++n) {
+    const auto first = ids.begin() + n * windows / config.prompts * config.prompt_tokens;
+    prompts.ids.insert(prompts.ids.end(), first, first + config.prompt_tokens);
+    if (tokenizer.adds_bos() && tokenizer.bos_id()) *(prompts.ids.end() - config.prompt_tokens) = *tokenizer.bos_id();
+  }
+  const int32_t largest = *std::max_element(prompts.ids.begin(), prompts.ids.end());
+  core::require(largest < shape.vocabulary,
+                "{}: a token has the id {}, but the model's embedding has {} rows. Use the tokenizer that belongs to "
+                "the model.",
+                config.corpus, largest, shape.vocabulary);
+  prompts.token_hash = core::token_hash(prompts.ids);
+  return prompts;
+}
+
+double Continuations::repeated_4grams() const {
+  int64_t all = 0, repeated = 0;
+  for (auto row = ids.begin(); row != ids.end(); row += new_tokens) {
+    std::set<std::array<int32_t, 4>> seen;
+    for (int64_t t = 0; t + 4 <= new_tokens; ++t, ++all)
+      repeated += seen.insert({row[t], row[t + 1], row[t + 2], row[t + 3]}).second ? 0 : 1;
+  }
+  return all == 0 ? 0.0 : static_cast<double>(repeated) / static_cast<double>(all);
+}
+
+Continuations continuations(core::Model& model, const Prompts& prompts, int64_t new_tokens) {
+  constexpr int64_t kTogether = 64;  // prompts; fixed, because the bits of a product follow the shape of its batch
+  const c10::InferenceMode inference;
+  Continuations all{.new_tokens = new_tokens, .ids = {}};
+  const at::Tensor ids =
+      at::from_blob(const_cast<int32_t*>(prompts.ids.data()), {prompts.count, prompts.length}, at::kInt).to(at::kLong);
+  for (int64_t first = 0; first < prompts.count; first += kTogether) {
+    core::Context context(model, prompts.length + new_tokens);
+    const at::Tensor batch = ids.slice(0, first, first + kTogether);
+    const at::Tensor made = core::continue_greedily(context, batch, new_tokens).to(at::kInt).contiguous();
+    const auto* data = made.const_data_ptr<int32_t>();
+    all.ids.insert(all.ids.end(), data, data + made.numel());
+  }
+  return all;
+}
+
+double Likeness::mean_agreement() const {
+  return std::accumulate(agreement.begin(), agreement.end(), 0.0) / static_cast<double>(agreement.size());
+}
+
+Likeness likeness(const Continuations& full, const Continuations& other) {
+  TORCH_CHECK(full.new_tokens == other.new_tokens && full.ids.size() == other.ids.size(), "continuations of ",
+              full.ids.size(), " and ", other.ids.size(), " tokens");
+  const int64_t M = full.new_tokens, N = static_cast<int64_t>(full.ids.size()) / M;
+  Likeness likeness{.same_tokens = 0, .agreement = std::vector<double>(M, 0.0)};
+  for (int64_t n = 0; n < N; ++n) {
+    const int32_t *a = full.ids.data() + n * M, *b = other.ids.data() + n * M;
+    likeness.same_tokens += static_cast<double>(std::mismatch(a, a + M, b).first - a);
+    for (int64_t t = 0; t < M; ++t) likeness.agreement[t] += a[t] == b[t] ? 1.0 / static_cast<double>(N) : 0.0;
+  }
+  likeness.same_tokens /= static_cast<double>(N);
+  return likeness;
+}
+
+}  // namespace experiments

@@ -1,0 +1,66 @@
+// What a model writes, beside what the full-precision model writes: likelihood can look fine while generation is broken
+// (seen with rotations at 2 bits, arXiv 2603.04162). Prompts from a corpus are continued greedily.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "core/config/keys.h"
+#include "core/model.h"
+#include "core/text/tokenizer.h"
+
+namespace experiments {
+
+inline constexpr int kGenerationVersion = 1;  // bumped by hand when the numbers change
+
+struct GenerationConfig : core::Section {
+  std::string corpus;
+  int64_t prompts = 64;
+  int64_t prompt_tokens = 64;
+  int64_t new_tokens = 64;
+
+  void keys(core::Keys& k) override;
+};
+
+// Prompts of equal length from a text. Axes: N prompts, T = prompt_tokens.
+struct Prompts {
+  std::string corpus;        // name
+  int64_t count = 0;         // N
+  int64_t length = 0;        // T
+  std::vector<int32_t> ids;  // [N, T]
+  std::string token_hash;    // of ids
+};
+
+// Spread evenly over the text whose ids are given; if the tokenizer says that texts begin with BOS, every prompt does.
+// UserError: the text is too short, the context of the model does not hold prompt and continuation.
+Prompts make_prompts(const GenerationConfig& config, const std::vector<int32_t>& ids, const core::Tokenizer& tokenizer,
+                     const core::Shape& shape);
+
+// Continuations: [N, M] token ids, row-major, M = new_tokens.
+struct Continuations {
+  int64_t new_tokens = 0;
+  std::vector<int32_t> ids;
+
+  double repeated_4grams() const;  // share of runs of 4 tokens that their continuation has had before; 0 for M < 4
+};
+
+// The model continues all prompts greedily, also behind an end-of-text token: all continuations are equally long. Its
+// blocks must be loaded.
+Continuations continuations(core::Model& model, const Prompts& prompts, int64_t new_tokens);
+
+// One model's continuations beside those of the full-precision model.
+struct Likeness {
+  double same_tokens;             // before the first one that differs, mean over the prompts; M when none differs
+  std::vector<double> agreement;  // [M] share of prompts whose token at this place is the same
+
+  double mean_agreement() const;
+};
+Likeness likeness(const Continuations& full, const Continuations& other);
+
+// The whole measurement of one model.
+struct Generation {
+  Prompts prompts;
+  Continuations written;
+};
+
+}  // namespace experiments
