@@ -7,9 +7,9 @@
 #include <torch/optim/adamw.h>
 #include <unistd.h>
 
-#include <filesystem>
 #include <fstream>
 
+#include "bench/norms.h"
 #include "core/io/hf_config.h"
 #include "core/machine.h"
 #include "models/registry.h"
@@ -30,26 +30,6 @@ int64_t resident_bytes() {
   return resident * ::sysconf(_SC_PAGESIZE);
 }
 
-// All norms of a block become 1.
-void load_norms(core::Block& block) {
-  std::vector<core::TensorToWrite> tensors;
-  std::vector<at::Tensor> held;
-  std::vector<core::RmsNorm*> norms;
-  for (const auto& module : block.modules(/*include_self=*/false)) {
-    auto* norm = dynamic_cast<core::RmsNorm*>(module.get());
-    if (norm == nullptr) continue;
-    norms.push_back(norm);
-    held.push_back(at::ones({norm->path().ends_with("layernorm") ? kWidth : 128}));
-    tensors.push_back(
-        {norm->path() + ".weight", core::DType::F32, held.back().sizes().vec(), held.back().const_data_ptr()});
-  }
-  const std::string file = (std::filesystem::temp_directory_path() / "refrain_bench_norms.safetensors").string();
-  core::write_safetensors(file, tensors);
-  const core::Weights weights(std::make_shared<core::Checkpoint>(core::Checkpoint::open(file)), at::kFloat, at::kCPU);
-  for (core::RmsNorm* norm : norms) norm->load(weights);
-  std::filesystem::remove(file);
-}
-
 struct Case {
   std::shared_ptr<core::Model> model = models::build(core::JsonObject::parse(kModel, "bench"));
   core::Block& block = model->block(0);
@@ -67,7 +47,7 @@ struct Case {
       slot->put(std::make_shared<quant::QuantizedLinear>(decoder, decoder->encode(w, decoder->fit(w, {})), at::Tensor(),
                                                          0, at::kFloat));
     }
-    load_norms(block);
+    bench::load_norms(block, kWidth, 128);
     const std::set<core::Kind> kinds{core::Kind::scale, core::Kind::zero_point};
     training = std::make_unique<quant::Training>(std::vector<torch::nn::Module*>{&block}, kinds, quant::Remake());
     std::vector<at::Tensor> leaves;
