@@ -2,11 +2,11 @@
 
 #include <ATen/ATen.h>
 
-#include <map>
 #include <optional>
 
 #include "core/batches.h"
 #include "core/interrupt.h"
+#include "core/plan_stream.h"
 
 namespace core {
 
@@ -25,42 +25,6 @@ void unload_block(Model& model, int64_t block, const Weights& weights) {
 }
 
 namespace {
-
-// Keys and values of one step, of all batches, for later steps.
-struct KeptKeys {
-  HiddenStore k, v;
-};
-
-// The quantized stream, and what its steps leave for later ones.
-class QuantizedStream {
- public:
-  QuantizedStream(Model& model, HiddenStore& hidden) : model_(model), hidden_(hidden) {}
-
-  void advance(int64_t step) {
-    const Plan& plan = model_.plan();
-    if (hidden_.batches() == 0) return;
-    const auto given = kept_.find(plan[step].kv);
-    KeptKeys* kept = nullptr;
-    if (last_reader(plan, step) > step)
-      kept =
-          &kept_.emplace(step, KeptKeys{HiddenStore(hidden_.batches()), HiddenStore(hidden_.batches())}).first->second;
-    for_each_batch(hidden_.batches(), hidden_.get(0).numel(), [&](int64_t i) {
-      KeyValues in, out;
-      if (given != kept_.end()) in = {given->second.k.get(i), given->second.v.get(i)};
-      const Pass pass{.step = step, .given = in.k.defined() ? &in : nullptr, .kept = kept != nullptr ? &out : nullptr};
-      hidden_.put(i, model_.run(plan[step], hidden_.get(i), pass));
-      if (kept == nullptr) return;
-      kept->k.put(i, out.k);
-      kept->v.put(i, out.v);
-    });
-    if (given != kept_.end() && last_reader(plan, given->first) == step) kept_.erase(given);
-  }
-
- private:
-  Model& model_;
-  HiddenStore& hidden_;
-  std::map<int64_t, KeptKeys> kept_;
-};
 
 // The outputs of the full-precision block, of every batch.
 HiddenStore advanced(Block& block, int64_t step, const HiddenStore& hidden) {
@@ -88,7 +52,7 @@ void walk(Model& model, BlockSource& source, const std::vector<Stage*>& stages, 
           const std::function<void(int64_t, int64_t)>& on_step) {
   for (Stage* stage : stages) stage->begin(model);
   std::set<int64_t> visited;
-  std::optional<QuantizedStream> quantized;
+  std::optional<PlanStream> quantized;
   if (streams.quantized != nullptr) quantized.emplace(model, *streams.quantized);
   const auto steps = static_cast<int64_t>(model.plan().size());
   for (int64_t step = 0; step < steps; ++step) {

@@ -1,7 +1,14 @@
 #include "experiments/assignments.h"
 
-#include <algorithm>
+#include <ATen/ATen.h>
 
+#include <algorithm>
+#include <map>
+
+#include "core/error.h"
+#include "core/plan_stream.h"
+#include "experiments/inputs.h"
+#include "quant/apply_transforms.h"
 #include "replication/mix.h"
 
 namespace experiments {
@@ -19,7 +26,29 @@ const quant::Decoder& last_decoder(const quant::Assignment& a) {
   return replication::last_decoder({a.decoder, a.refinement});
 }
 
-int64_t stored_bits(const quant::Assignment& a) { return replication::stored_bits(last_decoder(a), shape_of(*a.slot)); }
+// Whether integer zero points are floats when the run is done.
+bool floats_zeros(const Spec& spec) { return spec.qat.selected() && spec.qat.kinds().contains(core::Kind::zero_point); }
+
+// Bits of everything that decodes a linear's codes in the end, and of the codes unless they are another's.
+int64_t parameter_bits(const Spec& spec, const quant::Assignment& a) {
+  const quant::Decoder& decoder = last_decoder(a);
+  const auto [O, I] = shape_of(*a.slot);
+  const quant::Parameters layout = decoder.layout(O, I);
+  const bool floated = floats_zeros(spec) && std::any_of(layout.begin(), layout.end(), [](const quant::Parameter& p) {
+                         return p.kind == core::Kind::zero_codes;
+                       });
+  if (!floated) return quant::parameter_bits(layout);
+  quant::WeightConfig trained = decoder.config();
+  trained.zero_point = "float";
+  const auto remade =
+      replication::restored_decoder(trained, decoder.replication(), decoder.place(), {O, I}, a.slot->path());
+  return quant::parameter_bits(remade->layout(O, I));
+}
+
+int64_t stored_bits(const Spec& spec, const quant::Assignment& a) {
+  const int64_t codes = a.codes_of.empty() ? last_decoder(a).code_bits() * weights_of(*a.slot) : 0;
+  return codes + parameter_bits(spec, a);
+}
 
 // A linear of a block that has codes; embedding and head are nobody's replica.
 bool is_coded(const quant::Assignment& a) {
@@ -31,13 +60,63 @@ bool codes_alike(const quant::Decoder& a, const quant::Decoder& b) {
   return a.name() == b.name() && core::to_node(of_a) == core::to_node(of_b) && a.replication() == b.replication();
 }
 
-// What is known before a selection: what the strategy would add to every linear.
-replication::Evidence with_bits(replication::Evidence evidence, const Assigned& single, const Assigned& replicated) {
+// Of a block's norms, as they are stored when they have been trained.
+int64_t norm_bits(const Spec& spec, core::Model& model, core::Block& block) {
+  std::map<const core::RmsNorm*, int64_t> widths;
+  for (const auto& module : block.modules(/*include_self=*/false)) {
+    if (const auto* norm = dynamic_cast<const core::RmsNorm*>(module.get())) widths[norm] = model.shape().head_width;
+  }
+  for (const core::LinearGroup& group : block.groups()) {
+    if (group.producer.norm != nullptr) widths[group.producer.norm] = group.slots.front()->in_features();
+  }
+  int64_t sum = 0;
+  for (const auto& [norm, width] : widths) sum += width;
+  return sum * static_cast<int64_t>(8 * c10::elementSize(dtype_of(spec)));
+}
+
+// What the replicas of each block that has some store beside it, under a plan of the strategy.
+std::map<int64_t, int64_t> bits_of_replicas(const Spec& spec, core::Model& model, const core::Plan& plan,
+                                            const Assigned& assigned) {
+  std::map<int64_t, int64_t> bits;
+  for (int64_t i = 0; i < model.shape().layers; ++i) {
+    int64_t parameters = 0;
+    const std::vector<core::Slot*> slots = model.block(i).slots();
+    for (const quant::Assignment& a : assigned) {
+      if (is_coded(a) && std::count(slots.begin(), slots.end(), a.slot) > 0) parameters += parameter_bits(spec, a);
+    }
+    const int64_t sum = replication::bits_of_replicas(spec.replication, own_of_replicas(spec, plan), plan, i,
+                                                      parameters, norm_bits(spec, model, model.block(i)));
+    if (sum > 0) bits[i] = sum;
+  }
+  return bits;
+}
+
+// The plan of the strategy, whether or not a control runs in its place.
+core::Plan plan_of(const ReplicationConfig& config, core::Model& model, const std::set<std::string>& linears) {
+  if (!config.chosen().is_of_blocks()) return core::default_plan(model.shape().layers);
+  std::set<int64_t> blocks;
+  for (const std::string& linear : linears) blocks.insert(model.block_of(linear));
+  return config.chosen().plan(model.shape(), blocks);
+}
+
+std::set<std::string> all_linears(core::Model& model) {
+  std::set<std::string> paths;
+  for (const core::Slot* slot : model.slots()) paths.insert(slot->path());
+  return paths;
+}
+
+// What is known before a selection: what the strategy would add to every linear, what belongs to a whole block to its
+// first one.
+replication::Evidence with_bits(replication::Evidence evidence, const Spec& spec, core::Model& model,
+                                const Assigned& single, const Assigned& replicated) {
   for (size_t i = 0; i < single.size(); ++i) {
     if (!is_coded(single[i])) continue;
-    evidence.extra_bits[single[i].slot->path()] = stored_bits(replicated[i]) - stored_bits(single[i]);
+    evidence.extra_bits[single[i].slot->path()] = stored_bits(spec, replicated[i]) - stored_bits(spec, single[i]);
     evidence.covered += weights_of(*single[i].slot);
   }
+  const core::Plan plan = plan_of(spec.replication, model, all_linears(model));
+  for (const auto& [block, bits] : bits_of_replicas(spec, model, plan, replicated))
+    evidence.extra_bits[model.block(block).slots().front()->path()] += bits;
   return evidence;
 }
 
@@ -51,28 +130,43 @@ std::set<std::string> drawn_linears(const ReplicationConfig& config, core::Model
   return config.select.linears_of(model, {order.begin(), order.end()});
 }
 
-// The control of equal bits in place of `replica`.
+// The control of equal bits in place of `replica`, whose linears are `chosen`.
 Assigned mixed(const Spec& spec, core::Model& model, const Spec& single_spec, const Assigned& single,
-               const Assigned& replica, const replication::Evidence* evidence) {
-  std::vector<replication::Mixed> linears;
+               const Assigned& replica, const std::set<std::string>& chosen, const replication::Evidence* evidence) {
+  std::vector<replication::Mixed> linears, billed;  // billed: as they are stored in the end
   int64_t target = 0;
+  for (const auto& [block, bits] : bits_of_replicas(spec, model, plan_of(spec.replication, model, chosen), replica))
+    target += bits;
   for (size_t i = 0; i < single.size(); ++i) {
     if (!is_coded(single[i])) continue;
     const core::Slot* slot = single[i].slot;
     const double sensitivity =
         evidence == nullptr ? 0 : replication::Selection::error_of(slot->path(), evidence->errors).relative();
     linears.push_back({slot, single[i].decoder->config(), sensitivity});
-    target += stored_bits(replica[i]);
+    billed.push_back(linears.back());
+    if (floats_zeros(spec)) billed.back().weight.zero_point = "float";
+    target += stored_bits(spec, replica[i]);
   }
   const auto seed = static_cast<uint64_t>(spec.seed);
   const std::shared_ptr<const replication::Control> control = make_control(spec.replication, linears);
   const std::vector<int64_t> levels =
-      mixed_levels(spec.replication, *control, linears, target, seed, evidence != nullptr);
+      mixed_levels(spec.replication, *control, billed, target, seed, evidence != nullptr);
   const auto coding = [&](const core::Slot& slot, const quant::WeightConfig&, uint64_t of) {
     const auto found = std::find_if(linears.begin(), linears.end(), [&](const auto& m) { return m.slot == &slot; });
     return control->coding(*found, of, levels[static_cast<size_t>(found - linears.begin())]);
   };
   return quant::assign(single_spec.quant, model, seed, coding);
+}
+
+// What is measured or averaged before the walk has reached it is as the model has it, and not yet transformed.
+void refuse_transforms(const Spec& spec, const Assigned& assigned) {
+  const bool looks_ahead = std::any_of(assigned.begin(), assigned.end(), [](const quant::Assignment& a) {
+    return !a.mean_with.empty() || !a.further.empty();
+  });
+  core::require(!looks_ahead || quant::transforms_of(spec.transform, spec.quant).empty(),
+                "{}: {} looks at later blocks or steps before a transform has reached them. Remove the transform, or "
+                "calibrate on the first one alone.",
+                spec.replication.where("strategy"), spec.replication.strategy);
 }
 
 // Every strategy, selection and control.
@@ -83,7 +177,7 @@ Assigned replicated(const Spec& spec, core::Model& model, const replication::Evi
   const Assigned single = quant::assign(single_spec.quant, model, seed),
                  everywhere = quant::assign(spec.quant, model, seed, replication::coding_of(config));
   const replication::Evidence known =
-      with_bits(evidence == nullptr ? replication::Evidence{} : *evidence, single, everywhere);
+      with_bits(evidence == nullptr ? replication::Evidence{} : *evidence, spec, model, single, everywhere);
   config.select.require_room(model, known);
   const bool waits = config.select.by_sensitivity() && evidence == nullptr;
   std::set<std::string> chosen = waits ? std::set<std::string>{} : config.select.chosen_units(model, known, seed);
@@ -93,7 +187,10 @@ Assigned replicated(const Spec& spec, core::Model& model, const replication::Evi
   if (!waits) replication::follow_plan(config, model, linears);
   Assigned replica =
       waits ? everywhere : quant::assign(spec.quant, model, seed, replication::coding_of(config, linears));
-  return config.is_mixed() ? mixed(spec, model, single_spec, single, replica, evidence) : replica;
+  if (config.is_mixed()) return mixed(spec, model, single_spec, single, replica, linears, evidence);
+  replication::add_further_inputs(config, model, replica);
+  refuse_transforms(spec, replica);
+  return replica;
 }
 
 }  // namespace
@@ -120,6 +217,11 @@ Assigned assignments(const Spec& spec, core::Model& model, const replication::Ev
   return assigned;
 }
 
+replication::Own own_of_replicas(const Spec& spec, const core::Plan& plan) {
+  const bool trains = spec.qat.tunes_model() || (spec.qat.tunes_blocks() && core::runs_in_one_go(plan));
+  return {.parameters = trains, .norms = trains && spec.qat.kinds().contains(core::Kind::norm)};
+}
+
 Replaced replaced(const Spec& spec, core::Model& model, const Assigned& assigned) {
   const Assigned single = quant::assign(single_of(spec).quant, model, static_cast<uint64_t>(spec.seed));
   Replaced all;
@@ -128,8 +230,15 @@ Replaced replaced(const Spec& spec, core::Model& model, const Assigned& assigned
     const bool refined = assigned[i].refinement != nullptr;
     if (!refined && codes_alike(last_decoder(assigned[i]), last_decoder(single[i]))) continue;
     all.paths.insert(single[i].slot->path());
-    all.extra_bits += stored_bits(assigned[i]) - stored_bits(single[i]);
+    all.extra_bits += stored_bits(spec, assigned[i]) - stored_bits(spec, single[i]);
     all.weights += weights_of(*single[i].slot);
+  }
+  if (!spec.replication.is_of_blocks() || spec.replication.removes_followers()) return all;
+  for (const auto& [block, bits] : bits_of_replicas(spec, model, model.plan(), assigned)) {
+    all.extra_bits += bits;
+    for (const core::Slot* slot : model.block(block).slots()) {
+      if (!all.paths.contains(slot->path())) all.weights += weights_of(*slot);
+    }
   }
   return all;
 }

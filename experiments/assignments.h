@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "experiments/spec.h"
-#include "replication/select.h"
+#include "replication/config.h"
 
 namespace experiments {
 
@@ -23,10 +23,16 @@ std::vector<quant::Assignment> assignments(const Spec& spec, core::Model& model,
 // The same for a model that stays in full precision: nothing is assigned.
 void follow_plan(const Spec& spec, core::Model& model);
 
-// What the linears that replication changes store beyond the single replica.
+// What replicas of blocks must have of their own before training can tell them apart; with scope: block it reaches
+// those that run right behind their block.
+replication::Own own_of_replicas(const Spec& spec, const core::Plan& plan);
+
+// What replication stores beyond the single replica: in the linears that it changes, and beside the blocks that it runs
+// again.
 struct Replaced {
-  std::set<std::string> paths;
-  int64_t extra_bits = 0, weights = 0;
+  std::set<std::string> paths;  // of linears that decode otherwise
+  int64_t extra_bits = 0;       // parameters as they are after training, codes of others not counted
+  int64_t weights = 0;          // of these linears and blocks
 
   double extra_per_weight() const { return static_cast<double>(extra_bits) / static_cast<double>(weights); }
 };

@@ -33,6 +33,29 @@ core::Node control_document(core::Node document, const std::string& control) {
   return document;
 }
 
+// The same without training, on the same calibration text.
+core::Node untrained(core::Node document, const Spec& spec) {
+  erase(document, "qat");
+  if (spec.qat.reserves()) core::assign(document, "qat.held_out", core::make_number(spec.qat.held_out));
+  return document;
+}
+
+// The rungs, and where the replica is trained, each of them trained too.
+void add_ladder(const Spec& spec, const core::Node& document, std::vector<Variant>& variants) {
+  const std::string& strategy = spec.replication.strategy;
+  const std::vector<replication::Rung> ladder = spec.replication.strategies.at(strategy)->ladder();
+  for (const bool trained : {false, true}) {
+    if (trained && !spec.qat.selected()) return;
+    for (const replication::Rung& rung : ladder) {
+      core::Node& made =
+          variants.emplace_back(Variant{trained ? document : untrained(document, spec), rung.name}).document;
+      if (trained) variants.back().control += "_trained";
+      core::assign(made, "replication." + strategy, rung.options);
+      if (rung.averaged) core::assign(made, "replication.average", core::make_bool(true));
+    }
+  }
+}
+
 // One of several runs of a control.
 Variant varied(core::Node document, const std::string& control, const std::string& key, int64_t value) {
   core::assign(document, key, core::make_integer(value));
@@ -64,14 +87,11 @@ std::vector<Variant> with_controls(core::Node document) {
       core::assign(variants.back().document, "quant.weight.group_size", core::make_integer(64));
     } else {
       variants.push_back({control_document(document, control), control});
+      if (control == ReplicationConfig::kFollowersRemoved)  // leaders that have nobody else to think of
+        core::assign(variants.back().document, "replication.adjacent.from", core::make_string("first"));
     }
   }
-  if (spec.replication.ladder) {
-    const std::string& strategy = spec.replication.strategy;
-    for (const auto& [rung, options] : spec.replication.strategies.at(strategy)->ladder()) {
-      core::assign(variants.emplace_back(Variant{document, rung}).document, "replication." + strategy, options);
-    }
-  }
+  if (spec.replication.ladder) add_ladder(spec, document, variants);
   return variants;
 }
 

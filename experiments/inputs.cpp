@@ -199,12 +199,6 @@ void check_point(const Spec& spec, Inputs& inputs) {
   if (!quantizes) return follow_plan(spec, *model);
   const std::vector<quant::Assignment> assigned = assignments(spec, *model);
   if (!spec.qat.selected()) return;
-  for (const core::Step& step : model->plan()) {
-    core::require(!spec.qat.recompute || step.kv == core::Step::kOwn,
-                  "{}: a step of the plan attends to the keys of another one, and cannot run again alone. Set "
-                  "replication.depth.kv: own, or leave recompute out.",
-                  spec.qat.where("recompute"));
-  }
   quant::check_trainable(spec.qat, assigned, model->plan());
   inputs.training(files, spec, model->shape());
 }

@@ -22,6 +22,7 @@
 #include "experiments/runner.h"
 #include "experiments/sensitivity.h"
 #include "experiments/stages.h"
+#include "experiments/training_cost.h"
 #include "experiments/version.h"
 #include "models/registry.h"
 #include "replication/mix.h"
@@ -113,6 +114,7 @@ void make_room(const std::vector<std::vector<Point>>& files) {
 
 void print_plan(const std::vector<Point>& points, experiments::Inputs& inputs) {
   std::set<std::string> costs;  // points share what they rank by
+  experiments::TrainingCost training;
   for (const Point& point : points) {
     try {
       experiments::check_point(point.spec, inputs);
@@ -127,8 +129,11 @@ void print_plan(const std::vector<Point>& points, experiments::Inputs& inputs) {
                                                                  : "stale   ";
     fmt::print("{}  {}  {}\n", state, directory, experiments::label(point.swept));
     for (const std::string& line : experiments::cost_of_evidence(point.spec, inputs)) costs.insert(line);
+    const bool counts = !results.is_null() && experiments::outdated(results).empty();
+    training.add(point.spec, inputs, counts ? results : experiments::Json());
   }
   for (const std::string& line : costs) fmt::print("{}\n", line);
+  for (const std::string& line : training.lines()) fmt::print("{}\n", line);
 }
 
 // Whether all results are as the file expects; with `update` the file is made to expect them.

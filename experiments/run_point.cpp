@@ -13,6 +13,7 @@
 #include "core/io/file_lock.h"
 #include "core/io/files.h"
 #include "core/machine.h"
+#include "core/plan_stream.h"
 #include "core/progress.h"
 #include "experiments/assignments.h"
 #include "experiments/cache_key.h"
@@ -115,25 +116,38 @@ Working open_result(const Spec& spec, const ModelFiles& files, const std::string
   return open_model(spec, files, checkpoint, core::Weights(written, dtype_of(spec), device_of(spec)));
 }
 
+// What a walk in full precision along the plan depends on beside the model: the plan, and the gates of its replicas.
+std::string as_text(const replication::ReplicationConfig& config, const core::Plan& plan) {
+  std::string text = core::to_inline_yaml(replication::description(config.strategy, config.chosen()));
+  for (const core::Step& step : plan) text += fmt::format(" {}.{}({})", step.block, step.replica, step.kv);
+  return text;
+}
+
 // Statistics that the points of a sweep share; none when they depend on what is quantized.
+// plan: where they depend on it.
 std::optional<quant::StatisticsStore> statistics_store(const Spec& spec, Inputs& inputs, const ModelFiles& files,
-                                                       const core::Windows* calibration) {
-  if (calibration == nullptr || spec.calibration.propagate_error) return std::nullopt;
+                                                       const core::Windows* calibration, const std::string& plan = "") {
+  if (calibration == nullptr || (spec.calibration.propagate_error && plan.empty())) return std::nullopt;
   std::vector<const core::Section*> keys{&spec.calibration};
   for (const quant::NamedTransform& t : quant::transforms_of(spec.transform, spec.quant)) {
     keys.push_back(t.transform.get());
     if (t.transform->reads_grid()) keys.push_back(&spec.quant);
   }
+  std::vector<std::pair<std::string, std::string>> contents{{"model", inputs.model_hash(files)},
+                                                            {"tokens", calibration->token_hash}};
+  if (!plan.empty()) contents.emplace_back("plan", plan);
   const Dependencies on{.stage = "statistics",
                         .version = quant::StatisticsStore::kVersion,
                         .keys = std::move(keys),
-                        .inputs = {{"model", inputs.model_hash(files)}, {"tokens", calibration->token_hash}}};
+                        .inputs = std::move(contents)};
   return quant::StatisticsStore(inputs.cache(), cache_key(spec, on));
 }
 
-quant::Calibration calibration_of(const Spec& spec, quant::StatisticsStore* store, const core::Windows* text) {
+quant::Calibration calibration_of(const Spec& spec, quant::StatisticsStore* store, quant::StatisticsStore* further,
+                                  const core::Windows* text) {
   return {.propagate_error = spec.calibration.propagate_error,
           .store = store,
+          .further = further,
           .all_experts = spec.calibration.all_experts,
           .tokens = text == nullptr ? 0 : text->count * text->seq_len,
           .min_token_fraction = spec.calibration.min_token_fraction,
@@ -156,10 +170,30 @@ void write_sensitivity(const Spec& spec, core::Model& model, const replication::
   core::write_atomically(directory + "/sensitivity.csv", sensitivity_csv(select, model, known, chosen));
 }
 
-// What replicas of blocks must have of their own before training can tell them apart.
-replication::Own own_of_replicas(const Spec& spec) {
-  const bool trains = spec.qat.tunes_model();
-  return {.parameters = trains, .norms = trains && spec.qat.kinds().contains(core::Kind::norm)};
+// The weight of a linear, whether or not its block is loaded.
+at::Tensor weight_at(core::Model& model, const core::Weights& weights, const std::string& path) {
+  for (core::Slot* slot : model.slots()) {
+    if (slot->path() != path) continue;
+    TORCH_CHECK(!slot->filled(), path, " was coded already");
+    slot->load(weights);
+    const at::Tensor weight = slot->linear().weight();
+    slot->unload();
+    return weight;
+  }
+  TORCH_CHECK(false, path, " is no linear of this model");
+}
+
+// Of inputs in steps that the walk has not come to when it codes a linear (quant/further_inputs.cpp): they depend on
+// the plan too. A walk in full precision measures what the cache does not have.
+void measure_further(const Spec& spec, const core::Weights& weights, core::Model& model, const quant::Quantize& stage,
+                     const core::Windows& text) {
+  if (!stage.wants_further(model)) return;
+  for (int64_t i = 0; i < model.shape().layers; ++i)
+    replication::prepare_replicas(spec.replication, {}, model, i, static_cast<uint64_t>(spec.seed));
+  core::StreamedSource source(weights);
+  core::HiddenStore hidden = embedded(model, text, spec.calibration.batch_tokens);
+  core::Progress bar("inputs of further steps", spec.quiet);
+  stage.measure_further(model, source, hidden, [&](int64_t done, int64_t total) { bar.update(done, total); });
 }
 
 struct QuantizedBlocks {
@@ -181,19 +215,31 @@ QuantizedBlocks quantize(const Spec& spec, Inputs& inputs, const ModelFiles& fil
   const std::vector<quant::Assignment> assigned = assignments(spec, *model, known ? &*known : nullptr);
   if (known && spec.replication.select.by_sensitivity()) write_sensitivity(spec, *model, *known, assigned, directory);
   exports::UnfinishedSource source(weights, checkpoint, progress);
-  quant::Quantize stage(spec.quant.methods.at(spec.quant.method), spec.quant.method, assigned,
-                        calibration_of(spec, store ? &*store : nullptr, calibration),
-                        [&](const std::string& path) { return source.encoded(*model, path); });
+  std::optional<quant::StatisticsStore> further;
+  if (std::any_of(assigned.begin(), assigned.end(), [](const auto& a) { return !a.further.empty(); }))
+    further = statistics_store(spec, inputs, files, calibration, as_text(spec.replication, model->plan()));
+  quant::Quantize stage(
+      spec.quant.methods.at(spec.quant.method), spec.quant.method, assigned,
+      calibration_of(spec, store ? &*store : nullptr, further ? &*further : nullptr, calibration),
+      [&](const std::string& path) { return source.encoded(*model, path); },
+      [&](const std::string& path) { return weight_at(*model, weights, path); });
   const std::vector<quant::NamedTransform> transforms = quant::transforms_of(spec.transform, spec.quant);
   quant::ApplyTransforms transform(transforms, assigned, propagates);
-  replication::Replicate replicate(spec.replication, own_of_replicas(spec), static_cast<uint64_t>(spec.seed));
+  replication::Replicate replicate(spec.replication, own_of_replicas(spec, model->plan()),
+                                   static_cast<uint64_t>(spec.seed));
   quant::TuneBlocks tune(spec.qat, remake(), static_cast<uint64_t>(spec.seed));
   std::vector<core::Stage*> stages{&transform, &stage};
+  const bool together = core::runs_in_one_go(model->plan());  // replicas are then trained with their block
+  if (together) stages.push_back(&replicate);
   if (spec.qat.tunes_blocks()) stages.push_back(&tune);
+  if (!together) stages.push_back(&replicate);
   exports::Save save(files.directory, weights, checkpoint, commit(), {progress, stages});
-  stages.insert(stages.end(), {&replicate, &save});
+  replication::Average average(spec.replication);
+  if (spec.replication.average && !spec.qat.tunes_model()) stages.push_back(&average);
+  stages.push_back(&save);
   model->load_ends(weights);
   const bool written = exports::is_quantized_checkpoint(checkpoint);
+  if (!written && further) measure_further(spec, weights, *model, stage, *calibration);
   std::optional<core::HiddenStore> full, quantized;  // streams of the calibration text
   std::vector<const core::Windows*> texts{calibration};
   int64_t held_out = 0;  // batches
@@ -258,7 +304,11 @@ void weigh(const Spec& spec, Inputs& inputs, const ModelFiles& files, Findings& 
   std::optional<replication::Evidence> known;
   if (spec.replication.ranks()) known = evidence(spec, inputs, files, *text);
   const Replaced linears = replaced(spec, *model, assignments(spec, *model, known ? &*known : nullptr));
-  if (linears.paths.empty()) return;
+  if (linears.weights == 0 || spec.replication.average) return;
+  if (linears.paths.empty()) {  // whole blocks run again: their linears are those of the single replica
+    findings.efficiency = Efficiency{.linears = 0, .extra_bits = linears.extra_per_weight()};
+    return;
+  }
   staged(findings.stages, "single", kSensitivityVersion, [&] {
     findings.efficiency = efficiency(linears, findings.modules, single_errors(spec, inputs, files, *text));
     return false;

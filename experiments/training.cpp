@@ -118,7 +118,7 @@ TrainingPart train_model(const Spec& spec, Inputs& inputs, const ModelFiles& fil
                               dtype_of(spec), device_of(spec));
   const auto source = exports::open_source(*model, untrained, weights, exports::Residency::resident);
   exports::load_ends(*model, untrained, weights);
-  for (int64_t i = 0; i < model->shape().layers; ++i) source->load(*model, i);
+  for (const core::Step& step : model->plan()) source->load(*model, step.block);
   const FinalLayers layers(*model, weights_of(spec, files));
   lesson.teacher.logits = [&](const at::Tensor& hidden) { return layers.logits(hidden); };
 
@@ -130,7 +130,7 @@ TrainingPart train_model(const Spec& spec, Inputs& inputs, const ModelFiles& fil
                                              {progress_directory(directory) + "/qat.safetensors",
                                               [&](int64_t done, int64_t total) { bar.update(done, total); }});
   training.finish();
-  TORCH_CHECK(training.code_hash() == codes, "training has changed codes");
+  TORCH_CHECK(spec.qat.chosen().changes_codes || training.code_hash() == codes, "training has changed codes");
 
   // 4. Keep what came of it.
   TrainingPart part{.name = "model",
@@ -142,7 +142,10 @@ TrainingPart train_model(const Spec& spec, Inputs& inputs, const ModelFiles& fil
   part.tokens = part.trained.steps * spec.qat.batch * text.train.seq_len;
   keep(part, directory);
   exports::Save save(untrained, weights, checkpoint, commit());
-  core::walk(*model, *source, {&save}, {});
+  replication::Average average(spec.replication);
+  std::vector<core::Stage*> stages{&save};
+  if (spec.replication.average) stages.insert(stages.begin(), &average);
+  core::walk(*model, *source, stages, {});
   return part;
 }
 

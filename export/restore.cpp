@@ -6,8 +6,10 @@
 #include <cstring>
 #include <filesystem>
 #include <functional>
+#include <set>
 
 #include "core/error.h"
+#include "core/plan_stream.h"
 #include "export/checkpoint.h"
 #include "quant/input_quantized_linear.h"
 #include "quant/quantized_linear.h"
@@ -191,7 +193,13 @@ void check_modules(core::Model& model, const Manifest& manifest) {
 }
 
 void check_tensors(core::Model& model, const Manifest& manifest, const core::Weights& weights) {
+  std::set<const torch::nn::Module*> unused;  // of blocks that no step runs: they are not stored
+  for (int64_t i = 0; i < model.shape().layers; ++i) {
+    if (core::runs(manifest.plan, i)) continue;
+    for (const auto& module : model.block(i).modules()) unused.insert(module.get());
+  }
   for (const auto& module : model.modules(/*include_self=*/false)) {
+    if (unused.contains(module.get())) continue;
     auto* loadable = dynamic_cast<core::Loadable*>(module.get());
     const auto* slot = dynamic_cast<core::Slot*>(loadable);
     if (const QuantizedModule* entry = find(manifest, slot)) {

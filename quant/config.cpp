@@ -147,6 +147,7 @@ Assignment assignment_of(core::Slot* slot, const QuantConfig& config, uint64_t s
   a.decoder = chosen.decoder;
   a.refinement = chosen.refinement;
   a.codes_of = chosen.codes_of;
+  a.mean_with = chosen.mean_with;
   const Method& method = *config.methods.at(config.method);
   const std::vector<Order> accepted = method.accepts();
   core::require(std::count(accepted.begin(), accepted.end(), a.decoder->order()) > 0,

@@ -44,6 +44,13 @@ struct QuantConfig : core::Section {
   void check() const override;
 };
 
+// Inputs that count for the codes of a linear beside those of the first step that runs its block: of the linear at
+// `path` in a step of the plan.
+struct FurtherInput {
+  std::string path;
+  int64_t step;
+};
+
 // How the codes of one linear become weights.
 struct Coding {
   std::shared_ptr<const Decoder> decoder;  // for which the method encodes
@@ -51,6 +58,7 @@ struct Coding {
   std::string codes_of =
       {};  // path of the linear, of an earlier block, whose codes these are; "": the method makes them
   std::vector<ActivationReplica> inputs = {};  // grids that the linear's inputs are quantized on; empty: one
+  std::vector<std::string> mean_with = {};     // paths of linears: what is coded is the mean of its weight and theirs
 };
 using CodingOf = std::function<Coding(const core::Slot& slot, const WeightConfig& weight, uint64_t seed)>;
 
@@ -65,8 +73,10 @@ struct Assignment {
   std::shared_ptr<const InputQuantizer> input;  // null: the inputs too
   Needs needs = {};                             // of the method, the decoder and the refinement
   std::shared_ptr<const Refinement> refinement = {};
-  bool reads_inputs = false;  // the method runs the block on its inputs
-  std::string codes_of = {};  // as of Coding
+  bool reads_inputs = false;                // the method runs the block on its inputs
+  std::string codes_of = {};                // as of Coding
+  std::vector<std::string> mean_with = {};  // likewise
+  std::vector<FurtherInput> further = {};   // whose statistics are added to those of its own inputs
 };
 
 // Whether anything has to be known about the inputs of some linear: statistics, a static range, or the inputs.

@@ -12,6 +12,7 @@
 #include "quant/calibration.h"
 #include "quant/input_quantized_linear.h"
 #include "quant/quantized_linear.h"
+#include "quant/swapped.h"
 
 // A value that may be missing is null.
 template <typename T>
@@ -65,6 +66,15 @@ std::shared_ptr<core::Linear> quantized(const core::Slot& slot, const Target& ta
   return made;
 }
 
+// The linear of a target with the mean of its weight and those of others.
+std::shared_ptr<core::Linear> mean_of(const Target& target, const WeightOf& weight_of) {
+  const core::Linear& linear = target.slot->linear();
+  at::Tensor sum = linear.weight().to(at::kFloat);
+  for (const std::string& path : target.mean_with) sum = sum + weight_of(path).to(at::kFloat);
+  const at::Tensor mean = sum / static_cast<double>(target.mean_with.size() + 1);
+  return std::make_shared<core::DenseLinear>(mean.to(linear.weight().scalar_type()), linear.bias(), bias_bits(linear));
+}
+
 // What is read from a file is finite; this is about what was made of it since.
 void require_finite(const core::Slot& slot) {
   core::require(at::isfinite(slot.linear().weight()).all().item<bool>(),
@@ -107,12 +117,13 @@ WeightShape weight_shape(const at::Tensor& w) {
 }
 
 Quantize::Quantize(std::shared_ptr<const Method> method, std::string method_name, std::vector<Assignment> assignments,
-                   const Calibration& calibration, EncodedOf encoded_of)
+                   const Calibration& calibration, EncodedOf encoded_of, WeightOf weight_of)
     : method_(std::move(method)),
       method_name_(std::move(method_name)),
       assignments_(std::move(assignments)),
       calibration_(calibration),
-      encoded_of_(std::move(encoded_of)) {}
+      encoded_of_(std::move(encoded_of)),
+      weight_of_(std::move(weight_of)) {}
 
 std::vector<Quantize::Group> Quantize::groups_of(core::Block& block) const {
   std::vector<Group> groups;
@@ -121,9 +132,12 @@ std::vector<Quantize::Group> Quantize::groups_of(core::Block& block) const {
     for (const Assignment& a : assignments_) {
       if ((!a.decoder && !a.input) || std::count(linears.slots.begin(), linears.slots.end(), a.slot) == 0) continue;
       Group& group = by_input[as_text(a.input.get())];
-      if (group.targets.empty()) group.name = a.slot->path() + "\n" + as_text(a.input.get());
+      if (group.targets.empty()) {
+        group.name = a.slot->path() + "\n" + as_text(a.input.get());
+        group.further = a.further;
+      }
       group.pool = linears.pool;
-      group.targets.push_back({a.slot, a.decoder, a.input, a.refinement, a.codes_of});
+      group.targets.push_back({a.slot, a.decoder, a.input, a.refinement, a.codes_of, a.mean_with});
       group.needs = group.needs | a.needs;
     }
     for (auto& [input, group] : by_input) groups.push_back(std::move(group));
@@ -237,6 +251,10 @@ void Quantize::fall_back(std::vector<Group>& round) const {
 
 // By the method, or by another linear whose codes they are.
 std::vector<Quantized> Quantize::encoded(core::BlockContext& context, const std::vector<Target>& targets) const {
+  Swapped means;
+  for (const Target& target : targets) {
+    if (!target.mean_with.empty()) means.put(*target.slot, mean_of(target, weight_of_));
+  }
   std::vector<Target> own;
   for (const Target& target : targets) {
     if (target.codes_of.empty() && target.fallback.empty()) own.push_back(target);
@@ -271,6 +289,7 @@ void Quantize::block(core::BlockContext& context) {
     const auto start = std::chrono::steady_clock::now();
     calibrate_inputs(context, round);
     measure(context, round);
+    add_further(round);
     fall_back(round);
     std::vector<Target> targets, in_full_precision;
     for (const Group& group : round) {

@@ -34,12 +34,16 @@ struct ModuleReport {
 // Codes and parameters of a linear of a finished block, by its path.
 using EncodedOf = std::function<Encoded(const std::string& path)>;
 
+// The weight of a linear of the full-precision model, [O, I], also of a block that is not loaded.
+using WeightOf = std::function<at::Tensor(const std::string& path)>;
+
 // How the inputs of linears are measured.
 struct Calibration {
   static constexpr int64_t kHessianBytes = 500'000'000;
 
   bool propagate_error = true;            // as the blocks before, quantized, leave them; false: in full precision
   StatisticsStore* store = nullptr;       // of statistics in full precision; null: nothing is kept
+  StatisticsStore* further = nullptr;     // of inputs in further steps; needed where an assignment names some
   bool all_experts = false;               // experts are shown all tokens
   int64_t tokens = 0;                     // of the text
   double min_token_fraction = 0;          // of them; linears that see fewer fall back
@@ -52,9 +56,9 @@ class Quantize : public core::Stage {
   static constexpr int kVersion = 5;  // bumped by hand when codes or parameters change
 
   // With statistics to collect, the walk must carry the stream that `calibration` reads. encoded_of: where an
-  // assignment takes the codes of another linear.
+  // assignment takes the codes of another linear. weight_of: where it codes a mean.
   Quantize(std::shared_ptr<const Method> method, std::string method_name, std::vector<Assignment> assignments,
-           const Calibration& calibration = {}, EncodedOf encoded_of = {});
+           const Calibration& calibration = {}, EncodedOf encoded_of = {}, WeightOf weight_of = {});
 
   std::string name() const override { return "quantize"; }
   int version() const override { return kVersion; }
@@ -68,6 +72,12 @@ class Quantize : public core::Stage {
   bool reads_stream(core::Model& model) const;
   // Whether it must carry the full-precision stream, be it beside the quantized one.
   bool reads_full_stream() const { return !calibration_.propagate_error || method_->reads_full_inputs(); }
+  // Statistics of further inputs (quant/further_inputs.cpp), before the walk; those in the store are not measured
+  // again. Whether there are any to measure:
+  bool wants_further(core::Model& model) const;
+  // The model in full precision runs through its plan. hidden: the inputs of its first step, used up.
+  void measure_further(core::Model& model, core::BlockSource& source, core::HiddenStore& hidden,
+                       const std::function<void(int64_t, int64_t)>& on_step = {}) const;
   std::string record() const override;  // the reports of the last block
   void restore(const std::string& record) override;
 
@@ -80,6 +90,7 @@ class Quantize : public core::Stage {
     std::string pool;  // as of core::LinearGroup
     std::vector<Target> targets;
     Needs needs;
+    std::vector<FurtherInput> further;  // paths: of linears that correspond to the first one
 
     bool is_static() const { return targets.front().input != nullptr && targets.front().input->config().is_static(); }
     void set(const Statistics& inputs) {
@@ -91,6 +102,7 @@ class Quantize : public core::Stage {
   std::vector<Quantized> encoded(core::BlockContext& context, const std::vector<Target>& targets) const;
   void calibrate_inputs(core::BlockContext& context, std::vector<Group>& round) const;
   void measure(core::BlockContext& context, std::vector<Group>& round) const;
+  void add_further(std::vector<Group>& round) const;
   void fall_back(std::vector<Group>& round) const;
   const core::HiddenStore& stream(core::BlockContext& context, const Group& first) const;
   const Assignment* assigned(const core::Slot& slot) const;  // null: nothing is done to it
@@ -102,6 +114,7 @@ class Quantize : public core::Stage {
   std::vector<Assignment> assignments_;
   Calibration calibration_;
   EncodedOf encoded_of_;
+  WeightOf weight_of_;
   std::vector<ModuleReport> reports_;
   size_t before_block_ = 0;  // reports of earlier blocks
 };

@@ -75,14 +75,28 @@ at::Tensor QuantizedLinear::noise() const {
   return (draw_.reshape({rows, scale.size(1), -1}) * scale).reshape({rows, columns});
 }
 
-std::vector<core::State> QuantizedLinear::state() const {
-  std::vector<core::State> all{{"codes", codes_.packed(), core::Kind::codes}};
-  for (const Parameter& p : parameters_) all.push_back({p.name, p.tensor, p.kind});
-  if (input_ != nullptr) {
-    for (const Parameter& p : input_->parameters()) all.push_back({p.name, p.tensor, p.kind});
+std::shared_ptr<QuantizedLinear> QuantizedLinear::with(std::shared_ptr<const Decoder> decoder,
+                                                       Parameters parameters) const {
+  auto other = std::make_shared<QuantizedLinear>(std::move(decoder), codes_, std::move(parameters), bias_, bias_bits_,
+                                                 compute_dtype_);
+  other->share_codes(codes_of_);
+  other->quantize_input(input_);
+  return other;
+}
+
+std::vector<core::State> coded_state(const core::Codes& codes, const Parameters& parameters,
+                                     const InputQuantizer* input, const at::Tensor& bias) {
+  std::vector<core::State> all{{"codes", codes.packed(), core::Kind::codes}};
+  for (const Parameter& p : parameters) all.push_back({p.name, p.tensor, p.kind});
+  if (input != nullptr) {
+    for (const Parameter& p : input->parameters()) all.push_back({p.name, p.tensor, p.kind});
   }
-  if (bias_.defined()) all.push_back({"bias", bias_, core::Kind::bias});
+  if (bias.defined()) all.push_back({"bias", bias, core::Kind::bias});
   return all;
+}
+
+std::vector<core::State> QuantizedLinear::state() const {
+  return coded_state(codes_, parameters_, input_.get(), bias_);
 }
 
 core::Cost QuantizedLinear::cost() const {

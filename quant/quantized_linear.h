@@ -10,6 +10,10 @@
 
 namespace quant {
 
+// What a linear with codes stores, in the order of a checkpoint. input, bias: null or undefined where there is none.
+std::vector<core::State> coded_state(const core::Codes& codes, const Parameters& parameters,
+                                     const InputQuantizer* input, const at::Tensor& bias);
+
 class QuantizedLinear : public core::Linear {
  public:
   // bias: [O] in the compute dtype or undefined, stored with `bias_bits` per element.
@@ -34,6 +38,9 @@ class QuantizedLinear : public core::Linear {
   // The codes are those of another linear, in the same memory: it stores them. owner: its path; "": none.
   void share_codes(std::string owner) { codes_of_ = std::move(owner); }
   const std::string& codes_of() const { return codes_of_; }
+
+  // The same codes, bias and inputs under other parameters, whose codes are stored by the same linear.
+  std::shared_ptr<QuantizedLinear> with(std::shared_ptr<const Decoder> decoder, Parameters parameters) const;
 
   const Decoder& decoder() const { return *decoder_; }
   const std::shared_ptr<const Decoder>& shared_decoder() const { return decoder_; }

@@ -9,7 +9,7 @@
 
 namespace quant {
 
-// Gives every slot back what it held, also after an exception.
+// Gives every slot back what it held, also after an exception; one that shares what another holds shares it again.
 class Swapped {
  public:
   Swapped() = default;
@@ -20,7 +20,7 @@ class Swapped {
   void put(core::Slot& slot, std::shared_ptr<core::Linear> linear);
 
  private:
-  std::vector<std::pair<core::Slot*, std::shared_ptr<core::Linear>>> kept_;
+  std::vector<std::pair<core::Slot*, std::shared_ptr<core::Linear>>> kept_;  // null: it held none of its own
 };
 
 }  // namespace quant

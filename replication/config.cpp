@@ -1,6 +1,7 @@
 #include "replication/config.h"
 
 #include <algorithm>
+#include <map>
 
 #include "core/config/nearest.h"
 #include "core/error.h"
@@ -12,7 +13,8 @@ namespace replication {
 namespace {
 
 std::vector<std::string> control_names(std::vector<std::string> first) {
-  for (const char* name : {"finer_groups", "more_bits", "low_rank", ReplicationConfig::kRandomSelection})
+  for (const char* name : {"finer_groups", "more_bits", "low_rank", ReplicationConfig::kRandomSelection,
+                           ReplicationConfig::kFollowersRemoved})
     first.emplace_back(name);
   return first;
 }
@@ -30,13 +32,19 @@ void ReplicationConfig::keys(core::Keys& k) {
        "runs beside this one that could prove the replica wrong, and a table that compares them with it; single: every "
        "code used once; finer_groups, more_bits, low_rank: two group sizes, bit widths or ranks, mixed over the "
        "linears in order of sensitivity so that they store as much as the replica; random_selection: as many units, "
-       "drawn five times; curve: the single replica in groups of 128, 64 and 32 and with a bit more, on which a "
-       "replica's KL is read as bits",
+       "drawn five times; followers_removed: of adjacent, the model without the blocks that use the codes of others; "
+       "curve: the single replica in groups of 128, 64 and 32 and with a bit more, on which a replica's KL is read as "
+       "bits",
        control_names({kSingle, kCurve}))
       .only_if_given();
   k.key("ladder", ladder,
         "runs beside this one with replicas all alike, jittered at random, and averaged back to one, compared like "
-        "controls: what of the gain is replication; strategy: scales")
+        "controls: what of the gain is replication; with qat each of them untrained and trained; strategies scales and "
+        "parallel")
+      .only_if_given();
+  k.key("average", average,
+        "in the end, after training, the parameters of all replicas are averaged back to one, which runs once; "
+        "strategies scales (collapse: false) and parallel")
       .only_if_given();
   core::Key& instead = k.key("control", control,
                              "run this in place of the strategy, at its stored bits: what `controls` does, one by one",
@@ -61,6 +69,10 @@ void ReplicationConfig::check() const {
   core::require(!asks(kCurve) || asks(kSingle), "{}: curve counts bits from those of `single`. Name it too.",
                 where("controls"));
   core::require(controls.empty() || control == kNone, "{}: controls is given too. Keep one of them.", where("control"));
+  core::require(!(asks(kFollowersRemoved) || removes_followers()) || chosen().has_followers(),
+                "{}: followers_removed takes away blocks that use the codes of others, and {} has none. Use it with "
+                "adjacent.",
+                where(controls.empty() ? "control" : "controls"), strategy);
   if (ladder) {
     std::vector<std::string> with_ladder;
     for (const auto& [name, other] : strategies)
@@ -69,6 +81,13 @@ void ReplicationConfig::check() const {
                   "{}: strategy: {} has no ladder. Those that have one: {}.", where("ladder"), strategy,
                   core::joined(with_ladder));
     core::require(control == kNone, "{}: ladder is given too. Keep one of them.", where("control"));
+    core::require(!average, "{}: ladder has a rung of its own for it. Remove one of the two.", where("average"));
+  }
+  if (average) {
+    core::require(selected() && control == kNone, "{}: no replicas are made that could be averaged. Remove it.",
+                  where("average"));
+    const std::string reason = chosen().refuses_average();
+    core::require(reason.empty(), "{}: {}: {}. Remove it.", where("average"), strategy, reason);
   }
   core::require(!given("draw") || control == kRandomSelection,
                 "{} is read with control: random_selection only. Remove it.", where("draw"));
@@ -83,7 +102,43 @@ void follow_plan(const ReplicationConfig& config, core::Model& model, const std:
   if (!config.is_of_blocks()) return;
   std::set<int64_t> blocks;
   for (const std::string& linear : linears) blocks.insert(model.block_of(linear));
-  model.follow(config.chosen().plan(model.shape(), blocks));
+  model.follow(config.removes_followers() ? config.chosen().without_followers(model.shape())
+                                          : config.chosen().plan(model.shape(), blocks));
+}
+
+int64_t bits_of_replicas(const ReplicationConfig& config, Own own, const core::Plan& plan, int64_t block,
+                         int64_t parameters, int64_t norms) {
+  constexpr int64_t kGate = 32;  // bits
+  int64_t replicas = 0;
+  for (const core::Step& step : plan) {
+    if (step.block == block) replicas = std::max(replicas, step.replica + step.parallel - 1);
+  }
+  int64_t each = kGate * config.chosen().gates();
+  if (own.parameters || config.chosen().gives_parameters()) each += parameters;
+  if (own.norms) each += norms;
+  return replicas * each;
+}
+
+void add_further_inputs(const ReplicationConfig& config, core::Model& model,
+                        std::vector<quant::Assignment>& assignments) {
+  if (!config.is_of_blocks() || config.removes_followers()) return;
+  std::map<std::string, int64_t> blocks;
+  for (int64_t i = 0; i < model.shape().layers; ++i) {
+    for (const core::Slot* slot : model.block(i).slots()) blocks[slot->path()] = i;
+  }
+  for (quant::Assignment& a : assignments) {
+    const auto found = blocks.find(a.slot->path());
+    if (found == blocks.end() || !a.decoder) continue;
+    a.further = config.chosen().further_inputs(a.slot->path(), found->second, model.plan());
+    core::require(a.further.empty() || !a.reads_inputs,
+                  "{}: its method runs the block on the inputs of its first step, and sums no statistics. Choose "
+                  "another method, or calibrate on the first step and block alone.",
+                  a.slot->path());
+    core::require(a.further.empty() || !a.input || !a.input->config().is_static(),
+                  "{}: static inputs have a range from the first step alone, and no statistics in others. Use "
+                  "quant.activation.mode: dynamic, or calibrate on the first step and block alone.",
+                  a.slot->path());
+  }
 }
 
 void prepare_replicas(const ReplicationConfig& config, Own own, core::Model& model, int64_t block, uint64_t seed) {
@@ -133,7 +188,8 @@ quant::CodingOf coding_of(const ReplicationConfig& config, const std::optional<s
     return {.decoder = encoder ? encoder : decoder,
             .refinement = encoder ? std::make_shared<StrategyRefinement>(strategy, encoder, decoder) : nullptr,
             .codes_of = strategy->codes_of(slot.path()),
-            .inputs = strategy->inputs()};
+            .inputs = strategy->inputs(),
+            .mean_with = strategy->mean_with(slot.path())};
   };
 }
 

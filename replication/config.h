@@ -18,6 +18,7 @@ struct ReplicationConfig : core::Section {
   static constexpr const char* kSingle = "single";
   static constexpr const char* kCurve = "curve";
   static constexpr const char* kRandomSelection = "random_selection";
+  static constexpr const char* kFollowersRemoved = "followers_removed";
   static constexpr int64_t kDraws = 5;  // of random_selection
 
   std::string strategy = kNone;
@@ -25,7 +26,8 @@ struct ReplicationConfig : core::Section {
   Selection select;
   std::vector<std::string> controls;  // empty in every point: experiments make a point of each
   bool ladder = false;                // of points too
-  std::string control = kNone;        // what runs in place of the strategy
+  bool average = false;
+  std::string control = kNone;  // what runs in place of the strategy
   int64_t draw = 1;
 
   void keys(core::Keys& k) override;
@@ -33,7 +35,10 @@ struct ReplicationConfig : core::Section {
   bool selected() const { return strategy != kNone; }
   const Strategy& chosen() const { return *strategies.at(strategy); }
   bool collapses() const { return selected() && control == kNone && chosen().collapses(); }
-  bool is_mixed() const { return control != kNone && control != kRandomSelection; }  // replication/mix.h
+  bool removes_followers() const { return control == kFollowersRemoved; }
+  bool is_mixed() const {  // replication/mix.h
+    return control != kNone && control != kRandomSelection && !removes_followers();
+  }
   // Whether linears have to be ranked by sensitivity.
   bool ranks() const { return selected() && (select.by_sensitivity() || is_mixed()); }
   // Whether whole blocks run several times or share codes.
@@ -54,6 +59,15 @@ struct Own {
   bool norms = false;
 };
 
+// Bits that all replicas of a block store beside it under a plan of the strategy. parameters, norms: bits of those of
+// the block.
+int64_t bits_of_replicas(const ReplicationConfig& config, Own own, const core::Plan& plan, int64_t block,
+                         int64_t parameters, int64_t norms);
+
+// Adds the inputs that a strategy of whole blocks wants to be counted, of a model that follows its plan.
+void add_further_inputs(const ReplicationConfig& config, core::Model& model,
+                        std::vector<quant::Assignment>& assignments);
+
 // Gives the replicas of a finished block what is their own.
 void prepare_replicas(const ReplicationConfig& config, Own own, core::Model& model, int64_t block, uint64_t seed);
 
@@ -73,6 +87,26 @@ class Replicate : public core::Stage {
   const ReplicationConfig& config_;
   Own own_;
   uint64_t seed_;
+};
+
+// Averages the parameters of all replicas back to one, as the last thing that is done to a block; blocks that ran as
+// several replicas run once in what is saved.
+class Average : public core::Stage {
+ public:
+  static constexpr int kVersion = 1;  // bumped by hand when results change
+
+  explicit Average(const ReplicationConfig& config) : config_(config) {}
+  std::string name() const override { return "average"; }
+  int version() const override { return kVersion; }
+  void block(core::BlockContext& context) override {
+    config_.chosen().average(context.block, context.model.replicas(context.index));
+  }
+  void end(core::Model& model) override {
+    if (config_.is_of_blocks()) model.follow(core::default_plan(model.shape().layers));
+  }
+
+ private:
+  const ReplicationConfig& config_;
 };
 
 // The grid of the single replica, which stands beside every result of a strategy: as configured, and what a strategy

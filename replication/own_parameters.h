@@ -1,6 +1,8 @@
 // Replicas of a block share everything with it until they are given something of their own.
 #pragma once
 
+#include <vector>
+
 #include "core/model.h"
 
 namespace replication {
@@ -12,5 +14,9 @@ void give_own_parameters(core::Block& block, core::Block& replica, double jitter
 
 // Every norm of the replica gets a copy of the block's weight.
 void give_own_norms(core::Block& replica);
+
+// The block gets the mean of every parameter of its linears and norms over itself and its replicas, as it is stored;
+// the replicas share it again.
+void average_parameters(core::Block& block, const std::vector<core::Block*>& replicas);
 
 }  // namespace replication

@@ -12,14 +12,21 @@
 
 #include "core/config/keys.h"
 #include "core/model.h"
-#include "quant/activation.h"
-#include "quant/decoder.h"
+#include "quant/config.h"
 
 namespace replication {
 
 // A linear, as far as its decoder must know it.
 struct Shape {
   int64_t out_features, in_features;
+};
+
+// A rung of the ablation ladder: options of the strategy, with replicas all alike or such that differ at random, and
+// whether their parameters are averaged back to one in the end.
+struct Rung {
+  std::string name;
+  core::Node options;
+  bool averaged = false;
 };
 
 // Options are the strategy's own keys, under replication.<name>; they are checked whether or not it is selected.
@@ -32,10 +39,12 @@ class Strategy : public core::Section {
   // only some are, it holds for the others.
   virtual std::vector<std::string> unread() const { return {}; }
 
-  // The ablation ladder, from the bottom: what shows whether replicas matter, each rung by its name and the options of
-  // this strategy that make it: replicas all alike, replicas that differ at random, their parameters averaged back to
-  // one. Empty: it has none.
-  virtual std::vector<std::pair<std::string, core::Node>> ladder() const { return {}; }
+  // The ablation ladder, from the bottom: what shows whether replicas matter. Empty: it has none.
+  virtual std::vector<Rung> ladder() const { return {}; }
+  // Why its replicas cannot be averaged back to one, and what to do; empty: they can.
+  virtual std::string refuses_average() const { return "it has no replicas that have a mean"; }
+  // Of a finished block: it then computes with one set of parameters, the mean of those of all replicas.
+  virtual void average(core::Block& /*block*/, const std::vector<core::Block*>& /*replicas*/) const {}
 
   // ---- of whole blocks ----
 
@@ -51,6 +60,18 @@ class Strategy : public core::Section {
   }
   // What a replica of a finished block has of its own.
   virtual void prepare(core::Block& /*block*/, core::Block& /*replica*/, uint64_t /*seed*/) const {}
+  // Of that: whether parameters of quantization are among it, and how many gates.
+  virtual bool gives_parameters() const { return false; }
+  virtual int64_t gates() const { return 0; }
+  // Whether blocks follow others whose codes they use, and the plan of a model without those that do.
+  virtual bool has_followers() const { return false; }
+  virtual core::Plan without_followers(const core::Shape& shape) const { return core::default_plan(shape.layers); }
+  // Inputs whose statistics count for the codes of the linear at `path` of a block, beside those of the first step that
+  // runs it.
+  virtual std::vector<quant::FurtherInput> further_inputs(const std::string& /*path*/, int64_t /*block*/,
+                                                          const core::Plan& /*plan*/) const {
+    return {};
+  }
 
   // ---- inside a linear ----
 
@@ -66,6 +87,8 @@ class Strategy : public core::Section {
   }
   // Path of the linear, of an earlier block, whose codes the one at `path` uses; "": it has codes of its own.
   virtual std::string codes_of(const std::string& /*path*/) const { return {}; }
+  // Paths of linears of later blocks: the codes are those of the mean of the weight at `path` and theirs.
+  virtual std::vector<std::string> mean_with(const std::string& /*path*/) const { return {}; }
   // How the replicas' inputs are quantized, one each; empty: all alike.
   virtual std::vector<quant::ActivationReplica> inputs() const { return {}; }
   // Whether the uses of the codes are one grid, into which `decoder` has fused them.

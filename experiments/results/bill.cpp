@@ -1,6 +1,7 @@
 #include "experiments/results/bill.h"
 
 #include "core/io/hash.h"
+#include "core/plan_stream.h"
 #include "quant/quantized_linear.h"
 #include "replication/config.h"
 
@@ -31,6 +32,17 @@ void add_replica(Bill& bill, core::Block& replica) {
   bill.parameters_at_4096 += own.parameters_at_4096;
 }
 
+// A block that no step runs stores nothing; its weights stay among those that the bits are counted for.
+void add_removed(Bill& bill, double& once, core::Block& block) {
+  for (const core::Slot* slot : block.slots()) {
+    const int64_t weights = slot->out_features() * slot->in_features();
+    once += slot->seen() * static_cast<double>(weights);
+    bill.all.weights += weights;
+    if (slot->role() != core::Role::router && slot->role() != core::Role::shared_expert_gate)
+      bill.covered.weights += weights;
+  }
+}
+
 }  // namespace
 
 Bill bill_of(core::Model& model, core::BlockSource& source, int64_t cache_bytes) {
@@ -42,6 +54,10 @@ Bill bill_of(core::Model& model, core::BlockSource& source, int64_t cache_bytes)
       codes.update(slot.path() + " " + linear->codes().hash() + "\n");
   };
   for (int64_t i = 0; i < model.shape().layers; ++i) {
+    if (!core::runs(model.plan(), i)) {
+      add_removed(bill, once, model.block(i));
+      continue;
+    }
     source.load(model, i);
     bill.all += core::bill_of_block(model, i, cache_bytes);
     for (core::Slot* slot : model.block(i).slots()) {

@@ -126,8 +126,9 @@ Json replication_json(const replication::ReplicationConfig& config, const std::o
        {"linears", "extra_bits", "output_error", "single_output_error", "eta", "gain_bits", "eta_kl", "gain_bits_kl"})
     json[key] = nullptr;
   if (!efficiency) return json;
-  json["linears"] = efficiency->linears;
   json["extra_bits"] = efficiency->extra_bits;
+  if (efficiency->linears == 0) return json;  // of whole blocks: no error of a linear tells what they do
+  json["linears"] = efficiency->linears;
   json["output_error"] = efficiency->error;
   json["single_output_error"] = efficiency->single_error;
   json["eta"] = or_null(efficiency->eta());

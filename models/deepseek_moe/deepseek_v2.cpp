@@ -2,8 +2,6 @@
 // mixture of the first version, greedy routing. What group-limited routing and float8 need is refused by name.
 #include <ATen/ATen.h>
 
-#include <cmath>
-
 #include "core/error.h"
 #include "core/nn/rope_types.h"
 #include "models/decoder_keys.h"

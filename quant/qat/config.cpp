@@ -41,12 +41,38 @@ Kind kind_of(const std::string& name) {
   return found->second;
 }
 
+std::vector<std::string> method_names() {
+  std::vector<std::string> names;
+  for (const QatMethod& method : qat_methods()) names.emplace_back(method.name);
+  return names;
+}
+
+std::string method_help() {
+  std::string text;
+  for (const QatMethod& method : qat_methods())
+    text += fmt::format("{}{}: {}", text.empty() ? "" : "; ", method.name, method.summary);
+  return text;
+}
+
 }  // namespace
+
+const std::vector<QatMethod>& qat_methods() {
+  static const std::vector<QatMethod> methods{
+      {"tune", "what `train` names", {}, "kl"},
+      {"e2e_qp", "scales only, by the loss of the text (EfficientQAT)", {"scale"}, "ce"}};
+  return methods;
+}
+
+const QatMethod& QatConfig::chosen() const {
+  const auto& all = qat_methods();
+  const auto found = std::find_if(all.begin(), all.end(), [&](const QatMethod& m) { return m.name == method; });
+  TORCH_CHECK(found != all.end(), "no qat method ", method);
+  return *found;
+}
 
 void QatConfig::keys(core::Keys& k) {
   k.key("steps", steps, "optimizer steps; 0: nothing is trained", {0, 1e9});
-  k.key("method", method, "tune: what `train` names; e2e_qp: scales only, by the loss of the text (EfficientQAT)",
-        {"tune", "e2e_qp"});
+  k.key("method", method, method_help(), method_names());
   k.key("train", train,
         "parameters that are trained, codes and weights are not; zero_point: integer ones become float ones and are "
         "stored as such; activation_*: of quant.activation.mode: static",
@@ -92,8 +118,9 @@ void QatConfig::keys(core::Keys& k) {
 void QatConfig::check() const {
   if (!selected()) return;
   core::require(!train.empty(), "{}: nothing is trained. Name parameters, or set qat.steps: 0.", where("train"));
-  core::require(method != "e2e_qp" || !given("train") || trained() == train,
-                "{}: e2e_qp trains scales only. Leave train out, or set qat.method: tune.", where("train"));
+  core::require(chosen().train.empty() || !given("train") || trained() == train,
+                "{}: {} trains {} only. Leave train out, or set qat.method: tune.", where("train"), method,
+                fmt::join(chosen().train, ", "));
   const std::vector<std::string> names = trained();
   for (const std::string& name : names) {
     core::require(std::count(names.begin(), names.end(), name) == 1, "{}: {} is there twice. Name it once.",
@@ -117,9 +144,7 @@ void QatConfig::check() const {
                 "{}: patience needs held-out text. Set qat.held_out or qat.held_out_corpus.", where("patience"));
 }
 
-std::vector<std::string> QatConfig::trained() const {
-  return method == "e2e_qp" ? std::vector<std::string>{"scale"} : train;
-}
+std::vector<std::string> QatConfig::trained() const { return chosen().train.empty() ? train : chosen().train; }
 
 std::set<Kind> QatConfig::kinds() const {
   std::set<Kind> kinds;
@@ -129,7 +154,7 @@ std::set<Kind> QatConfig::kinds() const {
 
 std::string QatConfig::model_objective() const {
   if (objective != "auto") return objective;
-  return method == "e2e_qp" ? "ce" : "kl";
+  return chosen().objective;
 }
 
 void check_trainable(const QatConfig& config, const std::vector<Assignment>& assignments, const core::Plan& plan) {

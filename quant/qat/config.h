@@ -11,6 +11,18 @@
 
 namespace quant {
 
+// What `qat.method` can be. A method that trains codes or weights too sets `changes_codes`, and the hash of the codes
+// is then not compared.
+struct QatMethod {
+  const char* name;
+  const char* summary;
+  std::vector<std::string> train;  // what it trains; empty: what the key says
+  const char* objective;           // of the whole model, for objective: auto
+  bool changes_codes = false;
+};
+
+const std::vector<QatMethod>& qat_methods();
+
 struct QatConfig : core::Section {
   int64_t steps = 0;
   std::string method = "tune";
@@ -39,6 +51,7 @@ struct QatConfig : core::Section {
   bool selected() const { return steps > 0; }
   bool tunes_model() const { return selected() && scope != "block"; }
   bool tunes_blocks() const { return selected() && scope != "model"; }
+  const QatMethod& chosen() const;
   // Names under `train`: of the method where that says it.
   std::vector<std::string> trained() const;
   std::set<core::Kind> kinds() const;

@@ -89,15 +89,7 @@ at::Tensor TrainedLinear::weight() const {
   return decoder_->decode(codes_.unpack(), as_stored(*decoder_, parameters_)).to(compute_dtype_);
 }
 
-std::vector<core::State> TrainedLinear::state() const {
-  std::vector<core::State> all{{"codes", codes_.packed(), core::Kind::codes}};
-  for (const Parameter& p : parameters_) all.push_back({p.name, p.tensor, p.kind});
-  if (input_ != nullptr) {
-    for (const Parameter& p : input_->parameters()) all.push_back({p.name, p.tensor, p.kind});
-  }
-  if (bias_.defined()) all.push_back({"bias", bias_, core::Kind::bias});
-  return all;
-}
+std::vector<core::State> TrainedLinear::state() const { return coded_state(codes_, parameters_, input_.get(), bias_); }
 
 int64_t TrainedLinear::stored_bits(const at::Tensor& parameter) const {
   for (const Parameter& p : parameters_) {

@@ -3,8 +3,10 @@
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "core/plan_stream.h"
 #include "quant/qat/batches.h"
 
 namespace quant {
@@ -24,8 +26,9 @@ std::vector<std::pair<int64_t, int64_t>> windows_of(const core::HiddenStore& sto
 class BlockLesson : public Lesson {
  public:
   BlockLesson(const QatConfig& config, const core::BlockContext& context, uint64_t seed)
-      : block_(context.block),
-        pass_{.step = context.step},
+      : model_(context.model),
+        first_(context.step),
+        last_(core::end_of_run(context.model.plan(), context.step)),
         inputs_(context.all->quantized),
         outputs_(context.full_outputs) {
     TORCH_CHECK(inputs_ != nullptr && outputs_ != nullptr, "training of blocks needs both streams");
@@ -43,7 +46,7 @@ class BlockLesson : public Lesson {
       y.push_back(outputs_->get(batch)[row]);
     }
     const c10::AutoGradMode gradients(true);
-    const at::Tensor loss = relative_error(block_.forward(at::stack(x), pass_), at::stack(y));
+    const at::Tensor loss = relative_error(outputs(at::stack(x)), at::stack(y));
     if (const double value = loss.item<double>(); !std::isfinite(value)) return value;
     loss.backward();
     return loss.item<double>();
@@ -56,7 +59,7 @@ class BlockLesson : public Lesson {
     for (int64_t i = first_held_out_; i < inputs_->batches(); ++i) {
       const at::Tensor x = inputs_->get(i);
       const auto count = static_cast<double>(x.size(0));
-      sum += count * relative_error(block_.forward(x, pass_), outputs_->get(i)).item<double>();
+      sum += count * relative_error(outputs(x), outputs_->get(i)).item<double>();
       rows += count;
     }
     return sum / rows;
@@ -68,8 +71,23 @@ class BlockLesson : public Lesson {
     return at::square(y.to(at::kFloat) - target).mean() / at::square(target).mean();
   }
 
-  core::Block& block_;
-  core::Pass pass_;
+  // Through all steps that run the block one after the other: [B, T, D] -> [B, T, D].
+  at::Tensor outputs(at::Tensor hidden) const {
+    const core::Plan& plan = model_.plan();
+    std::vector<core::KeyValues> kept(last_ - first_);
+    for (int64_t i = first_; i < last_; ++i) {
+      const auto reads = [&](const core::Step& step) { return step.kv == i; };
+      const bool is_read = std::any_of(plan.begin() + i, plan.begin() + last_, reads);
+      hidden = model_.run(plan[i], hidden,
+                          {.step = i,
+                           .given = plan[i].kv == core::Step::kOwn ? nullptr : &kept.at(plan[i].kv - first_),
+                           .kept = is_read ? &kept[i - first_] : nullptr});
+    }
+    return hidden;
+  }
+
+  core::Model& model_;
+  int64_t first_, last_;  // steps of the plan
   const core::HiddenStore *inputs_, *outputs_;
   int64_t first_held_out_;
   std::vector<std::pair<int64_t, int64_t>> windows_;  // that are trained on
@@ -79,12 +97,17 @@ class BlockLesson : public Lesson {
 }  // namespace
 
 void TuneBlocks::block(core::BlockContext& context) {
-  Training training({&context.block}, config_.kinds(), remake_);
+  std::vector<torch::nn::Module*> modules{&context.block};
+  if (core::runs_in_one_go(context.model.plan())) {
+    for (core::Block* replica : context.model.replicas(context.index)) modules.push_back(replica);
+  }
+  Training training(modules, config_.kinds(), remake_);
   const std::string codes = training.code_hash();
   BlockLesson lesson(config_, context, seed_);
   Trained trained = optimize(config_, training, lesson, {});
   training.finish();
-  TORCH_CHECK(training.code_hash() == codes, "training has changed codes of block ", context.index);
+  TORCH_CHECK(config_.chosen().changes_codes || training.code_hash() == codes, "training has changed codes of block ",
+              context.index);
   reports_.push_back(
       {context.index, std::move(trained), training.values(), training.stored_bits(), training.floated_zeros()});
 }

@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
+#include <torch/csrc/autograd/autograd.h>
 
 #include <numeric>
 
@@ -52,8 +53,8 @@ class EndToEnd : public Lesson {
 
  private:
   at::Tensor states(const at::Tensor& ids) const { return model_.states(ids.to(model_.embedding().device())); }
-  at::Tensor advance(size_t step, const at::Tensor& hidden) const {
-    return model_.run(model_.plan()[step], hidden, {.step = static_cast<int64_t>(step)});
+  at::Tensor advance(size_t step, const at::Tensor& hidden, const core::KeyValues* given, core::KeyValues* kept) const {
+    return model_.run(model_.plan()[step], hidden, {.step = static_cast<int64_t>(step), .given = given, .kept = kept});
   }
   // [B, T, D]
   at::Tensor taught(const TaughtText& text, const std::vector<int64_t>& windows) const {
@@ -73,17 +74,19 @@ class EndToEnd : public Lesson {
     return loss;
   }
 
-  // The same with the inputs of the steps of the plan kept, and nothing else: each runs again before its backward pass.
-  // No step may read the keys of another one.
+  // The same with the inputs of the steps of the plan kept, and nothing else but the keys that other steps read: each
+  // runs again before its backward pass. Gradients of keys reach the step that made them, which comes later.
   double learn_recomputed(const at::Tensor& ids, const std::vector<int64_t>& windows) const {
+    const core::Plan& plan = model_.plan();
     std::vector<at::Tensor> inputs;
+    std::vector<core::KeyValues> keys(plan.size()), of_keys(plan.size());  // of_keys: their gradients
     at::Tensor hidden;
     {
       const at::NoGradGuard no_gradient;
       hidden = model_.embed(ids.to(model_.embedding().device()));
-      for (size_t i = 0; i < model_.plan().size(); ++i) {
+      for (size_t i = 0; i < plan.size(); ++i) {
         inputs.push_back(hidden);
-        hidden = advance(i, hidden);
+        hidden = advance(i, hidden, given(i, keys), is_read(i) ? &keys[i] : nullptr);
       }
     }
     at::Tensor gradient;
@@ -93,10 +96,38 @@ class EndToEnd : public Lesson {
     const c10::AutoGradMode gradients(true);
     for (size_t i = inputs.size(); i-- > 0;) {
       const at::Tensor x = std::exchange(inputs[i], {}).detach().set_requires_grad(i > 0);
-      advance(i, x).backward(gradient);
+      core::KeyValues read, made;
+      const core::KeyValues* of_other = given(i, keys);
+      if (of_other != nullptr)
+        read = {of_other->k.detach().set_requires_grad(true), of_other->v.detach().set_requires_grad(true)};
+      const at::Tensor y = advance(i, x, of_other != nullptr ? &read : nullptr, is_read(i) ? &made : nullptr);
+      backward({y, made.k, made.v}, {gradient, of_keys[i].k, of_keys[i].v});
       gradient = x.grad();
+      if (of_other == nullptr) continue;
+      core::KeyValues& sum = of_keys[plan[i].kv];
+      add(sum.k, read.k.grad());
+      add(sum.v, read.v.grad());
     }
     return loss;
+  }
+
+  bool is_read(size_t step) const {
+    return core::last_reader(model_.plan(), static_cast<int64_t>(step)) > static_cast<int64_t>(step);
+  }
+  const core::KeyValues* given(size_t step, const std::vector<core::KeyValues>& keys) const {
+    const int64_t from = model_.plan()[step].kv;
+    return from == core::Step::kOwn ? nullptr : &keys[from];
+  }
+  static void add(at::Tensor& sum, const at::Tensor& more) { sum = sum.defined() ? sum + more : more; }
+  // Of those that depend on anything, with gradients that are known.
+  static void backward(const std::vector<at::Tensor>& outputs, const std::vector<at::Tensor>& gradients) {
+    std::vector<at::Tensor> roots, known;
+    for (size_t i = 0; i < outputs.size(); ++i) {
+      if (!outputs[i].defined() || !outputs[i].requires_grad() || !gradients[i].defined()) continue;
+      roots.push_back(outputs[i]);
+      known.push_back(gradients[i]);
+    }
+    if (!roots.empty()) torch::autograd::backward(roots, known);
   }
 
   const QatConfig& config_;

@@ -2,7 +2,12 @@
 //   h += g_r^a Attention(h; θ_r),  h += g_r^m Mlp(h; θ_r),  g_1 = 1,
 // on one set of codes. Every pass may have parameters, norms and gates of its own; until training gives it others, a
 // pass has the block's. With shared keys and values later passes attend to those of the first and compute none.
+//
+// A block is calibrated on its first step. With calibrate: all_steps the statistics of its later steps are added, as
+// the full-precision model has them when it runs through the same plan: what quantized blocks will make of these inputs
+// depends on the very codes that are to be chosen.
 #include "core/error.h"
+#include "replication/own_parameters.h"
 #include "replication/strategy.h"
 
 namespace replication {
@@ -11,9 +16,9 @@ namespace {
 
 struct Depth : Strategy {
   std::vector<int64_t> span;
-  std::string order = "block", kv = "shared";
+  std::string order = "block", kv = "shared", calibrate = "first";
   int64_t passes = 2;
-  double gate_init = 0.0;
+  double gate_init = 0.0, jitter = 0.0;
 
   std::string summary() const override { return "a span of blocks runs several times, behind gates"; }
   void keys(core::Keys& k) override {
@@ -25,10 +30,21 @@ struct Depth : Strategy {
     k.key("gate_init", gate_init,
           "factor on what attention and MLP of later passes add, until it is trained; 0: as if they were not there",
           {-4, 4});
+    k.key("calibrate", calibrate,
+          "inputs on which a block that runs several times is quantized; first: of its first step; all_steps: and of "
+          "later ones, as the full-precision model has them in this plan",
+          {"first", "all_steps"})
+        .only_if_given();
+    k.key("jitter", jitter,
+          "relative standard deviation of the scales of later passes around those of the block, where training begins",
+          {0, 0.5})
+        .only_if_given();
   }
 
   bool is_of_blocks() const override { return true; }
-  bool needs_codes() const override { return false; }
+  bool needs_codes() const override { return jitter > 0; }
+  bool gives_parameters() const override { return jitter > 0; }
+  int64_t gates() const override { return 2; }
   bool selects() const override { return false; }
 
   core::Plan plan(const core::Shape& shape, const std::set<int64_t>& /*chosen*/) const override {
@@ -52,7 +68,17 @@ struct Depth : Strategy {
     return plan;
   }
 
-  void prepare(core::Block& /*block*/, core::Block& replica, uint64_t /*seed*/) const override {
+  std::vector<quant::FurtherInput> further_inputs(const std::string& path, int64_t block,
+                                                  const core::Plan& plan) const override {
+    std::vector<quant::FurtherInput> all;
+    for (size_t i = 0; calibrate == "all_steps" && i < plan.size(); ++i) {
+      if (plan[i].block == block && plan[i].replica > 0) all.push_back({path, static_cast<int64_t>(i)});
+    }
+    return all;
+  }
+
+  void prepare(core::Block& block, core::Block& replica, uint64_t seed) const override {
+    if (jitter > 0) give_own_parameters(block, replica, jitter, seed);
     replica.attention_gate().put(gate_init);
     replica.mlp_gate().put(gate_init);
   }

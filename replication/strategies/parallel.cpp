@@ -21,11 +21,16 @@ struct Parallel : Strategy {
 
   bool is_of_blocks() const override { return true; }
   bool needs_codes() const override { return jitter > 0; }
-  std::vector<std::pair<std::string, core::Node>> ladder() const override {
+  bool gives_parameters() const override { return jitter > 0; }
+  std::vector<Rung> ladder() const override {
     const auto rung = [&](double jitter) {
       return core::make_map({{"replicas", core::make_integer(replicas)}, {"jitter", core::make_number(jitter)}});
     };
-    return {{"identical", rung(0)}, {"jittered", rung(0.03)}};
+    return {{"identical", rung(0)}, {"jittered", rung(0.03)}, {"averaged", rung(0.03), /*averaged=*/true}};
+  }
+  std::string refuses_average() const override { return ""; }
+  void average(core::Block& block, const std::vector<core::Block*>& all) const override {
+    if (!all.empty()) average_parameters(block, all);
   }
 
   core::Plan plan(const core::Shape& shape, const std::set<int64_t>& chosen) const override {

@@ -129,6 +129,20 @@ class RowColumnDecoder : public quant::Decoder {
     return parameters;
   }
 
+  // Factors of the first product stay.
+  Parameters jittered(Parameters parameters, double jitter) const {
+    if (jitter == 0 || replicas_ == 1) return parameters;
+    for (const char* name : {"row_scale", "column_scale"}) {
+      at::Tensor& factors = parameters.at(name);  // [O, R] or [I, R]
+      const at::Tensor draw =
+          quant::normal_draw(place(), std::string("jitter of ") + name, 0, factors.size(0), replicas_ - 1);
+      at::Tensor factor = at::ones_like(factors);
+      factor.slice(1, 1).add_(draw.to(factors.device()), jitter);
+      factors = format_.rounded(factors * factor);
+    }
+    return parameters;
+  }
+
  private:
   int64_t top() const { return (int64_t{1} << config().bits) - 1; }
   double middle() const { return static_cast<double>(top()) / 2; }
@@ -192,12 +206,19 @@ class RowColumnDecoder : public quant::Decoder {
 struct RowColumn : Strategy {
   int64_t replicas = 1, iterations = 15;
   bool group_scale = false;
+  double jitter = 0.0;
 
   std::string summary() const override { return "scales that are a sum of products of a row's and a column's"; }
   void keys(core::Keys& k) override {
     k.key("replicas", replicas, "products in the sum", {1, 64});
     k.key("iterations", iterations, "rounds of rounding and least squares", {0, 1000});
     k.key("group_scale", group_scale, "one more scale per group of quant.weight.group_size, times the sum");
+    k.key(
+         "jitter", jitter,
+         "standard deviation of a random factor 1 + jitter * N(0,1) on the scales of all products but the first, where "
+         "training begins",
+         {0, 0.5})
+        .only_if_given();
   }
   quant::Needs needs() const override { return {.mean_square = true}; }
   std::vector<std::string> unread() const override {
@@ -234,7 +255,7 @@ struct RowColumn : Strategy {
     const bool known =
         x.tokens > 0 && at::isfinite(x.mean_square).all().item<bool>() && x.mean_square.any().item<bool>();
     const at::Tensor h = known ? x.mean_square.to(w.options()) : at::ones({w.size(1)}, w.options());
-    Parameters found = own.refit(w, encoded.codes, std::move(encoded.parameters), h);
+    Parameters found = own.jittered(own.refit(w, encoded.codes, std::move(encoded.parameters), h), jitter);
     return {{std::move(encoded.codes), std::move(found)}, known ? "" : "row_column without the inputs' mean square"};
   }
 };

@@ -108,6 +108,19 @@ TEST(Options, DryRunPrintsRunDirectoriesAndWritesNothing) {
   EXPECT_THAT(program.run({"c.yaml", "--dry-run"}).out, MatchesRegex("to run [^\n]+\nfinished [^\n]+\n"));
 }
 
+TEST(Options, DryRunTellsHowLongTrainingTakes) {
+  Program program;
+  program.put("c.yaml", core::slurp(program.file("c.yaml")) +
+                            "qat: {steps: 2, batch: 2, seq_len: 32, warmup: 1}\n"
+                            "sweep: {grid: {quant.weight.bits: [4, 3]}}\n");
+  EXPECT_THAT(program.run({"c.yaml", "--dry-run"}).out,
+              MatchesRegex("(to run [^\n]+\n)+training: 2 runs, [0-9]+ s at least: an estimate, [0-9.e+]+ "
+                           "multiply-accumulates at the speed of a matrix product\n"));
+  EXPECT_EQ(program.run({"c.yaml", "--set", "sweep.grid={quant.weight.bits: [3]}", "--quiet"}).code, 0);
+  EXPECT_THAT(program.run({"c.yaml", "--dry-run"}).out, HasSubstr("\ntraining: 1 run, about "));
+  EXPECT_THAT(program.run({"c.yaml", "--dry-run"}).out, HasSubstr(", by the speed of 1 finished\n"));
+}
+
 TEST(Options, DryRunTellsWhatSensitivityCostsAndWhichControlsThereAreNot) {
   Program program;
   program.put("c.yaml",

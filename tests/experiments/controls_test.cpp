@@ -185,6 +185,48 @@ TEST(Ladder, IdenticalReplicasAreTheSingleOneAndTheOthersAreNot) {
             "scales.");
 }
 
+TEST(Ladder, OfBlocksEndsWithTheModelThatRunsThemOnce) {
+  const Lab lab;
+  const Strings given = with(kQuick, {"replication={strategy: parallel, controls: [single], ladder: true}"});
+  const Outcome outcome = lab.run(given);
+  ASSERT_EQ(outcome.rows.size(), 5u);
+  const Json &single = outcome.rows[0], &identical = outcome.rows[2], &jittered = outcome.rows[3],
+             &averaged = outcome.rows[4];
+  EXPECT_NEAR(Lab::nll_of(identical), Lab::nll_of(single), 1e-5);
+  EXPECT_GT(std::abs(Lab::nll_of(jittered) - Lab::nll_of(single)), 1e-4);
+  EXPECT_NE(Lab::nll_of(averaged), Lab::nll_of(single)) << "half of the jitter is left";
+  EXPECT_GT(jittered["mac_multiplier"], 1.5);
+  EXPECT_EQ(averaged["mac_multiplier"], single["mac_multiplier"]);
+  EXPECT_EQ(averaged["bits"]["with_parameters"], single["bits"]["with_parameters"]);
+  EXPECT_EQ(averaged["hashes"]["codes"], single["hashes"]["codes"]);
+}
+
+TEST(Ladder, HasTrainedRungsBesideATrainedReplica) {
+  const Lab lab;
+  const std::string qat = "qat={steps: 4, batch: 2, warmup: 1, lr: 0.05, held_out: 0.3, keep: last}";
+  for (const std::string strategy : {"scales", "parallel"}) {
+    const Strings given = with(kQuick, {"quant.weight={bits: 2, zero_point: float, range: mse}", qat,
+                                        "replication={strategy: " + strategy + ", ladder: true}"});
+    EXPECT_THAT(controls_of(lab.points(given)),
+                ElementsAre("none", "identical", "jittered", "averaged", "identical_trained", "jittered_trained",
+                            "averaged_trained"));
+    const Outcome outcome = lab.run(given);
+    ASSERT_EQ(outcome.rows.size(), 7u);
+    ASSERT_FALSE(outcome.failed);
+    for (size_t i = 1; i < 7; ++i) {
+      EXPECT_EQ(outcome.rows[i]["qat"].is_null(), i < 4) << i;
+      EXPECT_EQ(outcome.rows[i]["hashes"]["codes"], outcome.rows[0]["hashes"]["codes"]) << i;
+      EXPECT_EQ(outcome.rows[i]["hashes"]["calibration_tokens"], outcome.rows[0]["hashes"]["calibration_tokens"]) << i;
+    }
+    const Json &apart = outcome.rows[5], &one = outcome.rows[6];
+    EXPECT_EQ(one["qat"]["held_out_after"], apart["qat"]["held_out_after"]) << "the same training";
+    EXPECT_NE(Lab::nll_of(one), Lab::nll_of(apart));
+    EXPECT_LT(one["bits"]["with_parameters"], apart["bits"]["with_parameters"]);
+    EXPECT_LT(one["mac_multiplier"], 1.3);
+    EXPECT_THAT(outcome.controls.rows, SizeIs(6));
+  }
+}
+
 // ---- eta ----
 
 TEST(KlCurve, IsReadBetweenItsPoints) {

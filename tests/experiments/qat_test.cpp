@@ -215,7 +215,7 @@ TEST_F(Qat, RefusesInOneLine) {
   EXPECT_EQ(message({"qat.train=[scale, scale]"}), "qat.train: scale is there twice. Name it once.");
   EXPECT_THAT(message({"qat.train=[skale]"}), HasSubstr("`skale` is not one of its values. Did you mean `scale`?"));
   EXPECT_EQ(message({"qat.method=e2e_qp", "qat.train=[scale, zero_point]"}),
-            "qat.train: e2e_qp trains scales only. Leave train out, or set qat.method: tune.");
+            "qat.train: e2e_qp trains scale only. Leave train out, or set qat.method: tune.");
   EXPECT_EQ(message({"qat.held_out=0"}),
             "qat.keep: best needs held-out text. Set qat.held_out or qat.held_out_corpus, or qat.keep: last.");
   EXPECT_EQ(message({"qat.scope=block", "qat.objective=kl"}),

@@ -72,6 +72,40 @@ TEST(Depth, ClosesTheGatesOfLaterPassesOnly) {
   EXPECT_EQ(toy.model->block(1, 1).attention_gate().value().item<double>(), 0.25);
 }
 
+TEST(Depth, CalibratesOnLaterStepsWhereItIsAsked) {
+  const auto model = toy::skeleton();
+  const auto steps_of = [&](const std::string& depth, const std::string& path, int64_t block) {
+    const ReplicationConfig config = config_of("{strategy: depth, depth: " + depth + "}");
+    follow(config, *model);
+    std::vector<int64_t> steps;
+    for (const quant::FurtherInput& further : config.chosen().further_inputs(path, block, model->plan())) {
+      EXPECT_EQ(further.path, path);
+      steps.push_back(further.step);
+    }
+    return steps;
+  };
+  const std::string first = "model.layers.0.mlp.up_proj", last = "model.layers.2.mlp.up_proj";
+  EXPECT_EQ(steps_of("{span: [0, 1], order: span, calibrate: all_steps, passes: 3}", first, 0),
+            (std::vector<int64_t>{2, 4}));
+  EXPECT_TRUE(steps_of("{span: [0, 1], calibrate: all_steps}", last, 2).empty()) << "it runs once";
+  EXPECT_TRUE(steps_of("{span: [0, 1]}", first, 0).empty());
+}
+
+TEST(BlockStrategies, BillWhatReplicasOwn) {
+  const auto bits = [](const std::string& yaml, Own own) {
+    const ReplicationConfig config = config_of(yaml);
+    const auto model = toy::skeleton();
+    follow(config, *model);
+    return bits_of_replicas(config, own, model->plan(), 1, /*parameters=*/1000, /*norms=*/10);
+  };
+  EXPECT_EQ(bits("{strategy: parallel, parallel: {replicas: 3}}", {}), 2000);
+  EXPECT_EQ(bits("{strategy: parallel, parallel: {replicas: 3, jitter: 0}}", {}), 0);
+  EXPECT_EQ(bits("{strategy: parallel, parallel: {jitter: 0}}", {.parameters = true, .norms = true}), 1010);
+  EXPECT_EQ(bits("{strategy: depth, depth: {passes: 3}}", {}), 2 * 2 * 32) << "gates";
+  EXPECT_EQ(bits("{strategy: depth}", {.parameters = true}), 1064);
+  EXPECT_EQ(bits("{strategy: depth, depth: {span: [0, 0]}}", {.parameters = true}), 0) << "another block";
+}
+
 TEST(BlockStrategies, KeepTheirSelectionOrRefuseIt) {
   EXPECT_EQ(plan_of("{strategy: parallel}"), "0x2 1x2 2x2");
   EXPECT_EQ(plan_of("{strategy: parallel, parallel: {replicas: 3}, select: {unit: block, policy: every}}"),
@@ -133,6 +167,29 @@ TEST(OwnParameters, AreJitteredByWhatIsAskedFor) {
   give_own_parameters(other.model->block(0), other.model->block(0, 1), 0.05, 4);
   EXPECT_TRUE(at::equal(again.linear(1, 0).parameters().at("scale"), own));
   EXPECT_FALSE(at::equal(other.linear(1, 0).parameters().at("scale"), own));
+}
+
+TEST(OwnParameters, AreAveragedBackToOne) {
+  Coded toy;
+  core::Block &block = toy.model->block(0), &replica = toy.model->block(0, 1);
+  const at::Tensor before = toy.linear(0, 0).parameters().at("scale").clone();
+  give_own_parameters(block, replica, 0.05, 3);
+  give_own_norms(replica);
+  const at::Tensor own = toy.linear(1, 0).parameters().at("scale").clone();
+  const auto norm = [](core::Block& of) {
+    for (const auto& module : of.modules(/*include_self=*/false)) {
+      if (auto* found = dynamic_cast<core::RmsNorm*>(module.get())) return found;
+    }
+    return static_cast<core::RmsNorm*>(nullptr);
+  };
+  const at::Tensor weight = norm(block)->weight().clone();
+  at::Tensor(norm(replica)->weight()).mul_(3);
+  average_parameters(block, {&replica});
+  EXPECT_EQ(&toy.linear(1, 0), &toy.linear(0, 0)) << "shared again";
+  EXPECT_LE((toy.linear(0, 0).parameters().at("scale") - (before + own) / 2).abs().max().item<float>(),
+            1e-3 * before.max().item<float>());
+  EXPECT_TRUE(at::allclose(norm(block)->weight(), weight * 2));
+  EXPECT_EQ(norm(replica)->weight().const_data_ptr(), norm(block)->weight().const_data_ptr());
 }
 
 // ---- adjacent ----
@@ -201,6 +258,31 @@ TEST(Adjacent, FollowersAreFittedToTheirOwnWeights) {
   // Unrelated weights: the best scale for them is nearly none, that of the leader adds the error of a stranger.
   EXPECT_GT(error("leader"), 1.5);
   EXPECT_LT(error("fit"), 1.0);
+}
+
+TEST(Adjacent, CodesOfTheMeanAreMadeOfAllMembers) {
+  const auto model = toy::skeleton();
+  ReplicationConfig config = config_of("{strategy: adjacent, adjacent: {span: 3, from: mean}}");
+  follow(config, *model);
+  quant::QuantConfig quant;
+  core::bind(core::parse_yaml("{method: rtn, weight: {bits: 2, group_size: 16}}", "test.yaml"), quant, "quant");
+  std::vector<quant::Assignment> all = quant::assign(quant, *model, 0, coding_of(config));
+  add_further_inputs(config, *model, all);
+  EXPECT_EQ(all[1].mean_with,
+            (std::vector<std::string>{"model.layers.1.mlp.down_proj", "model.layers.2.mlp.down_proj"}));
+  ASSERT_EQ(all[1].further.size(), 2u);
+  EXPECT_EQ(all[1].further[1].path, "model.layers.2.mlp.down_proj");
+  EXPECT_EQ(all[1].further[1].step, 2);
+  EXPECT_TRUE(all[1].refinement) << "the leader fits its parameters to its own weights";
+  for (size_t i = 2; i < 6; ++i) EXPECT_TRUE(all[i].mean_with.empty() && all[i].further.empty()) << i;
+}
+
+TEST(Adjacent, WithoutFollowersOnlyLeadersRun) {
+  EXPECT_EQ(plan_of("{strategy: adjacent, adjacent: {span: 3}, control: followers_removed}"), "0");
+  EXPECT_EQ(plan_of("{strategy: adjacent, adjacent: {span: 3}}"), "0 1 2");
+  EXPECT_EQ(core::message_of([] { config_of("{strategy: depth, control: followers_removed}"); }),
+            "test.yaml:1: replication.control: followers_removed takes away blocks that use the codes of others, and "
+            "depth has none. Use it with adjacent.");
 }
 
 // Codes that have nothing to do with the weights: the parameters stay what 16 bits can hold, and do no harm.

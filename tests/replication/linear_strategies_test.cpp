@@ -11,6 +11,7 @@
 #include "quant/draws.h"
 #include "quant/method.h"
 #include "quant/quantized_linear.h"
+#include "replication/affine_replicas.h"
 #include "replication/config.h"
 #include "tests/support/calibrated.h"
 
@@ -308,13 +309,13 @@ TEST(Ladder, ReplicasAreAlikeThenJitteredThenAveraged) {
     EXPECT_NEAR(factor.mean().item<float>(), 0, 0.008);
   }
   EXPECT_FALSE(at::equal(second, third)) << "every replica has draws of its own";
-  const Result averaged = run(c, "scales", jittered + ", average: true}", weight);
-  EXPECT_EQ(averaged.decoder->name(), "affine");
-  EXPECT_LE((averaged.encoded.parameters.at("scale") - (first + second + third) / 3).abs().max().item<float>(),
+  const auto& replicas = dynamic_cast<const ReplicaDecoder&>(*apart.decoder);
+  const quant::Parameters mean = replicas.mean(apart.encoded.parameters);
+  EXPECT_LE((mean.at("scale") - (first + second + third) / 3).abs().max().item<float>(),
             1e-3 * first.max().item<float>());
   // Their zeros are equal, so that the average is the mean of the replicas, up to the rounding of scales.
-  EXPECT_LE((averaged.replicated - apart.replicated).abs().max().item<float>(),
-            2e-3 * apart.replicated.abs().max().item<float>());
+  const at::Tensor averaged = quant::AffineGrid(replicas.config(), replicas.place()).decode(apart.encoded.codes, mean);
+  EXPECT_LE((averaged - apart.replicated).abs().max().item<float>(), 2e-3 * apart.replicated.abs().max().item<float>());
 }
 
 TEST(Mistakes, OfStrategiesInsideALinearAreTold) {
@@ -335,10 +336,22 @@ TEST(Mistakes, OfStrategiesInsideALinearAreTold) {
   EXPECT_EQ(message_of([&] { run(c, "scales", "{replicas: [{}, {group_size: 32, fit: false}]}", kWeight); }),
             "test:1: replication.scales.replicas[1].group_size: with fit: false it has the parameters, and so the "
             "groups, of replica 0. Remove one of the two.");
-  EXPECT_EQ(
-      message_of([&] { run(c, "scales", "{replicas: [{}, {noise: 0.1}], average: true}", kWeight); }),
-      "test:1: replication.scales.average: replicas with groups, offset or noise of their own have no mean on the "
-      "plain grid. Remove them.");
+  const auto average = [](const std::string& replication) {
+    return message_of([&] {
+      ReplicationConfig config;
+      core::bind(core::parse_yaml("{average: true, " + replication + "}", "test"), config, "replication");
+    });
+  };
+  EXPECT_EQ(average("strategy: scales, scales: {replicas: [{}, {noise: 0.1}]}"),
+            "test:1: replication.average: scales: replicas with groups, offset or noise of their own have no mean on "
+            "the plain grid. Remove it.");
+  EXPECT_EQ(average("strategy: scales"),
+            "test:1: replication.average: scales: its replicas are fused to one grid already. Set scales.collapse: "
+            "false. Remove it.");
+  EXPECT_EQ(average("strategy: low_rank"),
+            "test:1: replication.average: low_rank: it has no replicas that have a mean. Remove it.");
+  EXPECT_EQ(average("strategy: none"),
+            "test:1: replication.average: no replicas are made that could be averaged. Remove it.");
   EXPECT_EQ(message_of([&] { run(c, "scales", "{replicas: [{}, {zero_point: 1}]}", "{bits: 2, group_size: 64}"); }),
             "test:1: replication.scales.replicas[1].zero_point shifts a zero point, which this grid stores as an "
             "integer. Use zero_point: float.");

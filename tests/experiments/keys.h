@@ -1,0 +1,38 @@
+// What the proofs of tests/experiments/keys_test.cpp share: for every key a function that shows what it does.
+#pragma once
+
+#include <gmock/gmock.h>
+
+#include <functional>
+#include <map>
+#include <set>
+
+#include "tests/experiments/support.h"
+
+namespace experiments {
+
+using Proofs = std::map<std::string, std::function<void()>>;  // by path of the key
+
+class Proof {
+ protected:
+  void changes_the_result(const std::string& assignment, const Strings& given = {}) {
+    Strings changed = given;
+    changed.push_back(assignment);
+    EXPECT_NE(lab_.id(changed), lab_.id(given));
+    EXPECT_NE(lab_.nll(changed), lab_.nll(given));
+  }
+  // No two of the default and these values give the same result.
+  void each_changes(const std::string& key, const Strings& values) {
+    std::set<double> results{lab_.nll()};
+    for (const std::string& value : values) EXPECT_TRUE(results.insert(lab_.nll({key + "=" + value})).second) << value;
+  }
+
+  const Strings kInputs{"quant.activation.bits=4"};
+  const Strings calibrated_{"quant.method=gptq", "calibration.samples=4", "calibration.seq_len=64"};
+  Lab lab_;
+};
+
+// Of what is under replication and qat.
+Proofs proofs_of_replication();
+
+}  // namespace experiments
