@@ -17,20 +17,22 @@ struct Place {
 };
 
 // Field of `width` bits of column j of a block that starts at word `first`.
-Place place(int64_t first, int64_t j, int64_t width) {
+Place place(const Layout& layout, int64_t first, int64_t j, int64_t width) {
+  if (layout.window_bits > 0) return {first, 30 - 2 * j};
   const int64_t per_word = 32 / width, in_word = j % per_word;
   return {first + j / per_word, in_word % 4 * 8 + in_word / 4 * width};
 }
 
 int64_t index(const Layout& layout, int64_t row, int64_t word) {
-  return row / kTileRows * layout.tile_words() + word * kTileRows + row % kTileRows;
+  return layout.first_word() + row / kTileRows * layout.tile_words() + word * kTileRows + row % kTileRows;
 }
 
 }  // namespace
 
-Layout Layout::of(int64_t rows, int64_t columns, int64_t bits, int64_t group_size) {
+Layout Layout::of(int64_t rows, int64_t columns, int64_t bits, int64_t group_size, int64_t window_bits) {
+  assert(window_bits == 0 || fits_windows(rows, columns, bits, group_size));
   assert(fits(bits) && rows > 0 && columns > 0);
-  Layout layout{.rows = rows, .columns = columns, .bits = bits};
+  Layout layout{.rows = rows, .columns = columns, .bits = bits, .window_bits = window_bits};
   layout.group_size = group_size < 1 ? columns : std::min(group_size, columns);
   const int64_t pieces = (layout.group_size + kLongestSpan - 1) / kLongestSpan;
   layout.span = round_up((layout.group_size + pieces - 1) / pieces, layout.block_columns());
@@ -51,10 +53,10 @@ void fill_codes(const Layout& layout, const uint8_t* canonical, uint32_t* words)
       const uint32_t code = (from[byte] | next << 8) >> bit % 8 & ((1u << bits) - 1);
       const int64_t at = layout.position(column), j = at % layout.block_columns();
       const int64_t first = at / layout.block_columns() * layout.block_words();
-      const Place lower = place(first, j, low);
+      const Place lower = place(layout, first, j, low);
       words[index(layout, row, lower.word)] |= (code & ((1u << low) - 1)) << lower.shift;
       if (bits != 3) continue;
-      const Place third = place(first + 2, j, 1);
+      const Place third = place(layout, first + 2, j, 1);
       words[index(layout, row, third.word)] |= (code >> 2) << third.shift;
     }
   }
@@ -63,10 +65,10 @@ void fill_codes(const Layout& layout, const uint8_t* canonical, uint32_t* words)
 uint32_t code_at(const Layout& layout, const uint32_t* words, int64_t row, int64_t column) {
   const int64_t low = layout.bits == 3 ? 2 : layout.bits, at = layout.position(column), j = at % layout.block_columns();
   const int64_t first = at / layout.block_columns() * layout.block_words();
-  const Place lower = place(first, j, low);
+  const Place lower = place(layout, first, j, low);
   const uint32_t code = words[index(layout, row, lower.word)] >> lower.shift & ((1u << low) - 1);
   if (layout.bits != 3) return code;
-  const Place third = place(first + 2, j, 1);
+  const Place third = place(layout, first + 2, j, 1);
   return code | (words[index(layout, row, third.word)] >> third.shift & 1) << 2;
 }
 

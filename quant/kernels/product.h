@@ -4,7 +4,8 @@
 //   inputs      y[j, o] = Σ_g s[o, g] Σ_{i in g} (k[o, i] − z[o, g]) x[j, i]        j < count
 //   sets        y[r, o] = Σ_g s_r[o, g] Σ_{i in g} (k[o, i] − z_r[o, g]) x[i]       r < count
 // (The sum of such sets would be one set: several sets are what a measurement of their cost runs, and linears that
-// share codes and input.) With a table, s table[k] takes the place of s (k − z).
+// share codes and input.) With a table, s table[k] takes the place of s (k − z); codes
+// with a table (of windows, too) are multiplied with `real` inputs only.
 #pragma once
 
 #include <cstdint>

@@ -20,12 +20,14 @@ struct Case {
   int64_t rows, columns, bits, group_size, inputs, sets;
   bool has_zeros, is_half, has_table;
   Precision precision;
+  int64_t window_bits = 0;
 };
 
 std::ostream& operator<<(std::ostream& out, const Case& c) {
   return out << c.rows << "x" << c.columns << " bits " << c.bits << " group " << c.group_size << " inputs " << c.inputs
              << " sets " << c.sets << (c.has_zeros ? " zeros" : "") << (c.is_half ? " half" : "")
-             << (c.has_table ? " table" : "") << (c.precision == Precision::integer ? " integer" : " real");
+             << (c.has_table ? " table" : "") << " window " << c.window_bits
+             << (c.precision == Precision::integer ? " integer" : " real");
 }
 
 std::vector<uint8_t> pack(const std::vector<uint8_t>& codes, int64_t rows, int64_t columns, int64_t bits) {
@@ -40,7 +42,7 @@ std::vector<uint8_t> pack(const std::vector<uint8_t>& codes, int64_t rows, int64
 
 // Random codes, parameters and inputs of a case, and what they give.
 struct Problem {
-  explicit Problem(const Case& of) : c(of), layout(Layout::of(c.rows, c.columns, c.bits, c.group_size)) {
+  explicit Problem(const Case& of) : c(of), layout(Layout::of(c.rows, c.columns, c.bits, c.group_size, c.window_bits)) {
     std::mt19937 random(static_cast<uint32_t>(c.rows * 131 + c.columns * 31 + c.bits * 7 + c.inputs + c.sets));
     std::normal_distribution<float> normal;
     codes.resize(c.rows * c.columns);
@@ -48,7 +50,7 @@ struct Problem {
     words.resize(layout.words());
     fill_codes(layout, pack(codes, c.rows, c.columns, c.bits).data(), words.data());
     if (c.has_table) {
-      for (int64_t k = 0; k < int64_t{1} << c.bits; ++k) table.push_back(normal(random));
+      for (int64_t k = 0; k < int64_t{1} << std::max(c.bits, c.window_bits); ++k) table.push_back(normal(random));
     }
     const auto rounded = [&](float v) { return c.is_half ? from_half(to_half(v)) : v; };
     values.resize(c.sets);
@@ -69,13 +71,23 @@ struct Problem {
     inputs.prepare(layout, c.precision, x.data(), c.inputs, c.columns);
   }
 
+  // What chooses a level: the code, or the window of codes that ends with it, row by row in its tile of 16 × 16.
+  int64_t index(int64_t row, int64_t i) const {
+    int64_t window = 0;
+    for (int64_t t = 0, last = row % 16 * 16 + i % 16; t <= last && c.window_bits > 0; ++t) {
+      window = (window << c.bits | codes[(row / 16 * 16 + t / 16) * c.columns + i / 16 * 16 + t % 16]) &
+               ((int64_t{1} << c.window_bits) - 1);
+    }
+    return c.window_bits > 0 ? window : codes[row * c.columns + i];
+  }
+
   // Element `row` of output j (or of set r), and the sum of the magnitudes of what is added up.
   std::pair<double, double> expected(int64_t r, int64_t j, int64_t row) const {
     double sum = 0, magnitude = 0, largest = 0;
     for (int64_t i = 0; i < c.columns; ++i) largest = std::max<double>(largest, std::fabs(x[j * c.columns + i]));
     const auto step = static_cast<float>(largest) / 127;
     for (int64_t i = 0; i < c.columns; ++i) {
-      const int64_t group = row * layout.groups + i / layout.group_size, k = codes[row * c.columns + i];
+      const int64_t group = row * layout.groups + i / layout.group_size, k = index(row, i);
       const double z = c.has_zeros ? zero[r][group] : 1.5, s = scale[r][group];
       double in = x[j * c.columns + i];
       if (c.precision == Precision::integer)
@@ -169,6 +181,16 @@ TEST(PackedProduct, Tables) {
     check_all({21, 130, bits, -1, 1, 3, false, false, true, Precision::real});
     if (HasFatalFailure()) return;
   }
+}
+
+TEST(PackedProduct, WindowsOfCodes) {
+  for (const int64_t window : {4, 8, 12, 16}) {
+    for (int64_t n = 1; n <= kMostInputs; ++n) {
+      check_all({48, 160, 2, n % 2 == 0 ? 32 : -1, n, 1, false, n % 3 == 0, true, Precision::real, window});
+      if (HasFatalFailure()) return;
+    }
+  }
+  check_all({16, 16, 2, 16, 1, 2, false, true, true, Precision::real, 8});
 }
 
 TEST(PackedProduct, LongRowsAreCutIntoSpans) {
