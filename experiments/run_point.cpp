@@ -19,6 +19,7 @@
 #include "experiments/cache_key.h"
 #include "experiments/efficiency.h"
 #include "experiments/resume.h"
+#include "experiments/runtime.h"
 #include "experiments/sensitivity.h"
 #include "experiments/stages.h"
 #include "experiments/training.h"
@@ -90,15 +91,17 @@ void staged(std::vector<StageRecord>& stages, const std::string& name, int versi
 // A model as it is measured.
 struct Working {
   std::shared_ptr<core::Model> model;
-  std::unique_ptr<core::BlockSource> source;
+  std::unique_ptr<PackedSource> source;
 };
 
 // The model in `directory`, the user's or our checkpoint of it, opened as `weights`.
 Working open_model(const Spec& spec, const ModelFiles& files, const std::string& directory,
                    const core::Weights& weights) {
   Working work{models::build(files.config), nullptr};
-  work.source = exports::open_source(*work.model, directory, weights, residency_of(spec, weights));
+  work.source = std::make_unique<PackedSource>(
+      exports::open_source(*work.model, directory, weights, residency_of(spec, weights)), spec.runtime);
   exports::load_ends(*work.model, directory, weights);
+  work.source->pack(work.model->head());
   return work;
 }
 
@@ -379,6 +382,7 @@ Findings compute(const Point& point, const std::string& directory, Inputs& input
   staged(findings.stages, "load", 1, [&] {  // resident weights are all read here, because each is counted
     work = open_result(spec, files, checkpoint);
     findings.bill = bill_of(*work.model, *work.source, spec.machine.cache_bytes);
+    findings.runtime = work.source->report();
     return false;
   });
   if (!quantizes && !files.quantized &&

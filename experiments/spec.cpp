@@ -43,6 +43,14 @@ void MachineConfig::keys(core::Keys& k) {
         {0, 1LL << 40});
 }
 
+void RuntimeConfig::keys(core::Keys& k) {
+  k.key("linears", linears,
+        "how quantized linears run; dense: the weight is decoded for every product; packed: codes are multiplied as "
+        "they are, in float32; packed_int8: by int8 inputs, rounded per token",
+        {"dense", "packed", "packed_int8"});
+  k.key("rows", rows, "packed: products of more tokens than this decode the weight, a tile at a time", {0, 1 << 20});
+}
+
 void SweepConfig::keys(core::Keys& k) {
   k.node("grid", grid, "map of dotted keys to lists of values: one run for every combination");
   k.node("cases", cases, "list of maps of dotted keys to values: one run each, times the grid if there is one");
@@ -65,6 +73,7 @@ void Spec::keys(core::Keys& k) {
   k.section("replication", replication, "how the codes are used several times");
   k.section("qat", qat, "training of the quantization parameters; codes stay what they are");
   k.section("measure", measure, "what is measured, beside the full-precision model");
+  k.section("runtime", runtime, "how the quantized model runs while it is measured");
   k.section("machine", machine, "the machine that the bill is for");
   k.key("checkpoint", checkpoint, "whether the quantized model is kept in the run directory", {"keep", "discard"});
   k.section("sweep", sweep, "many runs from one file").only_if_given();

@@ -47,6 +47,14 @@ struct MachineConfig : core::Section {
   void keys(core::Keys& k) override;
 };
 
+struct RuntimeConfig : core::Section {
+  std::string linears = "dense";
+  int64_t rows = 8;
+
+  void keys(core::Keys& k) override;
+  bool is_packed() const { return linears != "dense"; }
+};
+
 struct SweepConfig : core::Section {
   core::Node grid;   // dotted key -> list of values
   core::Node cases;  // list of maps dotted key -> value
@@ -66,6 +74,7 @@ struct Spec : core::Section {
   replication::ReplicationConfig replication;
   quant::QatConfig qat;
   MeasureConfig measure;
+  RuntimeConfig runtime;
   MachineConfig machine;
   std::string checkpoint = "keep";
   SweepConfig sweep;

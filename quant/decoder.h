@@ -5,6 +5,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -54,6 +55,14 @@ struct Place {
   uint64_t seed = 0;
 };
 
+// What kernels of packed products (quant/packed_weight.h) need to know: the weight is the levels of `grid`, times
+// Σ_r rows[o, r] columns[i, r] if there are such factors.
+struct PackedForm {
+  ElementGrid grid;          // its dither is not read
+  at::Tensor rows, columns;  // [O, R] and [I, R] float32; undefined: ones
+  int64_t window_bits = 0;   // L: the table's index is that many bits of codes, the newest lowest (replication/tiles.h)
+};
+
 class Decoder {
  public:
   explicit Decoder(WeightConfig config, Place place = {}) : config_(std::move(config)), place_(std::move(place)) {}
@@ -87,6 +96,8 @@ class Decoder {
   virtual Parameters layout(int64_t out_features, int64_t in_features) const = 0;
   // Elementwise decoders only: the levels of every weight, for kernels that choose one code at a time.
   virtual ElementGrid element_grid(const Parameters& parameters, int64_t out_features, int64_t in_features) const;
+  // None: there are no kernels for what this decoder does.
+  virtual std::optional<PackedForm> packed_form(const Parameters&, int64_t, int64_t) const { return {}; }
   // Sequence decoders only: columns first … first + n of a weight [O, I], coded without regard to the others. w: [O,
   // n]; first and n are multiples of column_block().
   virtual EncodedColumns encode_columns(const at::Tensor& w, const Parameters& parameters, int64_t first,

@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
+
 #include "quant/draws.h"
 
 namespace quant {
@@ -37,7 +39,45 @@ void QuantizedLinear::quantize_input(std::shared_ptr<const InputQuantizer> input
 }
 
 at::Tensor QuantizedLinear::forward(const at::Tensor& x) {
-  return decoder_->product(input_ ? input_->apply(x) : x, weight(), bias_, parameters_);
+  const at::Tensor input = input_ ? input_->apply(x) : x;
+  if (packed_ != nullptr) return packed_product(input);
+  return decoder_->product(input, weight(), bias_, parameters_);
+}
+
+// ---- with packed codes ----
+
+std::string QuantizedLinear::run_packed(const Execution& execution) {
+  packed_ = nullptr;
+  if (decoder_->config().noise.in_inference()) return "its noise is of every weight";
+  if (compute_dtype_ != at::kFloat) return std::string("it computes in ") + c10::toString(compute_dtype_);
+  std::string reason;
+  packed_ = PackedWeight::make(*decoder_, codes_, parameters_, execution, reason);
+  return reason;
+}
+
+at::Tensor QuantizedLinear::packed_product(const at::Tensor& x) const {
+  const at::Tensor flat = x.reshape({-1, in_features()});
+  const bool is_small = flat.size(0) <= packed_->execution().most_rows;
+  at::Tensor y = is_small ? packed_->product(flat) : product_by_tile(packed_->rounded(flat));
+  if (bias_.defined()) y.add_(bias_);
+  std::vector<int64_t> shape = x.sizes().vec();
+  shape.back() = out_features();
+  return y.reshape(shape);
+}
+
+// Decodes as many rows at a time as a core keeps near, so that there is never a dense copy.
+at::Tensor QuantizedLinear::product_by_tile(const at::Tensor& x) const {
+  constexpr int64_t kTileElements = 1 << 20;
+  const int64_t O = out_features();
+  const int64_t tile = std::max<int64_t>(64, kTileElements / in_features() / 64 * 64);  // whole tiles of 16 rows
+  if (tile >= O || packed_->has_factors()) return at::linear(x, weight());
+  at::Tensor y = at::empty({x.size(0), O}, x.options());
+  for (int64_t first = 0; first < O; first += tile) {
+    const int64_t n = std::min(tile, O - first);
+    const at::Tensor w = rows(at::arange(first, first + n, codes_.packed().options().dtype(at::kLong)));  // [n, I]
+    y.narrow(1, first, n).copy_(at::linear(x, w));
+  }
+  return y;
 }
 
 at::Tensor QuantizedLinear::weight() const {

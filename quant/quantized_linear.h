@@ -7,6 +7,7 @@
 #include "core/nn/linear.h"
 #include "quant/activation.h"
 #include "quant/decoder.h"
+#include "quant/packed_weight.h"
 
 namespace quant {
 
@@ -35,6 +36,11 @@ class QuantizedLinear : public core::Linear {
   const InputQuantizer* input() const { return input_.get(); }
   const std::shared_ptr<const InputQuantizer>& input_pointer() const { return input_; }
 
+  // From now on inputs of few rows are multiplied with packed codes, others with a weight that is decoded by tile.
+  // Without gradients. "", or why there is no kernel for this linear, which goes on as before.
+  std::string run_packed(const Execution& execution);
+  const PackedWeight* packed() const { return packed_.get(); }
+
   // The codes are those of another linear, in the same memory: it stores them. owner: its path; "": none.
   void share_codes(std::string owner) { codes_of_ = std::move(owner); }
   const std::string& codes_of() const { return codes_of_; }
@@ -50,6 +56,8 @@ class QuantizedLinear : public core::Linear {
   at::ScalarType compute_dtype() const { return compute_dtype_; }
 
  private:
+  at::Tensor packed_product(const at::Tensor& x) const;          // [..., I] -> [..., O]
+  at::Tensor product_by_tile(const at::Tensor& x) const;         // [n, I] -> [n, O]
   at::Tensor noise() const;                                      // [O, I] float32
   Parameters parameters_of_rows(const at::Tensor& index) const;  // index: [n] int64
 
@@ -61,6 +69,7 @@ class QuantizedLinear : public core::Linear {
   at::Tensor bias_;
   int64_t bias_bits_;
   at::ScalarType compute_dtype_;
+  std::unique_ptr<PackedWeight> packed_;
   mutable at::Tensor draw_;  // [O, I] of N(0, 1), once it was needed
 };
 

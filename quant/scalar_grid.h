@@ -14,6 +14,10 @@ class ScalarGrid : public Decoder {
   int64_t groups(int64_t in_features) const override;
   Needs needs() const override { return {.mean_square = config().range == "importance"}; }
   Encoded encode(const at::Tensor& w, Parameters parameters) const override;
+  std::optional<PackedForm> packed_form(const Parameters& parameters, int64_t out_features,
+                                        int64_t in_features) const override {
+    return PackedForm{element_grid(parameters, out_features, in_features), {}, {}, 0};
+  }
 
  protected:
   // is_signed: scales may be negative.

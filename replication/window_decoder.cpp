@@ -84,6 +84,20 @@ at::Tensor WindowDecoder::noise_scale(const Parameters& parameters, int64_t O, i
   return scale.expand({O, scale.size(1)});
 }
 
+std::optional<quant::PackedForm> WindowDecoder::packed_form(const Parameters& parameters, int64_t O, int64_t I) const {
+  const at::Tensor level = table(parameters).detach().cpu().contiguous();
+  const float* levels = level.const_data_ptr<float>();
+  return quant::PackedForm{{.scale = noise_scale(parameters, O, I).contiguous(),
+                            .shift = {},
+                            .group_size = I / groups(I),
+                            .top = (int64_t{1} << code_bits()) - 1,
+                            .table = {levels, levels + level.numel()},
+                            .dither = {}},
+                           {},
+                           {},
+                           family_.window_bits};
+}
+
 at::Tensor WindowDecoder::table(const Parameters& parameters) const {
   const at::Tensor theta = parameters.at(family_.parameter);
   return at::mv(family_.features.to(theta.device()), theta);

@@ -44,6 +44,9 @@ class WindowDecoder : public quant::Decoder {
   quant::Parameters layout(int64_t out_features, int64_t in_features) const override;
   at::Tensor noise_scale(const quant::Parameters& parameters, int64_t out_features, int64_t in_features) const override;
 
+  std::optional<quant::PackedForm> packed_form(const quant::Parameters& parameters, int64_t out_features,
+                                               int64_t in_features) const override;
+
   // The same as decode, in tensor operations: the definition, the path of gradients and of other devices.
   at::Tensor decode_reference(const at::Tensor& codes, const quant::Parameters& parameters) const;
   // The level of every window, [2^L]. Differentiable.

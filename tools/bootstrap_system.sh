@@ -3,10 +3,10 @@
 
 apt_packages="g++ cmake ninja-build pkg-config ccache python3 python3-venv
 libyaml-cpp-dev nlohmann-json3-dev libcli11-dev libfmt-dev libspdlog-dev libsentencepiece-dev libpcre2-dev
-libutf8proc-dev libxxhash-dev libgtest-dev libgmock-dev libbenchmark-dev"
+libutf8proc-dev libxxhash-dev libhwy-dev libgtest-dev libgmock-dev libbenchmark-dev"
 brew_packages="cmake ninja pkgconf ccache python@3.13 libomp
 yaml-cpp nlohmann-json cli11 fmt spdlog sentencepiece pcre2
-utf8proc xxhash googletest google-benchmark"
+utf8proc xxhash highway googletest google-benchmark"
 supported="Debian 12+, Ubuntu 24.04+, macOS 14+ on Apple silicon"
 formatter=clang-format-14  # one version everywhere: others break lines differently
 
@@ -126,7 +126,7 @@ missing_parts() {
     if ! command -v "$part" >/dev/null; then echo "$part"; fi
   done
   if [ -z "$(find_cmake)" ]; then echo "cmake>=3.25"; fi
-  for part in yaml-cpp nlohmann_json CLI11 fmt spdlog sentencepiece libpcre2-8 libutf8proc libxxhash gtest gmock; do
+  for part in yaml-cpp nlohmann_json CLI11 fmt spdlog sentencepiece libpcre2-8 libutf8proc libxxhash libhwy gtest gmock; do
     if ! pkg-config --exists "$part" 2>/dev/null; then echo "$part"; fi
   done
 }

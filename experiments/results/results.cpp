@@ -175,6 +175,7 @@ Json results_json(const Findings& f, int64_t bytes_on_disk) {
           {"mac_multiplier", f.bill.mac_multiplier},
           {"weight_bytes_per_token", f.bill.all.bytes_read},
           {"kv_bytes_at_8192", f.bill.kv_bytes},
+          {"runtime", f.runtime},
           {"replication", replication_json(f.spec->replication, f.efficiency)},
           {"qat", training_json(f.training, stored_bits(f.bill.all))},
           {"stages", stages},

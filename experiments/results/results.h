@@ -45,7 +45,8 @@ struct Findings {
   std::vector<quant::ModuleReport> modules = {};
   std::optional<Efficiency> efficiency = {};  // of replication
   Bill bill = {};
-  std::string training_tokens = {};  // their hash; empty: nothing was trained
+  Json runtime = {{"linears", "dense"}};  // how the quantized model ran (experiments/runtime.h)
+  std::string training_tokens = {};       // their hash; empty: nothing was trained
   std::vector<TrainingPart> training = {};
 };
 

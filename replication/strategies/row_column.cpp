@@ -109,6 +109,20 @@ class RowColumnDecoder : public quant::Decoder {
     return scaled_levels(codes, p) * at::mm(p.at("row_scale"), p.at("column_scale").t());
   }
 
+  std::optional<quant::PackedForm> packed_form(const Parameters& p, int64_t O, int64_t I) const override {
+    const at::Tensor& rows = p.at("row_scale");
+    const at::Tensor scale = group_scale_ ? format_.scale(p).contiguous() : at::ones({O, 1}, rows.options());
+    return quant::PackedForm{{.scale = scale,
+                              .shift = at::full_like(scale, middle()),
+                              .group_size = I / scale.size(1),
+                              .top = top(),
+                              .table = {},
+                              .dither = {}},
+                             rows,
+                             p.at("column_scale"),
+                             0};
+  }
+
   // Every weight is a group of its own. A scale that is nearly 0 codes nothing: it is kept away from 0 here.
   quant::ElementGrid element_grid(const Parameters& p, int64_t O, int64_t I) const override {
     at::Tensor scale = at::mm(p.at("row_scale"), p.at("column_scale").t()) * group_scales(p, O, I);

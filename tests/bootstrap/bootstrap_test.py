@@ -66,7 +66,7 @@ class BootstrapTest(unittest.TestCase):
         self.assertEqual(code, 2)
         self.assertEqual(err, "bootstrap: Fedora Linux 41 is not supported (Debian 12+, Ubuntu 24.04+, macOS 14+ on "
                               "Apple silicon are). Missing: g++ yaml-cpp nlohmann_json CLI11 fmt spdlog sentencepiece "
-                              "libpcre2-8 libutf8proc libxxhash gtest gmock\n")
+                              "libpcre2-8 libutf8proc libxxhash libhwy gtest gmock\n")
 
     def test_another_system_that_has_everything_goes_on(self):
         self.box.write("os-release", 'ID=fedora\nVERSION_ID=41\nPRETTY_NAME="Fedora Linux 41"\n')
@@ -95,7 +95,7 @@ class BootstrapTest(unittest.TestCase):
         self.box.fake("brew", 'if [ "$1" = list ]; then printf "cmake\\nfmt\\nninja\\npkgconf\\nccache\\n"; fi')
         _, _, err = self.box.run("tools/bootstrap", "run")
         self.assertIn("bootstrap 1/4: installing with Homebrew: python@3.13 libomp yaml-cpp nlohmann-json cli11 spdlog "
-                      "sentencepiece pcre2 utf8proc xxhash googletest google-benchmark\n", err)
+                      "sentencepiece pcre2 utf8proc xxhash highway googletest google-benchmark\n", err)
 
     def test_a_wheel_that_the_indexes_lack_comes_from_pytorchs_index(self):
         self.box.write("pip", f'case "$*" in *--extra-index-url*) {PIP} ;;'

@@ -100,6 +100,31 @@ class Key : public ::testing::Test, protected Proof {
     EXPECT_LT(once["weight_bytes_per_token"], again["weight_bytes_per_token"]);
     EXPECT_EQ(Lab::nll_of(once), Lab::nll_of(again));
   }
+  // Packed products of float32 are the dense ones; those of int8 are the dense ones of the same int8 inputs, and these
+  // inputs are not the original ones.
+  void packed() {
+    const Strings all_rows{"runtime.rows=1000000"}, int8{"quant.activation.bits=8", "quant.activation.symmetry=narrow"};
+    const auto with = [](Strings given, const Strings& more) {
+      given.insert(given.end(), more.begin(), more.end());
+      return given;
+    };
+    const Json real = lab_.row(with(all_rows, {"runtime.linears=packed"}));
+    EXPECT_EQ(real["runtime"]["linears"], "packed");
+    EXPECT_GT(real["runtime"]["packed"], 0);
+    EXPECT_TRUE(real["runtime"]["dense"].empty());
+    EXPECT_NEAR(Lab::nll_of(real), lab_.nll(), 1e-5);
+    const double integer = lab_.nll(with(all_rows, {"runtime.linears=packed_int8"}));
+    EXPECT_NEAR(integer, lab_.nll(int8), 1e-3);
+    EXPECT_NE(integer, lab_.nll());
+  }
+  void rows() {
+    const Strings packed{"runtime.linears=packed"};
+    const Json by_tile = lab_.row(packed), by_code = lab_.row({packed[0], "runtime.rows=1000000"});
+    EXPECT_NE(by_tile["id"], by_code["id"]);
+    EXPECT_EQ(by_code["runtime"]["rows"], 1000000);
+    EXPECT_NEAR(Lab::nll_of(by_code), Lab::nll_of(by_tile), 1e-5);
+    EXPECT_NE(Lab::nll_of(by_code), Lab::nll_of(by_tile));  // sums in another order
+  }
   // On the mixture of experts of the test data; where that is not there, the key is only read.
   void experts(const std::string& assignment, Strings given = {}) {
     if (std::getenv("REFRAIN_DATA") == nullptr) return void(lab_.points({assignment}));
@@ -245,6 +270,8 @@ class Key : public ::testing::Test, protected Proof {
       {"measure.latency.contexts", [this] { latency("contexts", "[4, 8]", "/contexts/1"); }},
       {"measure.latency.generate", [this] { latency("generate", "3", "/generate"); }},
       {"measure.latency.repetitions", [this] { latency("repetitions", "3", "/repetitions"); }},
+      {"runtime.linears", [this] { packed(); }},
+      {"runtime.rows", [this] { rows(); }},
       {"machine.cache_bytes", [this] { cache_bytes(); }},
       {"checkpoint", [this] { checkpoint(); }},
       {"sweep.grid", [this] { EXPECT_EQ(lab_.run({"sweep.grid={quant.weight.bits: [2, 3]}"}).rows.size(), 2u); }},

@@ -1,0 +1,98 @@
+// Packed products of quantized linears against their decoded weight, for every grid, and what they refuse.
+#include <ATen/ATen.h>
+#include <gmock/gmock.h>
+
+#include "quant/quantized_linear.h"
+#include "tests/quant/grid_cases.h"
+
+namespace quant {
+namespace {
+
+using kernels::Precision;
+
+constexpr int64_t kOut = 37, kIn = 96;
+
+at::Tensor normal(int64_t rows, int64_t columns, int64_t seed) {
+  at::manual_seed(seed);
+  return at::randn({rows, columns});
+}
+
+std::shared_ptr<QuantizedLinear> linear(const std::string& variables, const std::string& activation = "") {
+  const auto decoder = make_decoder(weight_config("{" + variables + "}"), "l", kIn);
+  const at::Tensor w = normal(kOut, kIn, 3);
+  auto made = std::make_shared<QuantizedLinear>(decoder, decoder->encode(w, decoder->fit(w, {})), normal(1, kOut, 4)[0],
+                                                16, at::kFloat);
+  if (!activation.empty()) {
+    ActivationConfig inputs;
+    core::bind(core::parse_yaml("{" + activation + "}", "test"), inputs, "quant.activation");
+    made->quantize_input(make_input_quantizer(inputs, "l", kIn));
+  }
+  return made;
+}
+
+double worst(const at::Tensor& found, const at::Tensor& expected) {
+  return ((found - expected).abs().max() / expected.abs().max()).item<double>();
+}
+
+const std::vector<std::string> kGrids{"symmetry: asymmetric, zero_point: int",
+                                      "symmetry: asymmetric, zero_point: float",
+                                      "symmetry: midrise",
+                                      "symmetry: signed_full",
+                                      "symmetry: asymmetric, offset: 0.3",
+                                      "scale_dtype: bfloat16",
+                                      "codebook: lloyd_max"};
+
+TEST(Packed, EveryGridIsItsDecodedWeight) {
+  for (const std::string& grid : kGrids) {
+    for (const int64_t bits : {1, 2, 3, 4, 8}) {
+      if (bits == 8 && grid.starts_with("codebook")) continue;  // fits no better in 96 weights
+      for (const int64_t group : {-1, 0, 16, 32}) {
+        const auto it = linear(fmt::format("{}, bits: {}, group_size: {}", grid, bits, group));
+        for (const int64_t n : {1, 3, 8, 9}) {
+          const at::Tensor x = normal(n, kIn, 5).reshape({1, n, kIn}), dense = it->forward(x);
+          ASSERT_EQ(it->run_packed({.most_rows = 100}), "") << grid;
+          const at::Tensor packed = it->forward(x);
+          EXPECT_EQ(packed.sizes(), dense.sizes());
+          EXPECT_LT(worst(packed, dense), 1e-5) << grid << " bits " << bits << " group " << group << " rows " << n;
+          ASSERT_EQ(it->run_packed({.most_rows = 0}), "");  // by tile
+          EXPECT_LT(worst(it->forward(x), dense), 1e-6) << grid << " bits " << bits << " by tile";
+        }
+      }
+    }
+  }
+}
+
+TEST(Packed, Int8IsTheProductOfTheSameInt8Inputs) {
+  for (const std::string& grid : kGrids) {
+    const std::string variables = grid + ", bits: 2, group_size: 32";
+    const auto dense = linear(variables, "bits: 8, symmetry: narrow"), packed = linear(variables);
+    const at::Tensor x = normal(5, kIn, 6), expected = dense->forward(x);
+    for (const int64_t most : {8, 0}) {
+      ASSERT_EQ(packed->run_packed({Precision::integer, most}), "");
+      EXPECT_LT(worst(packed->forward(x), expected), 1e-5) << grid << " rows " << most;
+    }
+    EXPECT_GT(worst(linear(variables)->forward(x), expected), 1e-4);  // int8 costs something
+  }
+}
+
+TEST(Packed, WideWeightsAreDecodedTileByTile) {
+  const auto decoder = make_decoder(WeightConfig{}, "l", 4096);
+  const at::Tensor w = normal(700, 4096, 8), x = normal(9, 4096, 9);
+  QuantizedLinear it(decoder, decoder->encode(w, decoder->fit(w, {})), at::Tensor(), 16, at::kFloat);
+  const at::Tensor dense = it.forward(x);
+  ASSERT_EQ(it.run_packed({}), "");
+  EXPECT_LT(worst(it.forward(x), dense), 1e-5);
+}
+
+TEST(Packed, ThereIsAReasonWhereThereIsNoKernel) {
+  EXPECT_EQ(linear("bits: 5")->run_packed({}), "no kernel has 5-bit codes");
+  EXPECT_EQ(linear("bits: 4, noise: {sigma: 0.1, at: inference}")->run_packed({}), "its noise is of every weight");
+  const auto it = linear("bits: 5");
+  const at::Tensor x = normal(2, kIn, 7), before = it->forward(x);
+  it->run_packed({});
+  EXPECT_EQ(it->packed(), nullptr);
+  EXPECT_TRUE(it->forward(x).equal(before));
+}
+
+}  // namespace
+}  // namespace quant
