@@ -14,7 +14,7 @@ using ::testing::MatchesRegex;
 
 class Generate : public ::testing::Test {
  protected:
-  Generate() { program_.be_generate(); }
+  Generate() { program_.be(REFRAIN_GENERATE); }
 
   // What is printed behind the prompt.
   std::string text(const Strings& more, const std::string& model = "tiny-qwen3", const std::string& tokens = "24") {

@@ -31,8 +31,8 @@ class Program {
   std::string errors_of(pid_t pid) const { return core::slurp(file(printed(".stderr", pid))); }
   // From now on no file that it writes grows beyond this.
   void limit_file_size(int64_t bytes) { file_size_ = bytes; }
-  // From now on `generate` is started instead.
-  void be_generate() { program_ = REFRAIN_GENERATE; }
+  // From now on another program is started instead: REFRAIN_GENERATE, REFRAIN_PREDICT.
+  void be(const std::string& program) { program_ = program; }
 
   std::string file(const std::string& name) const { return scratch_.file(name); }
   void put(const std::string& name, const std::string& content) const { scratch_.put(name, content); }

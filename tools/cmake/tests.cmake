@@ -36,8 +36,9 @@ function(refrain_test_folder folder)
   endif()
   if(folder IN_LIST program_folders)
     target_compile_definitions(${name} PRIVATE REFRAIN_PROGRAM="$<TARGET_FILE:run_experiment>"
-                                               REFRAIN_GENERATE="$<TARGET_FILE:generate>")
-    add_dependencies(${name} run_experiment generate)
+                                               REFRAIN_GENERATE="$<TARGET_FILE:generate>"
+                                               REFRAIN_PREDICT="$<TARGET_FILE:predict>")
+    add_dependencies(${name} run_experiment generate predict)
   endif()
   refrain_test(${name} quick ${torch} ${name} --gtest_filter=-${long_suites})
   set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${sources})  # a new Long* suite gets its entry
