@@ -130,29 +130,48 @@ std::set<std::string> drawn_linears(const ReplicationConfig& config, core::Model
   return config.select.linears_of(model, {order.begin(), order.end()});
 }
 
+// Whether the control has a say in what a linear stores. changed: the replica changes it.
+bool may_mix(const std::string& control, const std::string& path, bool changed) {
+  if (control == ReplicationConfig::kMoreBitsSelected) return changed;
+  if (control != ReplicationConfig::kMoreBitsAttention) return true;
+  return path.find(".self_attn.") != std::string::npos || path.find(".shared_expert") != std::string::npos;
+}
+
+// Whether the replica does something else to a linear than a plain grid.
+bool changes(const quant::Assignment& single, const quant::Assignment& replica) {
+  return replica.refinement != nullptr || !codes_alike(last_decoder(replica), last_decoder(single));
+}
+
 // The control of equal bits in place of `replica`, whose linears are `chosen`.
 Assigned mixed(const Spec& spec, core::Model& model, const Spec& single_spec, const Assigned& single,
                const Assigned& replica, const std::set<std::string>& chosen, const replication::Evidence* evidence) {
   std::vector<replication::Mixed> linears, billed;  // billed: as they are stored in the end
-  int64_t target = 0;
+  int64_t stored = 0, target = 0;                   // by the replica; of that, by what the control mixes
   for (const auto& [block, bits] : bits_of_replicas(spec, model, plan_of(spec.replication, model, chosen), replica))
     target += bits;
+  stored = target;
   for (size_t i = 0; i < single.size(); ++i) {
     if (!is_coded(single[i])) continue;
     const core::Slot* slot = single[i].slot;
+    const int64_t bits = stored_bits(spec, replica[i]), extra = bits - stored_bits(spec, single[i]);
+    stored += bits;
+    const bool mixes = may_mix(spec.replication.control, slot->path(), changes(single[i], replica[i]));
+    target += mixes ? bits : extra;
+    if (!mixes) continue;
     const double sensitivity =
         evidence == nullptr ? 0 : replication::Selection::error_of(slot->path(), evidence->errors).relative();
     linears.push_back({slot, single[i].decoder->config(), sensitivity});
     billed.push_back(linears.back());
     if (floats_zeros(spec)) billed.back().weight.zero_point = "float";
-    target += stored_bits(spec, replica[i]);
   }
+  if (linears.empty()) throw replication::NoControl(spec.replication.control + ": the model has no such linears");
   const auto seed = static_cast<uint64_t>(spec.seed);
   const std::shared_ptr<const replication::Control> control = make_control(spec.replication, linears);
   const std::vector<int64_t> levels =
-      mixed_levels(spec.replication, *control, billed, target, seed, evidence != nullptr);
-  const auto coding = [&](const core::Slot& slot, const quant::WeightConfig&, uint64_t of) {
+      mixed_levels(spec.replication, *control, billed, target, seed, evidence != nullptr, stored - target);
+  const auto coding = [&](const core::Slot& slot, const quant::WeightConfig& weight, uint64_t of) {
     const auto found = std::find_if(linears.begin(), linears.end(), [&](const auto& m) { return m.slot == &slot; });
+    if (found == linears.end()) return quant::grid_coding(slot, weight, of);
     return control->coding(*found, of, levels[static_cast<size_t>(found - linears.begin())]);
   };
   return quant::assign(single_spec.quant, model, seed, coding);
@@ -179,7 +198,7 @@ Assigned replicated(const Spec& spec, core::Model& model, const replication::Evi
   const replication::Evidence known =
       with_bits(evidence == nullptr ? replication::Evidence{} : *evidence, spec, model, single, everywhere);
   config.select.require_room(model, known);
-  const bool waits = config.select.by_sensitivity() && evidence == nullptr;
+  const bool waits = config.select.is_ranked() && evidence == nullptr;
   std::set<std::string> chosen = waits ? std::set<std::string>{} : config.select.chosen_units(model, known, seed);
   if (waits && config.is_mixed()) return single;  // how much the replica stores is not known yet
   std::set<std::string> linears = config.select.linears_of(model, chosen);
@@ -200,6 +219,14 @@ Spec single_of(const Spec& spec) {
   single.quant.weight = replication::single_grid(spec.replication, spec.quant.weight);
   single.replication = {};
   return single;
+}
+
+quant::Calibration calibration_of(const Spec& spec, const core::Windows* text) {
+  return {.propagate_error = spec.calibration.propagate_error,
+          .all_experts = spec.calibration.all_experts,
+          .tokens = text == nullptr ? 0 : text->count * text->seq_len,
+          .min_token_fraction = spec.calibration.min_token_fraction,
+          .pool = spec.calibration.fallback == "pooled"};
 }
 
 void follow_plan(const Spec& spec, core::Model& model) {
@@ -227,8 +254,7 @@ Replaced replaced(const Spec& spec, core::Model& model, const Assigned& assigned
   Replaced all;
   for (size_t i = 0; i < single.size(); ++i) {
     if (!is_coded(single[i])) continue;
-    const bool refined = assigned[i].refinement != nullptr;
-    if (!refined && codes_alike(last_decoder(assigned[i]), last_decoder(single[i]))) continue;
+    if (!changes(single[i], assigned[i])) continue;
     all.paths.insert(single[i].slot->path());
     all.extra_bits += stored_bits(spec, assigned[i]) - stored_bits(spec, single[i]);
     all.weights += weights_of(*single[i].slot);

@@ -5,13 +5,18 @@
 #include <string>
 #include <vector>
 
+#include "core/text/windows.h"
 #include "experiments/spec.h"
+#include "quant/quantize.h"
 #include "replication/config.h"
 
 namespace experiments {
 
 // The run that a replica is measured against: the same without its strategy.
 Spec single_of(const Spec& spec);
+
+// How the inputs of linears are measured. text: the calibration text, null: none.
+quant::Calibration calibration_of(const Spec& spec, const core::Windows* text);
 
 // A strategy of whole blocks makes the model follow its plan. evidence: where the selection or a control ranks linears
 // by sensitivity; null: it is not measured yet, and a strategy is assigned as if all linears were selected. Errors:

@@ -8,6 +8,7 @@
 #include "core/error.h"
 #include "core/machine.h"
 #include "experiments/assignments.h"
+#include "experiments/experts.h"
 #include "models/registry.h"
 #include "quant/apply_transforms.h"
 
@@ -42,7 +43,8 @@ const core::Windows* Inputs::calibration(const ModelFiles& files, const Spec& sp
   if (spec.quant.method == quant::QuantConfig::kNone) return nullptr;
   const bool transforms = !quant::transforms_of(spec.transform, spec.quant).empty();
   const bool replicated = spec.replication.selected();  // its errors are measured
-  if (!transforms && !replicated && !spec.qat.tunes_blocks() && !quant::needs_statistics(assignments(spec, model)))
+  if (!transforms && !replicated && !spec.quant.expert_bits.selected() && !spec.qat.tunes_blocks() &&
+      !quant::needs_statistics(assignments(spec, model)))
     return nullptr;
   const CalibrationConfig& config = spec.calibration;
   const double kept_back = held_out_of_calibration(spec);
@@ -198,6 +200,7 @@ void check_point(const Spec& spec, Inputs& inputs) {
   check_decoding(spec, inputs, files, model->shape());
   if (!quantizes) return follow_plan(spec, *model);
   const std::vector<quant::Assignment> assigned = assignments(spec, *model);
+  check_expert_bits(spec, *model);
   if (!spec.qat.selected()) return;
   quant::check_trainable(spec.qat, assigned, model->plan());
   inputs.training(files, spec, model->shape());

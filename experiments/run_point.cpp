@@ -18,6 +18,7 @@
 #include "experiments/assignments.h"
 #include "experiments/cache_key.h"
 #include "experiments/efficiency.h"
+#include "experiments/experts.h"
 #include "experiments/resume.h"
 #include "experiments/runtime.h"
 #include "experiments/sensitivity.h"
@@ -146,17 +147,6 @@ std::optional<quant::StatisticsStore> statistics_store(const Spec& spec, Inputs&
   return quant::StatisticsStore(inputs.cache(), cache_key(spec, on));
 }
 
-quant::Calibration calibration_of(const Spec& spec, quant::StatisticsStore* store, quant::StatisticsStore* further,
-                                  const core::Windows* text) {
-  return {.propagate_error = spec.calibration.propagate_error,
-          .store = store,
-          .further = further,
-          .all_experts = spec.calibration.all_experts,
-          .tokens = text == nullptr ? 0 : text->count * text->seq_len,
-          .min_token_fraction = spec.calibration.min_token_fraction,
-          .pool = spec.calibration.fallback == "pooled"};
-}
-
 // Units by sensitivity, and whether they are chosen.
 void write_sensitivity(const Spec& spec, core::Model& model, const replication::Evidence& known,
                        const std::vector<quant::Assignment>& assigned, const std::string& directory) {
@@ -171,6 +161,26 @@ void write_sensitivity(const Spec& spec, core::Model& model, const replication::
     if (std::any_of(linears.begin(), linears.end(), in)) chosen.insert(unit);
   }
   core::write_atomically(directory + "/sensitivity.csv", sensitivity_csv(select, model, known, chosen));
+}
+
+// asked: as configured; spec: with the bits of experts given.
+void write_experts(const Spec& asked, const Spec& spec, Inputs& inputs, const ModelFiles& files,
+                   const std::string& directory, const core::Windows& text) {
+  const auto model = models::build(files.config);
+  std::optional<replication::Evidence> known;
+  if (spec.replication.ranks()) known = evidence(spec, inputs, files, text);
+  std::set<std::string> chosen;
+  if (spec.replication.selected())
+    chosen = replaced(spec, *model, assignments(spec, *model, known ? &*known : nullptr)).paths;
+  std::vector<Expert> experts = experts_of(asked, inputs, files, text);
+  for (const quant::Assignment& a : quant::assign(single_of(spec).quant, *model, static_cast<uint64_t>(spec.seed))) {
+    for (Expert& expert : experts) {
+      if (a.decoder && quant::expert_of(a.slot->path()) == expert.path) expert.bits = a.decoder->config().bits;
+    }
+  }
+  const std::map<std::string, double> none;
+  core::write_atomically(directory + "/experts.csv", experts_csv(experts, known ? known->kl : none, chosen));
+  core::write_atomically(directory + "/coactivation.csv", coactivation_csv(experts));
 }
 
 // The weight of a linear, whether or not its block is loaded.
@@ -216,14 +226,16 @@ QuantizedBlocks quantize(const Spec& spec, Inputs& inputs, const ModelFiles& fil
   std::optional<replication::Evidence> known;
   if (spec.replication.ranks()) known = evidence(spec, inputs, files, *calibration);
   const std::vector<quant::Assignment> assigned = assignments(spec, *model, known ? &*known : nullptr);
-  if (known && spec.replication.select.by_sensitivity()) write_sensitivity(spec, *model, *known, assigned, directory);
+  if (known && spec.replication.select.is_ranked()) write_sensitivity(spec, *model, *known, assigned, directory);
   exports::UnfinishedSource source(weights, checkpoint, progress);
   std::optional<quant::StatisticsStore> further;
   if (std::any_of(assigned.begin(), assigned.end(), [](const auto& a) { return !a.further.empty(); }))
     further = statistics_store(spec, inputs, files, calibration, as_text(spec.replication, model->plan()));
+  quant::Calibration inputs_as = calibration_of(spec, calibration);
+  inputs_as.store = store ? &*store : nullptr;
+  inputs_as.further = further ? &*further : nullptr;
   quant::Quantize stage(
-      spec.quant.methods.at(spec.quant.method), spec.quant.method, assigned,
-      calibration_of(spec, store ? &*store : nullptr, further ? &*further : nullptr, calibration),
+      spec.quant.methods.at(spec.quant.method), spec.quant.method, assigned, inputs_as,
       [&](const std::string& path) { return source.encoded(*model, path); },
       [&](const std::string& path) { return weight_at(*model, weights, path); });
   const std::vector<quant::NamedTransform> transforms = quant::transforms_of(spec.transform, spec.quant);
@@ -337,11 +349,12 @@ void decode(const Spec& spec, Inputs& inputs, const ModelFiles& files, Working& 
 }
 
 Findings compute(const Point& point, const std::string& directory, Inputs& inputs, const ModelFiles& files) {
-  const Spec& spec = point.spec;
-  Findings findings{.id = run_id(spec, inputs),
-                    .spec = &spec,
+  const Spec& asked = point.spec;
+  Spec spec = asked;  // with the bits of each expert, once they are known
+  Findings findings{.id = run_id(asked, inputs),
+                    .spec = &asked,
                     .swept = point.swept,
-                    .config_hash = config_hash(spec),
+                    .config_hash = config_hash(asked),
                     .model_hash = inputs.model_hash(files),
                     .tokenizer_hash = files.tokenizer->hash()};
   const bool quantizes = spec.quant.method != quant::QuantConfig::kNone;
@@ -363,6 +376,8 @@ Findings compute(const Point& point, const std::string& directory, Inputs& input
     staged(findings.stages, "quantize", quant::Quantize::kVersion, [&] {
       const core::Windows* text = inputs.calibration(files, spec, *models::build(files.config));
       if (text != nullptr) findings.calibration_tokens = text->token_hash;
+      spec = allocated(asked, inputs, files, text);
+      if (measures_experts(asked)) write_experts(asked, spec, inputs, files, directory, *text);
       auto [modules, training] = quantize(spec, inputs, files, directory, quantized, text);
       findings.modules = std::move(modules);
       findings.training = std::move(training);

@@ -11,6 +11,7 @@
 #include "core/progress.h"
 #include "experiments/assignments.h"
 #include "experiments/cache_key.h"
+#include "experiments/experts.h"
 #include "models/registry.h"
 #include "quant/apply_transforms.h"
 
@@ -266,6 +267,12 @@ Evidence evidence(const Spec& spec, Inputs& inputs, const ModelFiles& files, con
   const Spec plain = ranked_by(spec);
   Evidence found{.errors = kept_errors(plain, inputs, files, text)};
   const Selection& select = spec.replication.select;
+  if (select.of_experts() && select.is_ranked()) {
+    for (const Expert& expert : experts_of(spec, inputs, files, text)) {
+      found.expert_error[expert.path] = expert.sensitivity();
+      found.expert_frequency[expert.path] = expert.frequency;
+    }
+  }
   if (!select.by_kl()) return found;
   const auto model = models::build(files.config);
   found.kl = kept_kl(plain, inputs, files, text, select.kl_candidates(*model, found.errors));

@@ -39,6 +39,10 @@ class Moe : public FeedForward {
   };
   Route route(const at::Tensor& tokens);
 
+  core::Slot& router() { return *gate_; }
+  int64_t experts() const { return shape_.experts; }
+  Mlp& expert(int64_t index) { return *experts_.at(index); }
+
  private:
   at::Tensor shared(const at::Tensor& tokens);  // [N, D] -> [N, D]
 

@@ -38,6 +38,7 @@ void QuantConfig::keys(core::Keys& k) {
   k.section("weight", weight, "the grid of the weights");
   k.section("activation", activation, "the grid of the inputs of linears");
   k.section("router", router, "what chooses the experts of a token");
+  k.section("expert_bits", expert_bits, "bits of the codes of each expert of a mixture").only_if_given();
   k.list("rules", rules, "exceptions by module, merged key by key; of several that match, the last wins");
 }
 
@@ -52,6 +53,9 @@ void require_read(const WeightConfig& weight, const std::string& key, const std:
 }  // namespace
 
 void QuantConfig::check() const {
+  core::require(!expert_bits.selected() || method != kNone,
+                "{}: quant.method: none makes no codes that experts could have. Choose a method.",
+                expert_bits.where("policy"));
   for (const std::string& key : core::keys_of(const_cast<WeightConfig&>(weight)).names()) {
     if (weight.given(key)) require_read(weight, key, weight.where(key));
   }

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "core/config/keys.h"
+#include "quant/expert_bits.h"
 #include "quant/method.h"
 #include "quant/registry.h"
 #include "quant/weight_config.h"
@@ -38,6 +39,7 @@ struct QuantConfig : core::Section {
   WeightConfig weight;
   ActivationConfig activation;
   RouterConfig router;
+  ExpertBitsConfig expert_bits;
   std::vector<Rule> rules;
 
   void keys(core::Keys& k) override;

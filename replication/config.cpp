@@ -13,7 +13,8 @@ namespace replication {
 namespace {
 
 std::vector<std::string> control_names(std::vector<std::string> first) {
-  for (const char* name : {"finer_groups", "more_bits", "low_rank", ReplicationConfig::kRandomSelection,
+  for (const char* name : {"finer_groups", "more_bits", ReplicationConfig::kMoreBitsSelected,
+                           ReplicationConfig::kMoreBitsAttention, "low_rank", ReplicationConfig::kRandomSelection,
                            ReplicationConfig::kFollowersRemoved})
     first.emplace_back(name);
   return first;
@@ -31,10 +32,11 @@ void ReplicationConfig::keys(core::Keys& k) {
        "controls", controls,
        "runs beside this one that could prove the replica wrong, and a table that compares them with it; single: every "
        "code used once; finer_groups, more_bits, low_rank: two group sizes, bit widths or ranks, mixed over the "
-       "linears in order of sensitivity so that they store as much as the replica; random_selection: as many units, "
-       "drawn five times; followers_removed: of adjacent, the model without the blocks that use the codes of others; "
-       "curve: the single replica in groups of 128, 64 and 32 and with a bit more, on which a replica's KL is read as "
-       "bits",
+       "linears in order of sensitivity so that they store as much as the replica; more_bits_selected: the same over "
+       "the replicated linears alone; more_bits_attention: over attention and shared experts; random_selection: as "
+       "many units, drawn five times; followers_removed: of adjacent, the model without the blocks that use the codes "
+       "of others; curve: the single replica in groups of 128, 64 and 32 and with a bit more, on which a replica's KL "
+       "is read as bits",
        control_names({kSingle, kCurve}))
       .only_if_given();
   k.key("ladder", ladder,

@@ -19,6 +19,8 @@ struct ReplicationConfig : core::Section {
   static constexpr const char* kCurve = "curve";
   static constexpr const char* kRandomSelection = "random_selection";
   static constexpr const char* kFollowersRemoved = "followers_removed";
+  static constexpr const char* kMoreBitsSelected = "more_bits_selected";
+  static constexpr const char* kMoreBitsAttention = "more_bits_attention";
   static constexpr int64_t kDraws = 5;  // of random_selection
 
   std::string strategy = kNone;
@@ -40,7 +42,7 @@ struct ReplicationConfig : core::Section {
     return control != kNone && control != kRandomSelection && !removes_followers();
   }
   // Whether linears have to be ranked by sensitivity.
-  bool ranks() const { return selected() && (select.by_sensitivity() || is_mixed()); }
+  bool ranks() const { return selected() && (select.is_ranked() || is_mixed()); }
   // Whether whole blocks run several times or share codes.
   bool is_of_blocks() const { return selected() && !is_mixed() && chosen().is_of_blocks(); }
   // Variables of quant.weight that no linear reads.

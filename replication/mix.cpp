@@ -118,16 +118,17 @@ class Bill {
 std::unique_ptr<Control> make_control(const ReplicationConfig& config, const std::vector<Mixed>& linears) {
   const bool listed =
       std::any_of(linears.begin(), linears.end(), [](const Mixed& m) { return !m.weight.levels.empty(); });
-  if (config.control == "more_bits" && listed)
-    throw NoControl("more_bits: codebook: levels lists the levels of one bit width");
+  if (config.control.starts_with("more_bits") && listed)
+    throw NoControl(config.control + ": codebook: levels lists the levels of one bit width");
   if (config.control == "finer_groups") return std::make_unique<FinerGroups>();
-  if (config.control == "more_bits") return std::make_unique<MoreBits>(linears);
+  if (config.control.starts_with("more_bits")) return std::make_unique<MoreBits>(linears);
   TORCH_CHECK(config.control == "low_rank", "no control named ", config.control);
   return std::make_unique<LowRank>(config, linears);
 }
 
 std::vector<int64_t> mixed_levels(const ReplicationConfig& config, const Control& control,
-                                  const std::vector<Mixed>& linears, int64_t target, uint64_t seed, bool ranked) {
+                                  const std::vector<Mixed>& linears, int64_t target, uint64_t seed, bool ranked,
+                                  int64_t elsewhere) {
   const Bill bill(control, linears, seed);
   const auto weights = static_cast<double>(bill.weights());
   const auto per_weight = [&](int64_t bits) { return static_cast<double>(bits) / weights; };
@@ -153,7 +154,10 @@ std::vector<int64_t> mixed_levels(const ReplicationConfig& config, const Control
     if (raise[i] > 0) least = std::min(least, raise[i]);
   }
   const bool room = least <= target - stored;
-  if (low == 0 && !room && static_cast<double>(stored) >= kShare * static_cast<double>(target))
+  const auto close = [&] {
+    return static_cast<double>(stored + elsewhere) >= kShare * static_cast<double>(target + elsewhere);
+  };
+  if (low == 0 && !room && close())
     refuse(
         fmt::format("at equal bits it is `single`: the replica stores {:.2f} % more, less than one linear with {} "
                     "would add",
@@ -168,7 +172,7 @@ std::vector<int64_t> mixed_levels(const ReplicationConfig& config, const Control
     stored += raise[i];
     ++levels[i];
   }
-  if (static_cast<double>(stored) < kShare * static_cast<double>(target))
+  if (!close())
     refuse(fmt::format("mixing {} and {} comes to {:.4f} bits per weight, not within 1 % below the replica's {:.4f}",
                        control.describe(low), control.describe(low + 1), per_weight(stored), per_weight(target)));
   return levels;

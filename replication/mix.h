@@ -37,8 +37,10 @@ class Control {
 std::unique_ptr<Control> make_control(const ReplicationConfig& config, const std::vector<Mixed>& linears);
 
 // Level of each linear, in their order, for `target` bits in all. ranked: whether the sensitivities are known; if not,
-// all that can be said without them is checked. Error: NoControl.
+// all that can be said without them is checked. elsewhere: bits of the replica that the control leaves as they are;
+// they count where the two are compared. Error: NoControl.
 std::vector<int64_t> mixed_levels(const ReplicationConfig& config, const Control& control,
-                                  const std::vector<Mixed>& linears, int64_t target, uint64_t seed, bool ranked);
+                                  const std::vector<Mixed>& linears, int64_t target, uint64_t seed, bool ranked,
+                                  int64_t elsewhere = 0);
 
 }  // namespace replication

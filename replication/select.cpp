@@ -9,15 +9,17 @@
 
 #include "core/error.h"
 #include "core/random.h"
+#include "quant/expert_bits.h"
 
 namespace replication {
 
 void Selection::keys(core::Keys& k) {
-  k.key("unit", unit, "what is chosen: single linears, or blocks with all their linears", {"linear", "block"});
+  k.key("unit", unit, "what is chosen: single linears, or blocks or experts of mixtures with all their linears",
+        {"linear", "block", "expert"});
   k.key("policy", policy,
         "all; list: those listed; every: each n-th unit; pattern: those whose path matches; sensitivity: those that "
-        "quantization hurts most; random: drawn from the seed",
-        {"all", "list", "every", "pattern", "sensitivity", "random"});
+        "quantization hurts most; frequency: experts that most tokens are sent to; random: drawn from the seed",
+        {"all", "list", "every", "pattern", "sensitivity", "frequency", "random"});
   core::Key& listed = k.key(
       "list", list, "paths of the units, e.g. [model.layers.0] or [model.layers.0.mlp.up_proj]; read by policy: list");
   core::Key& nth =
@@ -25,23 +27,25 @@ void Selection::keys(core::Keys& k) {
   core::Key& matched =
       k.key("pattern", pattern, "of the units' paths, * stands for any characters; read by policy: pattern");
   core::Key& share =
-      k.key("fraction", fraction, "share of the units, rounded to the nearest number; read by sensitivity and random",
+      k.key("fraction", fraction,
+            "share of the units, rounded to the nearest number; read by sensitivity, frequency and random",
             {0, 1, /*low_open=*/true});
-  core::Key& measure =
-      k.key("metric", metric,
-            "by what units are ranked; output_error: tr(dHd') / tr(WHW') of their linears; kl: divergence of the model "
-            "with this unit alone quantized, on the calibration text; read by sensitivity",
-            {"output_error", "kl"});
+  core::Key& measure = k.key("metric", metric,
+                             "by what units are ranked; output_error: tr(dHd') / tr(WHW') of their linears, of experts "
+                             "frequency x mean gate^2 x "
+                             "mean square error of their outputs; kl: divergence of the model "
+                             "with this unit alone quantized, on the calibration text; read by sensitivity",
+                             {"output_error", "kl"});
   core::Key& measured =
       k.key("candidates", candidates,
             "units whose KL is measured, the first ones by output_error (each costs a forward pass of "
             "the blocks behind it); the others rank behind them; 0: all; read by metric: kl",
             {0, 1 << 20});
-  k.key(
-       "budget", budget,
-       "bits per covered weight that the strategy may add; sensitivity and random take units in their order while they "
-       "fit, in place of `fraction`; another selection that exceeds it is an error",
-       {0, 16})
+  k.key("budget", budget,
+        "bits per covered weight that the strategy may add; sensitivity, frequency and random take units in their "
+        "order while they "
+        "fit, in place of `fraction`; another selection that exceeds it is an error",
+        {0, 16})
       .only_if_given();
   // What is not read is not in the resolved file, and a mistake if it is given.
   for (core::Key* key : {&listed, &nth, &matched, &share, &measure, &measured}) {
@@ -50,13 +54,15 @@ void Selection::keys(core::Keys& k) {
 }
 
 bool Selection::reads(const std::string& key) const {
-  if (key == "fraction") return (by_sensitivity() || policy == "random") && !has_budget();
+  if (key == "fraction") return (is_ranked() || policy == "random") && !has_budget();
   if (key == "metric") return by_sensitivity();
   if (key == "candidates") return by_kl();
   return key == policy;  // list, every, pattern
 }
 
 void Selection::check() const {
+  core::require(policy != "frequency" || of_experts(), "{}: tokens are sent to experts only. Give unit: expert.",
+                where("policy"));
   core::require(!(given("fraction") && has_budget()), "{}: budget is given too. Keep one of them.", where("fraction"));
   for (const char* key : {"list", "every", "pattern", "fraction", "metric"}) {
     core::require(!given(key) || reads(key), "{} is not read with policy: {}. Remove one of the two.", where(key),
@@ -71,6 +77,11 @@ std::vector<std::string> Selection::units(core::Model& model) const {
   for (int64_t i = 0; i < model.shape().layers; ++i) {
     if (unit == "block") {
       all.push_back("model.layers." + std::to_string(i));
+    } else if (of_experts()) {
+      for (const core::Slot* slot : model.block(i).slots()) {
+        const std::string expert = quant::expert_of(slot->path());
+        if (!expert.empty() && (all.empty() || all.back() != expert)) all.push_back(expert);
+      }
     } else {
       for (const core::Slot* slot : model.block(i).slots()) all.push_back(slot->path());
     }
@@ -122,8 +133,11 @@ double per_weight(int64_t bits, const Evidence& evidence) {
 }  // namespace
 
 std::vector<std::string> Selection::ranked(core::Model& model, const Evidence& evidence) const {
-  std::vector<std::string> order =
-      by_number(units(model), [&](const std::string& path) { return error_of(path, evidence.errors).relative(); });
+  if (policy == "frequency")
+    return by_number(units(model), [&](const std::string& path) { return evidence.expert_frequency.at(path); });
+  std::vector<std::string> order = by_number(units(model), [&](const std::string& path) {
+    return of_experts() ? evidence.expert_error.at(path) : error_of(path, evidence.errors).relative();
+  });
   if (!by_kl()) return order;
   return by_number(std::move(order), [&](const std::string& path) {
     const auto found = evidence.kl.find(path);
@@ -179,6 +193,7 @@ std::set<std::string> Selection::named(const std::vector<std::string>& all) cons
 }
 
 void Selection::require_room(core::Model& model, const Evidence& evidence) const {
+  core::require(!units(model).empty(), "{}: this model has no experts. Choose unit: linear or block.", where("unit"));
   if (!has_budget()) return;
   int64_t least = std::numeric_limits<int64_t>::max();
   for (const std::string& path : units(model)) least = std::min(least, extra_of(path, evidence));
@@ -194,7 +209,7 @@ std::vector<std::string> Selection::drawn(core::Model& model, uint64_t seed) con
 
 std::set<std::string> Selection::chosen_units(core::Model& model, const Evidence& evidence, uint64_t seed) const {
   require_room(model, evidence);
-  if (by_sensitivity()) return first_of(ranked(model, evidence), evidence);
+  if (is_ranked()) return first_of(ranked(model, evidence), evidence);
   if (policy == "random") return first_of(drawn(model, seed), evidence);
   std::set<std::string> chosen = named(units(model));
   if (has_budget()) {

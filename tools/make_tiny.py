@@ -1,15 +1,16 @@
-"""Makes the embedded default: the corpora of the tiny world and a small Qwen3-format model trained on them.
+"""Makes the embedded default: the corpora of the tiny world and two small models trained on them.
 
-    tools/make_tiny.py [--out data] [--seed 42] [--check]
+    tools/make_tiny.py [--out data] [--seed 42] [--only MODEL] [--check]
 
 writes   OUT/corpora/tiny/{train,valid,test}.txt   (train.txt is the first part of the text that training sees)
-         OUT/tiny-qwen3/                           (configuration, weights, tokenizer)
-With --check nothing is made: the perplexity of what is there is measured in full precision and at 4, 3 and 2 bits.
+         OUT/tiny-qwen3/, OUT/tiny-deepseek-moe/   (configuration, weights, tokenizer)
+With --only one model is made, and the corpora again. With --check nothing is made: the perplexity of what is there is
+measured in full precision and at 4, 3 and 2 bits.
 
 Everything follows from the seed. Text and tokenizer are the same everywhere; the weights are the same only on the same
 machine type, with the same library versions and number of threads, because float sums depend on their order. Training
-runs on one thread, which for a model this small is nearly as fast as two: about half an hour. Needs torch, transformers
-and tokenizers, and a C++ compiler for torch.compile.
+runs on one thread, which for a model this small is nearly as fast as two: about half an hour each. Needs torch,
+transformers and tokenizers, and a C++ compiler for torch.compile.
 """
 
 import argparse
@@ -27,6 +28,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import tiny_check
+import tiny_moe
 import tiny_world
 
 CORPUS_CHARACTERS = {"train": 2_000_000, "valid": 100_000, "test": 250_000}
@@ -42,12 +44,13 @@ class TinyModel:
 
     folder: str
     config: dict
-    tokens: int  # training tokens; at least 10 per parameter, every one seen once
+    tokens: int  # training tokens, every one seen once
     batch: int = 8  # windows per step
     seq_len: int = 256
     learning_rate: float = 3e-3
     weight_decay: float = 0.1  # of the linear weights; embeddings and norms have none
     warmup: int = 200  # steps
+    balance: float = 0.0  # weight of the mixtures' balance in the loss
 
 
 TINY_QWEN3 = TinyModel(
@@ -81,7 +84,43 @@ TINY_QWEN3 = TinyModel(
         "torch_dtype": "bfloat16",
     },
 )
-MODELS = [TINY_QWEN3]
+TINY_DEEPSEEK_MOE = TinyModel(
+    folder="tiny-deepseek-moe",
+    tokens=3_000_000,
+    balance=0.01,
+    config={
+        "architectures": ["DeepseekForCausalLM"],
+        "model_type": "deepseek",
+        "vocab_size": 1024,
+        "hidden_size": 128,
+        "intermediate_size": 384,
+        "moe_intermediate_size": 128,
+        "num_hidden_layers": 3,
+        "first_k_dense_replace": 1,
+        "moe_layer_freq": 1,
+        "n_routed_experts": 8,
+        "num_experts_per_tok": 2,
+        "n_shared_experts": 1,
+        "norm_topk_prob": False,
+        "scoring_func": "softmax",
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "hidden_act": "silu",
+        "rms_norm_eps": 1e-06,
+        "rope_theta": 10000.0,
+        "rope_scaling": None,
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "max_position_embeddings": 2048,
+        "tie_word_embeddings": True,
+        "initializer_range": 0.02,
+        "use_cache": True,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+        "torch_dtype": "bfloat16",
+    },
+)
+MODELS = [TINY_QWEN3, TINY_DEEPSEEK_MOE]
 
 
 def write_corpora(out: Path, world: tiny_world.World, seed: int) -> None:
@@ -163,7 +202,7 @@ def rate(step: int, steps: int, model: TinyModel) -> float:
 def train(network: torch.nn.Module, windows: torch.Tensor, valid: torch.Tensor, model: TinyModel, folder: Path) -> None:
     """One pass over `windows`; now and then prints the validation loss and saves the weights so far."""
     optimizer = make_optimizer(network, model)
-    compiled = torch.compile(network)
+    compiled = network if model.balance else torch.compile(network)  # a mixture's shapes follow from its tokens
     batches = windows.split(model.batch)
     steps = len(windows) // model.batch
     start = time.time()
@@ -174,7 +213,7 @@ def train(network: torch.nn.Module, windows: torch.Tensor, valid: torch.Tensor, 
         logits = compiled(input_ids=ids[:, :-1], use_cache=False).logits
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
         optimizer.zero_grad()
-        loss.backward()
+        (loss + model.balance * tiny_moe.balance(network)).backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         if step == 100 or step % 500 == 0 or step == steps - 1:
@@ -190,7 +229,8 @@ def make_model(out: Path, world: tiny_world.World, seed: int, model: TinyModel) 
     write_description(folder, model, tokenizer)
     torch.manual_seed(seed)
     torch.set_flush_denormal(True)  # ten times faster once the model is sure of something
-    network = AutoModelForCausalLM.from_config(AutoConfig.for_model(**model.config), dtype=torch.float32)
+    network = (tiny_moe.make(model.config) if model.config["model_type"] == "deepseek" else
+               AutoModelForCausalLM.from_config(AutoConfig.for_model(**model.config), dtype=torch.float32))
     write_weights(folder, network)
     windows = training_windows(world, seed, tokenizer, model)
     parameters = sum(p.numel() for p in network.parameters())
@@ -201,19 +241,21 @@ def make_model(out: Path, world: tiny_world.World, seed: int, model: TinyModel) 
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Makes data/corpora/tiny and data/tiny-qwen3, or checks them.")
+    parser = argparse.ArgumentParser(description="Makes data/corpora/tiny and the models in data/, or checks them.")
     parser.add_argument("--out", type=Path, default=Path("data"), help="where to write (default: data)")
     parser.add_argument("--seed", type=int, default=42, help="of the world, the text, the weights (default: 42)")
+    parser.add_argument("--only", choices=[model.folder for model in MODELS], help="make or check this model only")
     parser.add_argument("--check", action="store_true", help="make nothing; print the table of perplexities")
     options = parser.parse_args()
     torch.set_num_threads(1)
     world = tiny_world.World(options.seed)
+    chosen = [model for model in MODELS if options.only in (None, model.folder)]
     if not options.check:
         write_corpora(options.out, world, options.seed)
-        for model in MODELS:
+        for model in chosen:
             make_model(options.out, world, options.seed, model)
     text = options.out / "corpora" / "tiny" / "test.txt"
-    return 0 if all([tiny_check.check(options.out / model.folder, text, world) for model in MODELS]) else 1
+    return 0 if all([tiny_check.check(options.out / model.folder, text, world) for model in chosen]) else 1
 
 
 if __name__ == "__main__":

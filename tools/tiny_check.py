@@ -2,12 +2,13 @@
 
 Perplexity: the `gptq` protocol (one string, one tokenisation, non-overlapping windows, every position scored, no BOS).
 Round to nearest: asymmetric grid, range min/max widened to contain 0, integer zero point, scale rounded to float16,
-groups of 64 along the input dimension, every linear of every block; embeddings and norms stay as they are.
+groups of 64 along the input dimension, every linear of every block; embeddings, norms and routers stay as they are.
 
 Facts recalled: sentences in the phrasing that only the test text uses, cut before the value; the share whose value the
 model then writes greedily, word for word. It shows that the text needs the facts, and that quantization forgets them.
 """
 
+import json
 import math
 import random
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
+import tiny_moe
 import tiny_world
 
 GROUP_SIZE = 64
@@ -55,9 +57,9 @@ def round_to_nearest(w: torch.Tensor, bits: int, group_size: int = GROUP_SIZE) -
 
 
 def quantize_blocks(model: torch.nn.Module, bits: int) -> None:
-    """Replaces the weight of every linear inside the blocks, in place."""
-    for module in model.model.layers.modules():
-        if isinstance(module, torch.nn.Linear):
+    """Replaces the weight of every linear inside the blocks but the routers, in place."""
+    for name, module in model.model.layers.named_modules():
+        if isinstance(module, torch.nn.Linear) and not name.endswith("mlp.gate"):
             module.weight.data = round_to_nearest(module.weight.data, bits)
 
 
@@ -87,6 +89,13 @@ def recalled(model: torch.nn.Module, facts: list[tuple[list[int], list[int]]]) -
     return right / len(facts)
 
 
+def load(folder: Path) -> torch.nn.Module:
+    """The model of a directory, in float32."""
+    if json.loads((folder / "config.json").read_text())["model_type"] == "deepseek":
+        return tiny_moe.load(folder)
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+
 def check(folder: Path, text: Path, world: tiny_world.World) -> bool:
     """Prints the table of one model directory; true if 2 bits hurt enough and 4 bits little enough."""
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -95,7 +104,7 @@ def check(folder: Path, text: Path, world: tiny_world.World) -> bool:
     print("| weights | NLL | perplexity | rise | facts recalled |\n|---|---|---|---|---|")
     rise, full = {}, 0.0
     for bits in (16, 4, 3, 2):
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        model = load(folder)
         if bits < 16:
             quantize_blocks(model, bits)
         value = nll(model, windows)

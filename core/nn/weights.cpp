@@ -74,6 +74,46 @@ at::Tensor over_mapping(std::shared_ptr<const Checkpoint> checkpoint, const Tens
       data, view.shape, [checkpoint](void*) {}, at::TensorOptions(type));
 }
 
+// A tensor of the file, or a part of one.
+struct Found {
+  std::string name;  // of the whole
+  TensorView view;
+};
+
+// Experts may lie in one tensor: experts.gate_up_proj [E, 2F, D], the gate above the up projection, and
+// experts.down_proj [E, D, F]. Null: `name`, "….experts.7.up_proj.weight", is not in such a tensor.
+std::optional<Found> in_fused(const Checkpoint& checkpoint, const std::string& name) {
+  static const std::string kExperts = ".experts.";
+  const size_t at = name.find(kExperts);
+  if (at == std::string::npos) return std::nullopt;
+  const size_t number = at + kExperts.size(), dot = name.find('.', number);
+  if (dot == std::string::npos) return std::nullopt;
+  const std::string linear = name.substr(dot + 1);
+  const bool down = linear == "down_proj.weight", up = linear == "up_proj.weight";
+  if (!down && !up && linear != "gate_proj.weight") return std::nullopt;
+  const std::string fused = name.substr(0, number) + (down ? "down_proj" : "gate_up_proj");
+  if (!checkpoint.has(fused)) return std::nullopt;
+  TensorView part = checkpoint.at(fused);
+  const auto expert = std::stoll(name.substr(number, dot - number));
+  const int64_t parts = down ? 1 : 2;
+  require(part.shape.size() == 3 && expert < part.shape[0] && part.shape[1] % parts == 0,
+          "{}: {} is {}, and holds no {}. Use the config.json that belongs to this file.", checkpoint.file_of(fused),
+          fused, shape_text(part.shape), name);
+  const auto bytes = static_cast<int64_t>(part.bytes) / part.shape[0] / parts;
+  part.data += bytes * (expert * parts + (up ? 1 : 0));
+  part.bytes = bytes;
+  part.shape = {part.shape[1] / parts, part.shape[2]};
+  return Found{fused, part};
+}
+
+// Error (naming tensor and file) when it is not there.
+Found find(const Checkpoint& checkpoint, const std::string& name) {
+  if (!checkpoint.has(name)) {
+    if (auto part = in_fused(checkpoint, name)) return *part;
+  }
+  return {name, checkpoint.at(name)};
+}
+
 // Calls work(begin, count) for every chunk of so many values, in parallel.
 void for_each_chunk(int64_t values, const std::function<void(int64_t, int64_t)>& work) {
   at::parallel_for(0, values, kChunk, [&](int64_t begin, int64_t end) {
@@ -99,8 +139,8 @@ Weights::Weights(std::shared_ptr<const Checkpoint> checkpoint, at::ScalarType dt
     : checkpoint_(std::move(checkpoint)), dtype_(dtype), device_(device) {}
 
 void Weights::check(const std::string& name, at::IntArrayRef shape) const {
-  const TensorView& view = checkpoint_->at(name);
-  const std::string& file = checkpoint_->file_of(name);
+  const auto [whole, view] = find(*checkpoint_, name);
+  const std::string& file = checkpoint_->file_of(whole);
   require(float_type(view.dtype).has_value(), "{}: {} has dtype {}, not a float. Use the unquantized checkpoint.", file,
           name, name_of(view.dtype));
   require(shape.equals(view.shape),
@@ -112,7 +152,7 @@ LoadedTensor Weights::read(const std::string& name, at::IntArrayRef shape) const
   const c10::InferenceMode off(
       false);  // a weight outlives the measurement that may load it, and is filled by other threads
   check(name, shape);
-  const TensorView& view = checkpoint_->at(name);
+  const auto [whole, view] = find(*checkpoint_, name);
   const at::ScalarType stored = *float_type(view.dtype);
   const at::Tensor mapped = over_mapping(checkpoint_, view, stored);
   const bool aligned = reinterpret_cast<uintptr_t>(view.data) % 64 == 0;
@@ -124,19 +164,19 @@ LoadedTensor Weights::read(const std::string& name, at::IntArrayRef shape) const
     });
   } else {
     tensor = converted(mapped, dtype_, intact);
-    checkpoint_->release(name);
+    checkpoint_->release(whole);
   }
   if (!intact) {
     const int64_t first = at::isfinite(tensor).logical_not_().view(-1).nonzero()[0].item<int64_t>();
     fail("{}: value at {} is not finite. Replace {}: it is damaged, or was saved from a model that had diverged.", name,
-         index_text(first, shape), checkpoint_->file_of(name));
+         index_text(first, shape), checkpoint_->file_of(whole));
   }
   return {tensor.to(device_), static_cast<int64_t>(size_of(view.dtype)) * 8};
 }
 
 bool Weights::same(const std::string& name, const at::Tensor& tensor) const {
   check(name, tensor.sizes());
-  const TensorView& view = checkpoint_->at(name);
+  const TensorView view = find(*checkpoint_, name).view;
   const at::Tensor file = over_mapping(checkpoint_, view, *float_type(view.dtype)).view(-1);
   const at::Tensor flat = tensor.cpu().contiguous().view(-1);
   std::atomic<bool> equal = tensor.scalar_type() == dtype_;
@@ -148,7 +188,8 @@ bool Weights::same(const std::string& name, const at::Tensor& tensor) const {
 }
 
 void Weights::release(const std::string& name) const {
-  if (checkpoint_->has(name)) checkpoint_->release(name);
+  if (checkpoint_->has(name)) return checkpoint_->release(name);
+  if (const auto part = in_fused(*checkpoint_, name)) checkpoint_->release(part->name);
 }
 
 int64_t Weights::bytes_in_memory() const {

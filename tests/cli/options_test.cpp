@@ -77,7 +77,7 @@ TEST(Options, ListsPrintWhatThereIs) {
                            "\nshifted ",
                            "\ntoken_adaptive ",
                            "families: llama, qwen2, qwen2_moe, qwen3, qwen3_moe, deepseek, deepseek_v2\n",
-                           "\ntiny-qwen3\n",
+                           "\ntiny-deepseek-moe\ntiny-qwen3\n",
                            "corpora:\n",
                            "tiny/test\n"}) {
     EXPECT_THAT(all.out, HasSubstr(text));

@@ -132,6 +132,12 @@ class Key : public ::testing::Test, protected Proof {
                                "calibration.seq_len=64"});
     changes_the_result(assignment, given);
   }
+  const Strings kMixture{"model.path=tiny-deepseek-moe", "calibration.samples=4", "calibration.seq_len=64"};
+  Strings mixture(const std::string& more) const {
+    Strings given = kMixture;
+    given.push_back(more);
+    return given;
+  }
   const Proofs proofs_{
       {"name", [this] { name(); }},
       {"seed", [this] { seed(); }},
@@ -194,6 +200,25 @@ class Key : public ::testing::Test, protected Proof {
          changes_the_result("transform=[{smoothquant: {alpha: 0.8}}]", given);
        }},
       {"quant.router.bits", [this] { experts("quant.router.bits=2"); }},
+      {"quant.expert_bits.policy",
+       [this] {
+         std::set<double> results;
+         for (const char* policy : {"optimal", "random", "uniform"}) {
+           Strings given = kMixture;
+           given.push_back(std::string("quant.expert_bits={mean_bits: 2, policy: ") + policy + "}");
+           EXPECT_TRUE(results.insert(lab_.nll(given)).second) << policy;
+         }
+       }},
+      {"quant.expert_bits.mean_bits",
+       [this] { changes_the_result("quant.expert_bits.mean_bits=3", mixture("quant.expert_bits={policy: optimal}")); }},
+      {"quant.expert_bits.alpha",
+       [this] { changes_the_result("quant.expert_bits.alpha=0", mixture("quant.expert_bits={policy: optimal}")); }},
+      {"quant.expert_bits.beta",
+       [this] {
+         changes_the_result("quant.expert_bits.beta=0", mixture("quant.expert_bits={policy: optimal, alpha: 0}"));
+       }},
+      {"quant.expert_bits.choices",
+       [this] { changes_the_result("quant.expert_bits.choices=[1, 4]", mixture("quant.expert_bits={policy: optimal}")); }},
       {"calibration.all_experts", [this] { experts("calibration.all_experts=true"); }},
       {"calibration.min_token_fraction", [this] { experts("calibration.min_token_fraction=0.3"); }},
       {"calibration.fallback",
