@@ -1,16 +1,21 @@
 // Packed products on their own: time, bytes of codes per second, what further sets of parameters and further inputs
 // cost, on one and two threads; beside ATen's bfloat16 and int4 products and ggml's Q2_K when its library is found.
 //   ninja -C build bench_kernels && build/bin/bench_kernels [--ggml libggml-base.so:libggml-cpu.so] [--shapes all]
-// Every figure is the median of 15 runs in turn with the others, so that a busy machine disturbs all alike. Kernel: the
-// one that REFRAIN_KERNEL names, else the best.
+// Every figure is the shortest of 15 runs, inputs prepared anew each time. "ms": codes lie
+// where they fit (a server's last cache holds them all); "ms from memory": after 1 GB was read, with the fraction of
+// the read bandwidth that its codes and parameters come in by. R: sets of parameters on one input, n: inputs, as
+// multiples of one. Kernel: the one that REFRAIN_KERNEL names, else the best.
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <dlfcn.h>
 #include <fmt/core.h>
 
+#include <algorithm>
 #include <chrono>
 #include <functional>
-#include <random>
+#include <optional>
+#include <string>
+#include <vector>
 
 #include "quant/kernels/product.h"
 
@@ -32,39 +37,50 @@ double seconds(const std::function<void()>& work) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-// Medians of several pieces of work, run in turn.
-std::vector<double> medians(const std::vector<std::function<void()>>& works) {
-  std::vector<std::vector<double>> all(works.size());
-  for (const auto& work : works) work();
+// The shortest of kRuns runs of each, run in turn; what is timed has just run, so that its data are where they fit.
+std::vector<double> shortest(const std::vector<std::function<void()>>& works) {
+  std::vector<double> best(works.size(), 1e9);
   for (int run = 0; run < kRuns; ++run) {
-    for (size_t i = 0; i < works.size(); ++i) all[i].push_back(seconds(works[i]));
+    for (size_t i = 0; i < works.size(); ++i) {
+      works[i]();
+      best[i] = std::min(best[i], seconds(works[i]));
+    }
   }
-  std::vector<double> middle;
-  for (auto& times : all) {
-    std::nth_element(times.begin(), times.begin() + kRuns / 2, times.end());
-    middle.push_back(times[kRuns / 2]);
-  }
-  return middle;
+  return best;
 }
 
-// Bytes per second that all threads together read from memory, of 1 GB.
-double read_bandwidth() {
-  const at::Tensor big = at::ones({1 << 27}, at::kLong);
-  const auto* data = big.const_data_ptr<int64_t>();
-  std::vector<int64_t> sums(at::get_num_threads());
-  const double time = medians({[&] {
-    at::parallel_for(0, big.numel(), big.numel() / at::get_num_threads() + 1, [&](int64_t begin, int64_t end) {
+// 1 GB that is read through: its own time is the read bandwidth, and what was in a cache before is not there any more.
+class Memory {
+ public:
+  void read() {
+    const auto* data = big_.const_data_ptr<int64_t>();
+    const int64_t grain = (big_.numel() + at::get_num_threads() - 1) / at::get_num_threads();
+    at::parallel_for(0, big_.numel(), grain, [&](int64_t begin, int64_t end) {
       int64_t sum = 0;
 #pragma omp simd reduction(+ : sum)
       for (int64_t i = begin; i < end; ++i) sum += data[i];
-      sums[at::get_thread_num()] = sum;
+      sums_[at::get_thread_num()] = sum;
     });
-  }})[0];
-  return static_cast<double>(big.nbytes()) / time;
-}
+  }
+  double bandwidth() {  // bytes per second, of all threads together
+    return static_cast<double>(big_.nbytes()) / shortest({[&] { read(); }})[0];
+  }
+  // The shortest of kRuns runs of `work` whose data are in memory, in no cache.
+  double cold(const std::function<void()>& work) {
+    double best = 1e9;
+    for (int run = 0; run < kRuns; ++run) {
+      read();
+      best = std::min(best, seconds(work));
+    }
+    return best;
+  }
 
-// One weight of random codes with four sets of parameters. Copies enough that one product finds its codes in memory,
-// not in a cache, would need gigabytes on servers: the last-level cache is part of what is measured, as for ggml.
+ private:
+  at::Tensor big_ = at::ones({1 << 27}, at::kLong);
+  std::vector<int64_t> sums_ = std::vector<int64_t>(64);
+};
+
+// One weight of random codes with four sets of parameters.
 struct Weight {
   Weight(const Shape& shape, int64_t bits, bool has_zeros)
       : layout(Layout::of(shape.rows, shape.columns, bits, kGroup)),
@@ -174,16 +190,18 @@ struct GgmlWeight {
 
 // ---- the tables ----
 
-void products(const Shape& shape, Precision precision, bool has_zeros, double bandwidth) {
+void products(const Shape& shape, Precision precision, bool has_zeros, Memory& memory, double bandwidth) {
   Weight weight(shape, 2, has_zeros);
   std::vector<std::function<void()>> works;
   for (const int64_t sets : {1, 2, 4}) works.push_back([&, sets] { weight.multiply(precision, 1, sets); });
   for (const int64_t n : {2, 4, 8}) works.push_back([&, n] { weight.multiply(precision, n, 1); });
-  const std::vector<double> t = medians(works);
-  fmt::print("| {} {}×{} | {} | {} | {} | {:.3f} | {:.1f} | {:.2f} | {:.2f} | {:.2f} | {:.2f} | {:.2f} | {:.2f} |\n",
-             shape.what, shape.rows, shape.columns, precision == Precision::integer ? "int8" : "float32",
-             has_zeros ? "scale, zero" : "scale", at::get_num_threads(), t[0] * 1e3, weight.code_bytes() / t[0] / 1e9,
-             weight.bytes() / t[0] / bandwidth, t[1] / t[0], t[2] / t[0], t[3] / t[0], t[4] / t[0], t[5] / t[0]);
+  const std::vector<double> t = shortest(works);
+  const double cold = memory.cold(works[0]);
+  fmt::print(
+      "| {} {}×{} | {} | {} | {} | {:.2f} | {:.1f} | {:.2f} | {:.2f} | {:.2f} | {:.2f} | {:.2f} | {:.2f} | {:.2f} |\n",
+      shape.what, shape.rows, shape.columns, precision == Precision::integer ? "int8" : "float32",
+      has_zeros ? "scale, zero" : "scale", at::get_num_threads(), t[0] * 1e3, weight.code_bytes() / t[0] / 1e9,
+      cold * 1e3, weight.bytes() / cold / bandwidth, t[1] / t[0], t[2] / t[0], t[3] / t[0], t[4] / t[0], t[5] / t[0]);
 }
 
 void peers(const Shape& shape, const Ggml* ggml) {
@@ -201,10 +219,11 @@ void peers(const Shape& shape, const Ggml* ggml) {
   std::optional<GgmlWeight> q2;
   if (ggml != nullptr && I % Ggml::kBlock == 0) {
     q2.emplace(*ggml, shape);
-    names.push_back("ggml Q2_K × Q8_K");
+    names.emplace_back("ggml Q2_K × Q8_K");
     works.push_back([&] { q2->multiply(); });
   }
-  const std::vector<double> t = medians(works);
+  std::vector<double> t;
+  for (const auto& work : works) t.push_back(shortest({work})[0]);  // each alone: they would evict each other's weights
   for (size_t i = 0; i < t.size(); ++i) {
     fmt::print("| {}×{} | {} | {} | {:.3f} | {:.2f} |\n", O, I, at::get_num_threads(), names[i], t[i] * 1e3,
                t[i] / t[0]);
@@ -230,17 +249,19 @@ int main(int argc, char** argv) {
                                  {"Qwen3-8B up", 12288, 4096},
                                  {"Qwen2.5-0.5B up", 4864, 896}});
   }
+  Memory memory;
   for (const int threads : {1, 2}) {
     at::set_num_threads(threads);
-    const double bandwidth = read_bandwidth();
+    const double bandwidth = memory.bandwidth();
     fmt::print("\n{} thread(s), kernel {}, read bandwidth {:.1f} GB/s\n\n", threads, chosen_kernel().name,
                bandwidth / 1e9);
     fmt::print(
-        "| shape | inputs | parameters | threads | ms | GB/s of codes | of bandwidth | R=2 | R=4 | n=2 | n=4 | "
-        "n=8 |\n|---|---|---|---|---|---|---|---|---|---|---|---|\n");
+        "| shape | inputs | parameters | threads | ms | GB/s of codes | ms from memory | of bandwidth | R=2 | R=4 | "
+        "n=2 | n=4 | "
+        "n=8 |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|\n");
     for (const Shape& shape : shapes) {
-      for (const bool zeros : {false, true}) products(shape, Precision::integer, zeros, bandwidth);
-      products(shape, Precision::real, true, bandwidth);
+      for (const bool zeros : {false, true}) products(shape, Precision::integer, zeros, memory, bandwidth);
+      products(shape, Precision::real, true, memory, bandwidth);
     }
     fmt::print("\n| shape | threads | product | ms | of the first |\n|---|---|---|---|---|\n");
     peers(shapes[1], has_ggml ? &ggml : nullptr);

@@ -11,6 +11,7 @@
 #include "experiments/experts.h"
 #include "models/registry.h"
 #include "quant/apply_transforms.h"
+#include "quant/kernels/product.h"
 
 namespace experiments {
 
@@ -185,7 +186,8 @@ void check_decoding(const Spec& spec, Inputs& inputs, const ModelFiles& files, c
 }  // namespace
 
 void check_point(const Spec& spec, Inputs& inputs) {
-  device_of(spec);  // refuses one that is not there
+  device_of(spec);                                                // refuses one that is not there
+  if (spec.runtime.is_packed()) quant::kernels::chosen_kernel();  // refuses what REFRAIN_KERNEL may name
   const ModelFiles& files = inputs.model(spec.model.path);
   const auto model = models::build(files.config);
   const bool quantizes = spec.quant.method != quant::QuantConfig::kNone;

@@ -25,6 +25,7 @@
 #include "experiments/training_cost.h"
 #include "experiments/version.h"
 #include "models/registry.h"
+#include "quant/kernels/product.h"
 #include "replication/mix.h"
 
 namespace {
@@ -70,6 +71,12 @@ void print_corpora() {
   for (const std::string& name : core::list_corpora()) fmt::print("{}\n", name);
 }
 
+// What packed products run with, the best first.
+void print_kernels() {
+  for (const quant::kernels::Kernel& kernel : quant::kernels::kernels())
+    fmt::print("{:<12} {}\n", kernel.name, kernel.runs_here ? "runs here" : "not on this CPU");
+}
+
 void print_keys() {
   Spec spec;
   fmt::print("{}", core::key_table(spec));
@@ -79,7 +86,8 @@ void print_keys() {
 int print_list(const std::string& what) {
   const std::vector<std::pair<std::string, void (*)()>> lists{
       {"methods", print_methods}, {"transforms", print_transforms}, {"strategies", print_strategies},
-      {"models", print_models},   {"corpora", print_corpora},       {"keys", print_keys}};
+      {"models", print_models},   {"corpora", print_corpora},       {"kernels", print_kernels},
+      {"keys", print_keys}};
   std::vector<std::string> names;
   for (const auto& [name, print] : lists) {
     names.push_back(name);
@@ -218,7 +226,8 @@ int parse_and_run(int argc, char** argv) {
       app.add_option("--help,-h", options.help_key, "this text, or the meaning of a key: --help quant.weight")
           ->expected(0, 1);
   const CLI::Option* list =
-      app.add_option("--list", options.list, "methods, transforms, strategies, models, corpora, or keys (as Markdown)")
+      app.add_option("--list", options.list,
+                     "methods, transforms, strategies, models, corpora, kernels, or keys (as Markdown)")
           ->expected(0, 1);
   app.add_option("--compare", options.compared, "two run directories: is B better than A, window by window?")
       ->expected(2);

@@ -13,9 +13,9 @@ namespace replication {
 namespace {
 
 std::vector<std::string> control_names(std::vector<std::string> first) {
-  for (const char* name : {"finer_groups", "more_bits", ReplicationConfig::kMoreBitsSelected,
-                           ReplicationConfig::kMoreBitsAttention, "low_rank", ReplicationConfig::kRandomSelection,
-                           ReplicationConfig::kFollowersRemoved})
+  for (const char* name :
+       {"finer_groups", "more_bits", ReplicationConfig::kMoreBitsSelected, ReplicationConfig::kMoreBitsAttention,
+        "low_rank", ReplicationConfig::kRandomSelection, ReplicationConfig::kFollowersRemoved})
     first.emplace_back(name);
   return first;
 }

@@ -327,7 +327,7 @@ TEST_F(BadInput, OverrideOfAMissingItem) {
 TEST_F(BadInput, UnknownList) {
   refused(
       "--list: there is no list of `method`. Did you mean `methods`? Lists: methods, transforms, strategies, "
-      "models, corpora, keys.",
+      "models, corpora, kernels, keys.",
       {"--list", "method"});
 }
 

@@ -78,6 +78,8 @@ TEST(Options, ListsPrintWhatThereIs) {
                            "\ntoken_adaptive ",
                            "families: llama, qwen2, qwen2_moe, qwen3, qwen3_moe, deepseek, deepseek_v2\n",
                            "\ntiny-deepseek-moe\ntiny-qwen3\n",
+                           "kernels:\n",
+                           "\nreference ",
                            "corpora:\n",
                            "tiny/test\n"}) {
     EXPECT_THAT(all.out, HasSubstr(text));

@@ -218,7 +218,9 @@ class Key : public ::testing::Test, protected Proof {
          changes_the_result("quant.expert_bits.beta=0", mixture("quant.expert_bits={policy: optimal, alpha: 0}"));
        }},
       {"quant.expert_bits.choices",
-       [this] { changes_the_result("quant.expert_bits.choices=[1, 4]", mixture("quant.expert_bits={policy: optimal}")); }},
+       [this] {
+         changes_the_result("quant.expert_bits.choices=[1, 4]", mixture("quant.expert_bits={policy: optimal}"));
+       }},
       {"calibration.all_experts", [this] { experts("calibration.all_experts=true"); }},
       {"calibration.min_token_fraction", [this] { experts("calibration.min_token_fraction=0.3"); }},
       {"calibration.fallback",

@@ -85,9 +85,10 @@ TEST(Packed, WideWeightsAreDecodedTileByTile) {
 }
 
 TEST(Packed, ThereIsAReasonWhereThereIsNoKernel) {
-  EXPECT_EQ(linear("bits: 5")->run_packed({}), "no kernel has 5-bit codes");
-  EXPECT_EQ(linear("bits: 4, noise: {sigma: 0.1, at: inference}")->run_packed({}), "its noise is of every weight");
-  const auto it = linear("bits: 5");
+  EXPECT_EQ(linear("bits: 5, group_size: 32")->run_packed({}), "no kernel has 5-bit codes");
+  EXPECT_EQ(linear("bits: 4, group_size: 32, noise: {sigma: 0.1, at: inference}")->run_packed({}),
+            "its noise is of every weight");
+  const auto it = linear("bits: 5, group_size: 32");
   const at::Tensor x = normal(2, kIn, 7), before = it->forward(x);
   it->run_packed({});
   EXPECT_EQ(it->packed(), nullptr);
