@@ -76,6 +76,7 @@ Training::Training(const std::vector<torch::nn::Module*>& modules, const std::se
 }
 
 Training::~Training() {
+  if (finished_) return;
   for (Leaf& leaf : leaves_) leaf.tensor.set_requires_grad(false);
   for (const Held& held : held_) put(held, held.before);
 }
@@ -120,6 +121,7 @@ void Training::finish() {
   }
   for (Held& held : held_) held.before = held.trained->finished();
   for (const Held& held : held_) put(held, held.before);
+  finished_ = true;
 }
 
 }  // namespace quant

@@ -37,7 +37,8 @@ class Training {
   Moment& moment() { return *moment_; }
   std::string code_hash() const;  // of all codes in the slots
 
-  // The slots get quantized linears with the parameters as they are now; nothing requires gradients any more.
+  // The slots get quantized linears with the parameters as they are now; nothing requires gradients any more, and the
+  // slots may go before this object does.
   void finish();
 
  private:
@@ -49,6 +50,7 @@ class Training {
   void put(const Held& held, const std::shared_ptr<core::Linear>& linear) const;
   std::vector<Held> held_;
   std::vector<Leaf> leaves_;
+  bool finished_ = false;
   std::shared_ptr<Moment> moment_ = std::make_shared<Moment>();
 };
 

@@ -312,7 +312,7 @@ TEST_F(BadInput, OverrideThatIsNone) {
 TEST_F(BadInput, OverrideOfAnUnknownKey) {
   refused(
       "--set quant.bits=3: quant.bits is not a known key. Known keys: method, adaround, awq, gptq, hqq, ldlq, rtn, "
-      "signround, weight, activation, router, rules.",
+      "signround, weight, activation, router, expert_bits, rules.",
       {"c.yaml", "--set", "quant.bits=3"});
 }
 
@@ -334,7 +334,7 @@ TEST_F(BadInput, UnknownList) {
 TEST_F(BadInput, UnknownHelpKey) {
   refused(
       "--help quant.wieght: quant.wieght is not a known key. Did you mean `weight`? Known keys: method, adaround, "
-      "awq, gptq, hqq, ldlq, rtn, signround, weight, activation, router, rules.",
+      "awq, gptq, hqq, ldlq, rtn, signround, weight, activation, router, expert_bits, rules.",
       {"--help", "quant.wieght"});
 }
 

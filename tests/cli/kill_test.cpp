@@ -51,9 +51,15 @@ class Killed : public ::testing::Test {
     find_directory();
   }
 
+  // "to run    runs/n/<id>  …" and lines behind it -> "runs/n/<id>".
+  static std::string directory_in(const std::string& plan) {
+    const size_t first = plan.find("runs/");
+    return plan.substr(first, plan.find_first_of(" \n", first) - first);
+  }
+
   void find_directory() {
     const std::string plan = program_.run({"c.yaml", "--dry-run"}).out;
-    directory_ = plan.substr(plan.find("runs/"), plan.find_last_not_of(" \n") + 1 - plan.find("runs/"));
+    directory_ = directory_in(plan);
   }
 
   bool exists(const std::string& path) const { return fs::exists(program_.file(directory_ + "/" + path)); }
@@ -214,7 +220,7 @@ TEST_F(Killed, WithoutAKeptCheckpointEndsBitIdentical) {
   program_.edit("checkpoint: discard", "checkpoint: discard\nmodel: {path: tiny-qwen3, residency: stream}");
   program_.edit("model: {path: tiny-qwen3}\n", "");
   const std::string plan = program_.run({"c.yaml", "--dry-run"}).out;
-  directory_ = plan.substr(plan.find("runs/"), plan.find_last_not_of(" \n") + 1 - plan.find("runs/"));
+  directory_ = directory_in(plan);
   const Files whole = expected();
   EXPECT_FALSE(whole.contains("checkpoint/refrain.json"));
   ASSERT_EQ(stopped_at("progress/block-00001.json", SIGKILL).code, -SIGKILL);
