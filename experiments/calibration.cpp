@@ -65,11 +65,7 @@ core::Windows calibration_windows(const CalibrationConfig& config, const std::ve
   windows.count = config.samples;
   for (const int64_t start : starts(config, tokens, seed))
     windows.ids.insert(windows.ids.end(), ids.begin() + start, ids.begin() + start + config.seq_len);
-  const int32_t largest = *std::max_element(windows.ids.begin(), windows.ids.end());
-  core::require(largest < shape.vocabulary,
-                "{}: a token has the id {}, but the model's embedding has {} rows. Use the tokenizer that belongs to "
-                "the model.",
-                config.corpus, largest, shape.vocabulary);
+  core::require_in_embedding(config.corpus, windows.ids, shape.vocabulary);
   windows.token_hash = core::token_hash(windows.ids);
   return windows;
 }

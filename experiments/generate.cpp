@@ -14,6 +14,7 @@
 #include "core/sampling.h"
 #include "core/text/text_stream.h"
 #include "experiments/inputs.h"
+#include "experiments/program.h"
 #include "models/registry.h"
 
 namespace {
@@ -35,12 +36,7 @@ std::vector<int32_t> prompt_ids(const Options& options, const core::Tokenizer& t
   std::vector<int32_t> ids = tokenizer.encode(options.prompt);
   if (tokenizer.adds_bos() && tokenizer.bos_id()) ids.insert(ids.begin(), *tokenizer.bos_id());
   core::require(!ids.empty(), "--prompt: the prompt is empty. Give the text that the model is to continue.");
-  for (const int32_t id : ids) {
-    core::require(id < shape.vocabulary,
-                  "--prompt: a token has the id {}, but the model's embedding has {} rows. Use the tokenizer that "
-                  "belongs to the model.",
-                  id, shape.vocabulary);
-  }
+  core::require_in_embedding("--prompt", ids, shape.vocabulary);
   core::require_context(shape, static_cast<int64_t>(ids.size()) + options.tokens, "--prompt and --tokens");
   return ids;
 }
@@ -133,13 +129,7 @@ int parse_and_run(int argc, char** argv) {
       ->check(CLI::IsMember({"auto", "float32", "bfloat16", "float16"}))
       ->capture_default_str();
   app.add_flag("--no-build", no_build, "run what is built; read by the launcher");
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::CallForHelp&) {
-    return fmt::print("{}", app.help()), 0;
-  } catch (const CLI::ParseError& error) {
-    core::fail("{}. Try --help.", error.what());
-  }
+  if (!experiments::parsed(app, argc, argv)) return 0;
   at::set_num_threads(static_cast<int>(spec.threads > 0 ? spec.threads : core::usable_threads()));
   generate(options);
   return 0;
@@ -148,17 +138,5 @@ int parse_and_run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  core::watch_signals();
-  try {
-    return parse_and_run(argc, argv);
-  } catch (const core::UserError& error) {
-    fmt::print(stderr, "{}\n", error.what());
-    return 2;
-  } catch (const core::Interrupted& stop) {
-    fmt::print("\n");
-    return 128 + stop.signal;
-  } catch (const std::exception& error) {
-    fmt::print(stderr, "this is a bug in Refrain: {}\n", error.what());
-    return 1;
-  }
+  return experiments::guarded([&] { return parse_and_run(argc, argv); }, "interrupted");
 }

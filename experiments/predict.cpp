@@ -14,6 +14,7 @@
 #include "core/machine.h"
 #include "core/text/corpus.h"
 #include "experiments/machine_model.h"
+#include "experiments/program.h"
 #include "experiments/results/table.h"
 #include "models/registry.h"
 
@@ -126,13 +127,7 @@ int parse_and_run(int argc, char** argv) {
       ->check(CLI::Range(0, 4096))
       ->capture_default_str();
   app.add_flag("--no-build", no_build, "run what is built; read by the launcher");
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::CallForHelp&) {
-    return fmt::print("{}", app.help()), 0;
-  } catch (const CLI::ParseError& error) {
-    core::fail("{}. Try --help.", error.what());
-  }
+  if (!experiments::parsed(app, argc, argv)) return 0;
   at::set_num_threads(static_cast<int>(options.threads > 0 ? options.threads : core::usable_threads()));
   return predict(options);
 }
@@ -140,13 +135,5 @@ int parse_and_run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  try {
-    return parse_and_run(argc, argv);
-  } catch (const core::UserError& error) {
-    fmt::print(stderr, "{}\n", error.what());
-    return 2;
-  } catch (const std::exception& error) {
-    fmt::print(stderr, "this is a bug in Refrain: {}\n", error.what());
-    return 1;
-  }
+  return experiments::guarded([&] { return parse_and_run(argc, argv); }, "interrupted");
 }

@@ -17,6 +17,7 @@
 #include "core/text/corpus.h"
 #include "experiments/check_expect.h"
 #include "experiments/compare.h"
+#include "experiments/program.h"
 #include "experiments/results/latency_table.h"
 #include "experiments/results/table.h"
 #include "experiments/runner.h"
@@ -33,7 +34,8 @@ namespace {
 using experiments::Point;
 using experiments::Spec;
 
-constexpr int kFailed = 1, kUserError = 2, kMissed = 3;
+using experiments::kFailed;
+constexpr int kMissed = 3;
 
 struct Options {
   std::vector<std::string> files, overrides, compared;
@@ -233,11 +235,7 @@ int parse_and_run(int argc, char** argv) {
       ->expected(2);
   app.add_flag("--version", version, "the commit and the libraries");
   app.add_flag("--no-build", no_build, "run what is built; read by the launcher");
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    core::fail("{}. Try --help.", error.what());
-  }
+  experiments::parsed(app, argc, argv);  // --help is an option of its own
   if (help->count() > 0) return print_help(app, options.help_key);
   if (list->count() > 0) return print_list(options.list);
   if (version) return fmt::print("refrain {} · libtorch {}\n", experiments::commit(), TORCH_VERSION), 0;
@@ -259,17 +257,6 @@ int parse_and_run(int argc, char** argv) {
 int main(int argc, char** argv) {
   spdlog::set_pattern("%v");
   spdlog::set_error_handler([](const std::string&) {});  // a log on a full disk is no second error
-  core::watch_signals();
-  try {
-    return parse_and_run(argc, argv);
-  } catch (const core::UserError& error) {
-    fmt::print(stderr, "{}\n", error.what());
-    return kUserError;
-  } catch (const core::Interrupted& stop) {
-    fmt::print(stderr, "interrupted; finished runs are kept, the same command goes on\n");
-    return 128 + stop.signal;
-  } catch (const std::exception& error) {
-    fmt::print(stderr, "this is a bug in Refrain: {}\n", error.what());
-    return kFailed;
-  }
+  return experiments::guarded([&] { return parse_and_run(argc, argv); },
+                              "interrupted; finished runs are kept, the same command goes on");
 }

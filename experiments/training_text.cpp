@@ -26,14 +26,6 @@ core::Windows spread(const std::vector<int32_t>& ids, int64_t first, int64_t T, 
   return windows;
 }
 
-void require_in_embedding(const core::Windows& windows, const core::Shape& shape) {
-  const int32_t largest = *std::max_element(windows.ids.begin(), windows.ids.end());
-  core::require(largest < shape.vocabulary,
-                "{}: a token has the id {}, but the model's embedding has {} rows. Use the tokenizer that belongs to "
-                "the model.",
-                windows.corpus, largest, shape.vocabulary);
-}
-
 }  // namespace
 
 std::string TrainingText::token_hash() const {
@@ -70,7 +62,7 @@ TrainingText training_text(const Spec& spec, const std::vector<int32_t>& ids, co
                 "name a longer text.",
                 config.where("corpus"), corpus, kept.size(), windows, T, config.batch);
   TrainingText text{.train = spread(kept, 0, T, windows, corpus), .held_out = {}};
-  require_in_embedding(text.train, shape);
+  core::require_in_embedding(text.train.corpus, text.train.ids, shape.vocabulary);
   if (!config.examines()) return text;
   const std::vector<int32_t>& other = held_out == nullptr ? ids : *held_out;
   const int64_t first = held_out == nullptr ? static_cast<int64_t>(kept.size()) : 0;
@@ -79,7 +71,7 @@ TrainingText training_text(const Spec& spec, const std::vector<int32_t>& ids, co
                 config.where(held_out == nullptr ? "held_out" : "held_out_corpus"), other.size() - first, T);
   text.held_out = spread(other, first, T, std::min(there, config.held_out_windows),
                          held_out == nullptr ? corpus : config.held_out_corpus);
-  require_in_embedding(*text.held_out, shape);
+  core::require_in_embedding(text.held_out->corpus, text.held_out->ids, shape.vocabulary);
   return text;
 }
 

@@ -8,18 +8,14 @@
 #include "core/io/hash.h"
 
 namespace core {
-namespace {
 
-void check_ids(const std::string& corpus, std::span<const int32_t> ids, int64_t embedding_rows) {
-  if (embedding_rows <= 0) return;
+void require_in_embedding(const std::string& corpus, std::span<const int32_t> ids, int64_t embedding_rows) {
   for (size_t i = 0; i < ids.size(); ++i)
     require(ids[i] < embedding_rows,
             "{}: token {} has the id {}, but the model's embedding has {} rows. Use the tokenizer that belongs to the "
             "model.",
             corpus, i, ids[i], embedding_rows);
 }
-
-}  // namespace
 
 std::span<const int32_t> Windows::window(int64_t n) const {
   return std::span<const int32_t>(ids).subspan(static_cast<size_t>(n * seq_len), static_cast<size_t>(seq_len));
@@ -72,7 +68,7 @@ Windows make_windows(const Corpus& corpus, std::vector<int32_t> ids, const Token
   if (result.bos == "window")
     for (int64_t n = 0; n < result.count; ++n)
       result.ids[static_cast<size_t>(n * options.seq_len)] = *tokenizer.bos_id();
-  check_ids(corpus.name, result.ids, options.embedding_rows);
+  if (options.embedding_rows > 0) require_in_embedding(corpus.name, result.ids, options.embedding_rows);
   result.token_hash = token_hash(result.ids);
   return result;
 }

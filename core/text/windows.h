@@ -57,6 +57,9 @@ Windows make_windows(const Corpus& corpus, const Tokenizer& tokenizer, const Win
 Windows make_windows(const Corpus& corpus, std::vector<int32_t> ids, const Tokenizer& tokenizer,
                      const WindowOptions& options);
 
+// Throws UserError when the embedding has no row for an id. corpus: what the message calls the text.
+void require_in_embedding(const std::string& corpus, std::span<const int32_t> ids, int64_t embedding_rows);
+
 // Hash of token ids (as little-endian int32), for results and cache keys.
 std::string token_hash(std::span<const int32_t> ids);
 

@@ -2,7 +2,6 @@
 
 #include <ATen/ATen.h>
 
-#include <algorithm>
 #include <array>
 #include <numeric>
 #include <set>
@@ -35,11 +34,7 @@ Prompts make_prompts(const GenerationConfig& config, const std::vector<int32_t>&
     prompts.ids.insert(prompts.ids.end(), first, first + config.prompt_tokens);
     if (tokenizer.adds_bos() && tokenizer.bos_id()) *(prompts.ids.end() - config.prompt_tokens) = *tokenizer.bos_id();
   }
-  const int32_t largest = *std::max_element(prompts.ids.begin(), prompts.ids.end());
-  core::require(largest < shape.vocabulary,
-                "{}: a token has the id {}, but the model's embedding has {} rows. Use the tokenizer that belongs to "
-                "the model.",
-                config.corpus, largest, shape.vocabulary);
+  core::require_in_embedding(config.corpus, prompts.ids, shape.vocabulary);
   prompts.token_hash = core::token_hash(prompts.ids);
   return prompts;
 }
