@@ -100,8 +100,11 @@ TEST(Runner, ARunOfAnotherStageVersionIsMadeAnew) {
                            "qat.batch=1",
                            "qat.seq_len=32",
                            "qat.held_out_windows=1",
-                           "qat.train=[scale, low_rank]"};
+                           "qat.train=[scale, low_rank]",
+                           "measure.generation={corpus: tiny/valid, prompts: 2, prompt_tokens: 8, new_tokens: 4}",
+                           "measure.latency={contexts: [8], generate: 2, repetitions: 1}"};
   const Json first = lab.row(all_stages);
+  ASSERT_EQ(first["stages"].size(), stage_versions().size());
   const std::string file = lab.directory(first) + "/results.json";
   for (const auto& [name, version] : stage_versions()) {
     Json stale = first;

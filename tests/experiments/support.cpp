@@ -68,6 +68,7 @@ std::string Lab::id(const Strings& overrides) const {
 
 Json without_costs(Json row) {
   row.erase("stages");
+  if (row.contains("quantized")) row["quantized"].erase("latency");
   return row;
 }
 
