@@ -5,6 +5,7 @@
 
 #include <functional>
 #include <map>
+#include <memory>
 #include <set>
 
 #include "tests/experiments/support.h"
@@ -32,7 +33,17 @@ class Proof {
   Lab lab_;
 };
 
-// Of what is under replication and qat.
-Proofs proofs_of_replication();
+// The proofs of P, which live as long as they do.
+template <class P>
+Proofs proofs_of() {
+  const auto proof = std::make_shared<P>();
+  Proofs all = proof->all();
+  for (auto& [path, show] : all) show = [proof, show] { show(); };
+  return all;
+}
+
+Proofs proofs_of_runs();
+Proofs proofs_of_quantization();  // also calibration and transform
+Proofs proofs_of_replication();   // also qat
 
 }  // namespace experiments

@@ -287,11 +287,6 @@ class ReplicationProof : public Proof {
 
 }  // namespace
 
-Proofs proofs_of_replication() {
-  const auto proof = std::make_shared<ReplicationProof>();
-  Proofs all = proof->all();
-  for (auto& [path, show] : all) show = [proof, show] { show(); };  // it lives as long as they do
-  return all;
-}
+Proofs proofs_of_replication() { return proofs_of<ReplicationProof>(); }
 
 }  // namespace experiments
