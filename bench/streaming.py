@@ -6,8 +6,9 @@ must give the same bits. Streamed stages must obey
 
     peak <= 3 x the largest linear group in the compute dtype + embeddings + min(hidden states, spill_above) + 400 MB
 
-and of gptq, `quantize` may take 4 x the largest Hessian in float32 on top. With --streamed-only nothing is compared
-with a resident run, which has everything in memory and takes as long again.
+and of gptq, `quantize` may take 4 x the largest Hessian in float32 on top. The experts of a mixture are groups of their
+own, one of which is in memory at a time. With --streamed-only nothing is compared with a resident run, which has
+everything in memory and takes as long again.
 
 `load` is the pass that reads and counts all weights; that of the full-precision checkpoint, in the compute dtype, is
 the last line, from a run that measures nothing.
@@ -15,6 +16,7 @@ the last line, from a run that measures nothing.
     .venv/bin/python bench/streaming.py                       # 3 GB below /tmp, removed afterwards
     .venv/bin/python bench/streaming.py --preset small        # seconds, to see that it works
     .venv/bin/python bench/streaming.py --method gptq --windows 2 --streamed-only
+    .venv/bin/python bench/streaming.py --preset v2-lite --windows 2          # 2.6 GB: a mixture of 64 experts
 """
 
 import argparse
@@ -31,15 +33,29 @@ FLOAT = 4  # bytes of the compute dtype
 MB = 1e6
 
 
+def groups_of(config):
+    """(outputs of the linears that share an input, its width), of every kind of group, by the shape in config.json."""
+    width, ffn, heads = config["hidden_size"], config["intermediate_size"], config["num_attention_heads"]
+    groups = [(2 * ffn, width), (width, ffn)]
+    if "kv_lora_rank" not in config:
+        queries, keys = heads * config["head_dim"], config["num_key_value_heads"] * config["head_dim"]
+        return [*groups, (queries + 2 * keys, width), (width, queries)]
+    rank, rotated, value = (config[key] for key in ("kv_lora_rank", "qk_rope_head_dim", "v_head_dim"))
+    key = config["qk_nope_head_dim"] + rotated
+    groups += [(heads * key + rank + rotated, width), (heads * (key - rotated + value), rank), (width, heads * value)]
+    expert, experts = config["moe_intermediate_size"], config["n_routed_experts"]
+    shared = config["n_shared_experts"] * expert
+    return [*groups, (experts + 2 * shared, width), (width, shared), (2 * expert, width), (width, expert)]
+
+
 def rule(config, a, stage="measure"):
-    """Bytes that a streamed stage may need, by the shape in config.json."""
-    width, ffn = config["hidden_size"], config["intermediate_size"]
-    heads, keys = config["num_attention_heads"] * config["head_dim"], config["num_key_value_heads"] * config["head_dim"]
-    group = max((heads + 2 * keys) * width, heads * width, 2 * ffn * width) * FLOAT
+    """Bytes that a streamed stage may need."""
+    width, groups = config["hidden_size"], groups_of(config)
+    group = max(outputs * inputs for outputs, inputs in groups) * FLOAT
     embeddings = config["vocab_size"] * width * FLOAT * (1 if config["tie_word_embeddings"] else 2)
     quantize = stage == "quantize" and a.method == "gptq"
     hidden = (a.samples if quantize else a.windows) * a.seq_len * width * FLOAT
-    hessians = 4 * max(width, heads, ffn) ** 2 * FLOAT if quantize else 0
+    hessians = 4 * max(inputs for _, inputs in groups) ** 2 * FLOAT if quantize else 0
     return 3 * group + embeddings + min(hidden, a.spill_above * 1e9) + hessians + 400 * MB
 
 

@@ -212,18 +212,6 @@ void unload(torch::nn::Module& module) {
   for_each_loadable(module, [](Loadable& loadable) { loadable.unload(); });
 }
 
-void unload(torch::nn::Module& module, const Weights& weights) {
-  for_each_loadable(module, [&](Loadable& loadable) {
-    std::vector<std::string> names;
-    for (const State& entry : loadable.state()) names.push_back(entry.name);
-    if (const auto* slot = dynamic_cast<const Slot*>(&loadable)) {  // something else may be in it by now
-      names.insert(names.end(), {slot->path() + ".weight", slot->path() + ".bias"});
-    }
-    loadable.unload();
-    for (const std::string& name : names) weights.release(name);
-  });
-}
-
 std::vector<State> named_state(torch::nn::Module& module) {
   std::vector<State> all;
   std::set<const void*> seen;

@@ -158,6 +158,5 @@ Cost bill_of_block(Model& model, int64_t index, int64_t cache_bytes = 0);
 // Loads or unloads all Loadable modules inside; of a model, replicas hold nothing that could be loaded.
 void load(torch::nn::Module& module, const Weights& weights);
 void unload(torch::nn::Module& module);
-void unload(torch::nn::Module& module, const Weights& weights);  // and gives the file's pages back to the system
 
 }  // namespace core

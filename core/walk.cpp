@@ -19,9 +19,9 @@ void load_blocks(Model& model, BlockSource& source) {
   for (int64_t i = 0; i < model.shape().layers; ++i) source.load(model, i);
 }
 
-void unload_block(Model& model, int64_t block, const Weights& weights) {
+void unload_block(Model& model, int64_t block) {
   for (Block* replica : model.replicas(block)) unload(*replica);
-  unload(model.block(block), weights);
+  unload(model.block(block));
 }
 
 namespace {

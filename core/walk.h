@@ -29,7 +29,7 @@ class BlockSource {
 void load_blocks(Model& model, BlockSource& source);
 
 // Drops a block and what its replicas hold of their own; the file's pages go back to the system.
-void unload_block(Model& model, int64_t block, const Weights& weights);
+void unload_block(Model& model, int64_t block);
 
 // Loads a block on the first visit and keeps it.
 class ResidentSource : public BlockSource {
@@ -43,12 +43,12 @@ class ResidentSource : public BlockSource {
   std::set<int64_t> loaded_;
 };
 
-// Loads a block at every visit and drops it when the walk leaves it; the file's pages go back to the system.
+// Loads a block at every visit and drops it when the walk leaves it.
 class StreamedSource : public BlockSource {
  public:
   explicit StreamedSource(Weights weights) : weights_(std::move(weights)) {}
   void load(Model& model, int64_t block) override { core::load(model.block(block), weights_); }
-  void release(Model& model, int64_t block) override { unload_block(model, block, weights_); }
+  void release(Model& model, int64_t block) override { unload_block(model, block); }
 
  protected:
   const Weights& weights() const { return weights_; }

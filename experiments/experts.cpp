@@ -182,16 +182,21 @@ class ExpertWalk : public core::Stage {
   std::vector<Expert> all_;
 };
 
-std::vector<Expert> measured(const Spec& spec, const ModelFiles& files, const core::Windows& text) {
-  const auto model = models::build(files.config);
-  const core::Weights weights = weights_of(spec, files);
-  model->load_ends(weights);
+// Bits at which the experts are measured.
+std::set<int64_t> widths_of(const Spec& spec, core::Model& model) {
   std::set<int64_t> widths;
   for (const int64_t bits : kWidths) {
     if (has_grid(spec.quant.weight, bits)) widths.insert(bits);
   }
-  for (const auto& [expert, bits] : configured_bits(spec, *model)) widths.insert(bits);
-  ExpertWalk stage(spec, *model, text, widths);
+  for (const auto& [expert, bits] : configured_bits(spec, model)) widths.insert(bits);
+  return widths;
+}
+
+std::vector<Expert> measured(const Spec& spec, const ModelFiles& files, const core::Windows& text) {
+  const auto model = models::build(files.config);
+  const core::Weights weights = weights_of(spec, files);
+  model->load_ends(weights);
+  ExpertWalk stage(spec, *model, text, widths_of(spec, *model));
   core::HiddenStore hidden = embedded(*model, text, spec.calibration.batch_tokens);
   core::StreamedSource source(weights);
   core::Progress bar("experts", spec.quiet);
@@ -275,6 +280,36 @@ std::vector<Expert> experts_of(const Spec& spec, Inputs& inputs, const ModelFile
     expert.bits = found == bits.end() ? quant::WeightConfig::kFullPrecision : found->second;
   }
   return experts;
+}
+
+std::vector<WalkCost> cost_of_experts(const Spec& spec, Inputs& inputs) {
+  if (!measures_experts(spec)) return {};
+  const ModelFiles& files = inputs.model(spec.model.path);
+  const auto model = models::build(files.config);
+  const core::Windows& text = *inputs.calibration(files, spec, *model);
+  const Spec plain = plain_of(spec);
+  const core::CacheKey key = experts_key(plain, inputs, files, text);
+  const bool cached = inputs.cache().find(key).has_value();
+  const std::set<int64_t> widths = widths_of(plain, *model);
+  const auto tokens = static_cast<int64_t>(text.ids.size());
+  const bool hessian = plain.quant.methods.at(plain.quant.method)->needs().hessian;
+  const auto is_expert = [](const core::Slot& slot) { return !quant::expert_of(slot.path()).empty(); };
+  std::set<std::string> experts;
+  double macs = 0;
+  for (int64_t i = 0; i < model->shape().layers; ++i) {
+    double of_experts = 0;  // per token
+    for (const core::Slot* slot : model->block(i).slots()) {
+      if (!is_expert(*slot)) continue;
+      experts.insert(quant::expert_of(slot->path()));
+      of_experts += slot->seen() * static_cast<double>(slot->out_features() * slot->in_features());
+    }
+    const auto count = static_cast<double>(widths.size()), n = static_cast<double>(tokens);
+    macs += n * (macs_of_block(*model, i, text.seq_len) + (count + 1) * of_experts);
+    macs += count * macs_of_quantizing(*model, i, tokens, text.seq_len, hessian, is_expert);
+  }
+  const std::string line = fmt::format("experts: {} at {} widths, one walk over {} blocks{}", experts.size(),
+                                       widths.size(), model->shape().layers, cached ? " (in the cache)" : "");
+  return {{key.id(), line, cached ? 0 : macs}};
 }
 
 Spec allocated(const Spec& spec, Inputs& inputs, const ModelFiles& files, const core::Windows* text) {

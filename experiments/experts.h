@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "experiments/inputs.h"
+#include "experiments/walk_cost.h"
 
 namespace experiments {
 
@@ -33,6 +34,9 @@ bool measures_experts(const Spec& spec);
 
 // In the order of the model; none without mixtures.
 std::vector<Expert> experts_of(const Spec& spec, Inputs& inputs, const ModelFiles& files, const core::Windows& text);
+
+// What experts_of() would compute for this run, for --dry-run; nothing where it has no use for it.
+std::vector<WalkCost> cost_of_experts(const Spec& spec, Inputs& inputs);
 
 // The same configuration with a rule for every expert, before all others, that gives it its bits.
 // text: on which they are measured. Error: a model without experts.

@@ -159,7 +159,8 @@ at::ScalarType dtype_of(const Spec& spec) {
 }
 
 core::Weights weights_of(const Spec& spec, const ModelFiles& files) {
-  return core::Weights(files.checkpoint, dtype_of(spec), device_of(spec));
+  const core::Weights weights(files.checkpoint, dtype_of(spec), device_of(spec));
+  return residency_of(spec, weights) == exports::Residency::stream ? weights.streamed() : weights;
 }
 
 exports::Residency residency_of(const Spec& spec, const core::Weights& weights) {

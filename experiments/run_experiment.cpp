@@ -6,7 +6,6 @@
 #include <torch/version.h>
 
 #include <CLI/CLI.hpp>
-#include <set>
 
 #include "core/config/nearest.h"
 #include "core/error.h"
@@ -17,6 +16,7 @@
 #include "core/text/corpus.h"
 #include "experiments/check_expect.h"
 #include "experiments/compare.h"
+#include "experiments/experts.h"
 #include "experiments/program.h"
 #include "experiments/results/latency_table.h"
 #include "experiments/results/table.h"
@@ -123,7 +123,7 @@ void make_room(const std::vector<std::vector<Point>>& files) {
 }
 
 void print_plan(const std::vector<Point>& points, experiments::Inputs& inputs) {
-  std::set<std::string> costs;  // points share what they rank by
+  experiments::WalkCosts walks;  // points share what they rank by
   experiments::TrainingCost training;
   for (const Point& point : points) {
     try {
@@ -138,11 +138,13 @@ void print_plan(const std::vector<Point>& points, experiments::Inputs& inputs) {
                         : experiments::outdated(results).empty() ? "finished"
                                                                  : "stale   ";
     fmt::print("{}  {}  {}\n", state, directory, experiments::label(point.swept));
-    for (const std::string& line : experiments::cost_of_evidence(point.spec, inputs)) costs.insert(line);
+    const int64_t width = inputs.model(point.spec.model.path).config.positive("hidden_size");
+    walks.add(experiments::cost_of_evidence(point.spec, inputs), width);
+    walks.add(experiments::cost_of_experts(point.spec, inputs), width);
     const bool counts = !results.is_null() && experiments::outdated(results).empty();
     training.add(point.spec, inputs, counts ? results : experiments::Json());
   }
-  for (const std::string& line : costs) fmt::print("{}\n", line);
+  for (const std::string& line : walks.lines()) fmt::print("{}\n", line);
   for (const std::string& line : training.lines()) fmt::print("{}\n", line);
 }
 

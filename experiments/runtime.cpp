@@ -25,7 +25,8 @@ void PackedSource::load(core::Model& model, int64_t block) {
 
 void PackedSource::pack(core::Slot& slot) {
   if (!config_.is_packed() || !slot.filled()) return;
-  auto* linear = dynamic_cast<quant::QuantizedLinear*>(&slot.linear());
+  const std::shared_ptr<core::Linear> pointer = slot.in_memory();
+  auto* linear = dynamic_cast<quant::QuantizedLinear*>(pointer.get());
   if (linear == nullptr || linear->packed() != nullptr) return;
   const std::string reason = linear->run_packed(execution_of(config_));
   reasons_[slot.path()] = reason;
@@ -37,6 +38,13 @@ void PackedSource::pack(core::Slot& slot) {
         "packed products run with the kernel {}{}", kernel_,
         kernel_ == "reference" ? ": plain C++, slow; this CPU has no other, or REFRAIN_KERNEL asks for it" : "");
   }
+  if (linear == slot.pointer().get()) return;
+  const auto packed = [in_file = slot.pointer(), execution = execution_of(config_)] {
+    const std::shared_ptr<core::Linear> read = dynamic_cast<const core::FiledLinear&>(*in_file).read();
+    dynamic_cast<quant::QuantizedLinear&>(*read).run_packed(execution);
+    return read;
+  };
+  slot.put(std::make_shared<core::FiledLinear>(slot.out_features(), slot.in_features(), packed));
 }
 
 Json PackedSource::report() const {

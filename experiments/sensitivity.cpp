@@ -219,19 +219,26 @@ std::map<std::string, double> kept_kl(const Spec& plain, Inputs& inputs, const M
   return nlohmann::json::parse(entry.read(kNumbers)).get<std::map<std::string, double>>();
 }
 
-// Forward passes of a block that KL costs at most: wherever the candidates turn out to be.
-int64_t kl_passes(const Selection& select, core::Model& model) {
-  std::vector<int64_t> passes;  // of each unit: its own block and those behind it
+// What KL costs at most, wherever the candidates turn out to be: forward passes of a block over the text, and their
+// multiply-accumulates per token.
+struct KlCost {
+  int64_t passes = 0;
+  double macs = 0;
+};
+KlCost kl_cost(const Selection& select, core::Model& model, int64_t T) {
+  std::vector<int64_t> blocks;  // of each unit: it runs through its own block and those behind it
   for (int64_t i = 0; i < model.shape().layers; ++i) {
     for (const std::string& unit : select.units(model)) {
-      const std::string block = "model.layers." + std::to_string(i);
-      if (replication::is_inside(unit, block)) passes.push_back(model.shape().layers - i);
+      if (replication::is_inside(unit, "model.layers." + std::to_string(i))) blocks.push_back(i);
     }
   }
-  const size_t count = select.candidates == 0 ? passes.size() : std::min<size_t>(passes.size(), select.candidates);
-  int64_t sum = 0;
-  for (size_t i = 0; i < count; ++i) sum += passes[i];
-  return sum;
+  KlCost cost;
+  const size_t count = select.candidates == 0 ? blocks.size() : std::min<size_t>(blocks.size(), select.candidates);
+  for (size_t unit = 0; unit < count; ++unit) {
+    cost.passes += model.shape().layers - blocks[unit];
+    for (int64_t i = blocks[unit]; i < model.shape().layers; ++i) cost.macs += macs_of_block(model, i, T);
+  }
+  return cost;
 }
 
 }  // namespace
@@ -279,22 +286,35 @@ Evidence evidence(const Spec& spec, Inputs& inputs, const ModelFiles& files, con
   return found;
 }
 
-std::vector<std::string> cost_of_evidence(const Spec& spec, Inputs& inputs) {
+std::vector<WalkCost> cost_of_evidence(const Spec& spec, Inputs& inputs) {
   if (!spec.replication.ranks()) return {};
   const ModelFiles& files = inputs.model(spec.model.path);
   const auto model = models::build(files.config);
   const core::Windows& text = *inputs.calibration(files, spec, *model);
   const Selection& select = spec.replication.select;
-  const bool cached = inputs.cache().find(errors_key(ranked_by(spec), inputs, files, text)).has_value();
-  std::vector<std::string> lines{fmt::format("sensitivity by output error: {} linears, one walk over {} blocks{}",
-                                             model->slots().size(), model->shape().layers,
-                                             cached ? " (in the cache)" : "")};
-  if (!select.by_kl()) return lines;
+  const core::CacheKey key = errors_key(ranked_by(spec), inputs, files, text);
+  const bool cached = inputs.cache().find(key).has_value();
+  const auto tokens = static_cast<int64_t>(text.ids.size());
+  double walk = 0;
+  for (int64_t i = 0; i < model->shape().layers && !cached; ++i) {
+    walk += static_cast<double>(tokens) * macs_of_block(*model, i, text.seq_len);
+    walk +=
+        macs_of_quantizing(*model, i, tokens, text.seq_len, /*hessian=*/true, [](const core::Slot&) { return true; });
+  }
+  std::vector<WalkCost> walks{
+      {key.id(),
+       fmt::format("sensitivity by output error: {} linears, one walk over {} blocks{}", model->slots().size(),
+                   model->shape().layers, cached ? " (in the cache)" : ""),
+       walk}};
+  if (!select.by_kl()) return walks;
   const size_t units = select.units(*model).size();
   const size_t measured = select.candidates == 0 ? units : std::min<size_t>(units, select.candidates);
-  lines.push_back(fmt::format("sensitivity by KL: {} of {} {}s, at most {} forward passes of a block over {} tokens",
-                              measured, units, select.unit, kl_passes(select, *model), text.ids.size()));
-  return lines;
+  const KlCost kl = kl_cost(select, *model, text.seq_len);
+  const std::string line =
+      fmt::format("sensitivity by KL: {} of {} {}s, at most {} forward passes of a block over {} tokens", measured,
+                  units, select.unit, kl.passes, tokens);
+  walks.push_back({key.id() + line, line, static_cast<double>(tokens) * kl.macs});
+  return walks;
 }
 
 std::string sensitivity_csv(const Selection& select, core::Model& model, const Evidence& evidence,

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "experiments/inputs.h"
+#include "experiments/walk_cost.h"
 #include "quant/quantize.h"
 #include "replication/select.h"
 
@@ -29,8 +30,8 @@ void keep_single_errors(const Spec& spec, Inputs& inputs, const ModelFiles& file
 // measured before.
 replication::Evidence evidence(const Spec& spec, Inputs& inputs, const ModelFiles& files, const core::Windows& text);
 
-// What evidence() would compute, for --dry-run: "sensitivity: 28 linears, one walk over 4 blocks (cached)".
-std::vector<std::string> cost_of_evidence(const Spec& spec, Inputs& inputs);
+// What evidence() would compute of linears and blocks, for --dry-run; experts: cost_of_experts.
+std::vector<WalkCost> cost_of_evidence(const Spec& spec, Inputs& inputs);
 
 // sensitivity.csv: every unit that can be selected, most sensitive first, and whether it is.
 std::string sensitivity_csv(const replication::Selection& select, core::Model& model,

@@ -1,13 +1,12 @@
 #include "experiments/training_cost.h"
 
-#include <ATen/ATen.h>
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
 #include <set>
 
 #include "experiments/assignments.h"
+#include "experiments/walk_cost.h"
 #include "models/registry.h"
 #include "quant/qat/batches.h"
 
@@ -17,37 +16,10 @@ namespace {
 
 constexpr double kBackward = 2;  // of a product, relative to its forward pass: for its input and for its weight
 
-// Of one token of a window of T in a step of the plan: linears, and attention to half of the window.
-double macs_of_block(core::Model& model, int64_t block, int64_t T) {
-  double sum = static_cast<double>(T * model.shape().heads * model.shape().head_width);
-  for (const core::Slot* slot : model.block(block).slots())
-    sum += slot->seen() * static_cast<double>(slot->out_features() * slot->in_features());
-  return sum;
-}
-
-// Multiply-accumulates a second of the products that training is made of.
-double speed_of_products(int64_t rows, int64_t width) {
-  const at::Tensor x = at::ones({rows, width}), w = at::ones({width, width});
-  at::mm(x, w);
-  const auto start = std::chrono::steady_clock::now();
-  double seconds = 0, macs = 0;
-  while (seconds < 0.1) {
-    at::mm(x, w);
-    macs += static_cast<double>(rows * width * width);
-    seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  }
-  return macs / seconds;
-}
-
 double seconds_of_training(const Json& results) {
   double seconds = 0;
   for (const Json& stage : results["stages"]) seconds += stage["name"] == "qat" ? stage["seconds"].get<double>() : 0;
   return seconds;
-}
-
-std::string duration(double seconds) {
-  if (seconds < 60) return fmt::format("{:.0f} s", seconds);
-  return seconds < 3600 ? fmt::format("{:.0f} min", seconds / 60) : fmt::format("{:.1f} h", seconds / 3600);
 }
 
 }  // namespace
@@ -110,8 +82,7 @@ std::vector<std::string> TrainingCost::lines() const {
   if (finished_ > 0)
     return {
         fmt::format("{}, about {}, by the speed of {} finished", runs, duration(to_do_ / done_ * seconds_), finished_)};
-  return {fmt::format("{}, {} at least: an estimate, {:.1e} multiply-accumulates at the speed of a matrix product",
-                      runs, duration(to_do_ / speed_of_products(rows_, width_)), to_do_)};
+  return {runs + ", " + time_of(to_do_, rows_, width_)};
 }
 
 }  // namespace experiments

@@ -88,14 +88,17 @@ class UnfinishedSource : public core::StreamedSource {
   std::string directory_, progress_;
 };
 
-enum class Residency { resident, stream };  // of weights: kept once loaded, or dropped when the walk leaves the block
+// Of weights: kept once loaded, or dropped when the walk leaves the block, an expert as soon as it is used.
+enum class Residency { resident, stream };
 
 // Fills the blocks of a skeleton from our checkpoint: a QuantizedLinear where there are codes, a DenseLinear elsewhere.
 // Errors: codes whose hash differs from refrain.json's, a value that is not finite.
 class RestoringSource : public core::BlockSource {
  public:
-  RestoringSource(core::Weights weights, Manifest manifest, Residency residency)
-      : weights_(std::move(weights)), manifest_(std::move(manifest)), residency_(residency) {}
+  RestoringSource(const core::Weights& weights, Manifest manifest, Residency residency)
+      : weights_(residency == Residency::stream ? weights.streamed() : weights),
+        manifest_(std::move(manifest)),
+        residency_(residency) {}
   void load(core::Model& model, int64_t block) override;
   void release(core::Model& model, int64_t block) override;
 

@@ -51,7 +51,7 @@ core::Codes read_codes(const core::Weights& weights, const std::string& name, in
   const core::TensorView& view = weights.checkpoint().at(name);
   at::Tensor packed = at::empty(view.shape, at::kByte);
   std::memcpy(packed.mutable_data_ptr(), view.data, view.bytes);
-  weights.checkpoint().release(name);
+  weights.checkpoint().release(view);
   return core::Codes::from_packed(packed.to(weights.device()), columns, bits);
 }
 
@@ -123,15 +123,15 @@ quant::Parameters read_parameters(const core::Slot& slot, const quant::Decoder& 
   return parameters;
 }
 
+// file: the manifest's.
 std::shared_ptr<core::Linear> read_quantized(const core::Slot& slot, const QuantizedModule& module,
-                                             const Manifest& manifest, const core::Weights& weights,
+                                             const std::shared_ptr<const quant::Decoder>& decoder,
+                                             const std::string& file, const core::Weights& weights,
                                              const ReadCodes& codes_at) {
-  const auto decoder = decoder_of(slot, module, manifest);
   const core::Codes codes = codes_at(owner_of_codes(slot, module), slot.in_features(), decoder->code_bits());
   const std::string stored = owner_of_codes(slot, module) + ".codes";
   core::require(codes.hash() == module.code_hash, "{}: the codes of {} are not those that {} records. {}.",
-                weights.has(stored) ? weights.checkpoint().file_of(stored) : stored, slot.path(), manifest.file,
-                kAgain);
+                weights.has(stored) ? weights.checkpoint().file_of(stored) : stored, slot.path(), file, kAgain);
   core::LoadedTensor bias{{}, 0};
   if (slot.original() != nullptr) {
     bias.tensor = slot.original()->linear().bias();
@@ -215,7 +215,10 @@ void check_tensors(core::Model& model, const Manifest& manifest, const core::Wei
 
 void fill(core::Slot& slot, const Manifest& manifest, const core::Weights& weights, const ReadCodes& codes_at) {
   if (const QuantizedModule* entry = find(manifest, &slot)) {
-    return slot.put(read_quantized(slot, *entry, manifest, weights, codes_at));
+    const auto decoder = decoder_of(slot, *entry, manifest);
+    return slot.put(weights, [&slot, module = *entry, decoder, file = manifest.file, weights, codes_at] {
+      return read_quantized(slot, module, decoder, file, weights, codes_at);
+    });
   }
   slot.load(weights);
   if (const auto input = manifest.inputs.find(slot.path()); input != manifest.inputs.end()) {
@@ -237,9 +240,10 @@ void fill(core::Block& block, const Manifest& manifest, const core::Weights& wei
 }
 
 // A block, then what its replicas have of their own. Codes that are in the model already are used where they lie.
+// from_file: may be called as long as the block is loaded.
 void fill(core::Model& model, int64_t block, const Manifest& manifest, const core::Weights& weights,
           const ReadCodes& from_file) {
-  const ReadCodes codes_at = [&](const std::string& path, int64_t columns, int64_t bits) {
+  const ReadCodes codes_at = [&model, from_file](const std::string& path, int64_t columns, int64_t bits) {
     for (const core::Slot* slot : model.slots()) {
       if (slot->path() != path || !slot->filled()) continue;
       if (const auto* linear = dynamic_cast<const quant::QuantizedLinear*>(&slot->linear())) return linear->codes();
@@ -251,7 +255,7 @@ void fill(core::Model& model, int64_t block, const Manifest& manifest, const cor
 }
 
 ReadCodes codes_in(const core::Weights& weights) {
-  return [&](const std::string& path, int64_t columns, int64_t bits) {
+  return [weights](const std::string& path, int64_t columns, int64_t bits) {
     return read_codes(weights, path + ".codes", columns, bits);
   };
 }
@@ -265,7 +269,7 @@ void RestoringSource::load(core::Model& model, int64_t block) {
 }
 
 void RestoringSource::release(core::Model& model, int64_t block) {
-  if (residency_ == Residency::stream) core::unload_block(model, block, weights_);
+  if (residency_ == Residency::stream) core::unload_block(model, block);
 }
 
 bool UnfinishedSource::finished(int64_t block) const {
@@ -275,7 +279,9 @@ bool UnfinishedSource::finished(int64_t block) const {
 
 core::Weights UnfinishedSource::shard_of(int64_t block) const {
   const std::string file = (fs::path(directory_) / shard_file(block)).string();
-  return {std::make_shared<core::Checkpoint>(core::Checkpoint::open(file)), weights().dtype(), weights().device()};
+  const core::Weights shard(std::make_shared<core::Checkpoint>(core::Checkpoint::open(file)), weights().dtype(),
+                            weights().device());
+  return weights().is_streamed() ? shard.streamed() : shard;
 }
 
 Manifest UnfinishedSource::description_of(int64_t block) const {
@@ -295,12 +301,13 @@ quant::Encoded UnfinishedSource::encoded(core::Model& model, const std::string& 
 }
 
 void UnfinishedSource::load_finished(core::Model& model, int64_t block) {
-  core::unload_block(model, block, weights());
+  core::unload_block(model, block);
   const core::Weights shard = shard_of(block);
-  fill(model, block, description_of(block), shard, [&](const std::string& path, int64_t columns, int64_t bits) {
+  const auto codes_at = [this, &model, shard](const std::string& path, int64_t columns, int64_t bits) {
     if (shard.has(path + ".codes")) return read_codes(shard, path + ".codes", columns, bits);
     return read_codes(shard_of(model.block_of(path)), path + ".codes", columns, bits);
-  });
+  };
+  fill(model, block, description_of(block), shard, codes_at);
 }
 
 void load_ends(core::Model& model, const std::string& directory, const core::Weights& weights) {
@@ -336,7 +343,7 @@ std::unique_ptr<core::BlockSource> open_source(core::Model& model, const std::st
                                                const core::Weights& weights, Residency residency) {
   check(model, directory, weights);
   if (!is_quantized_checkpoint(directory)) {
-    if (residency == Residency::stream) return std::make_unique<core::StreamedSource>(weights);
+    if (residency == Residency::stream) return std::make_unique<core::StreamedSource>(weights.streamed());
     return std::make_unique<core::ResidentSource>(weights);
   }
   Manifest manifest = read_manifest(directory + "/" + kManifestFile);

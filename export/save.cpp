@@ -81,9 +81,10 @@ class Save::Shard {
   // A tensor under its Hugging Face name: the source's bytes, unless something has changed it. origin: its name in the
   // source.
   void add_dense(const std::string& name, const at::Tensor& tensor, const std::string& origin) {
-    if (source_.has(origin) && source_.same(origin, tensor)) {
-      const core::TensorView& view = source_.checkpoint().at(origin);
-      tensors_.push_back({name, view.dtype, view.shape, view.data});
+    const std::optional<core::TensorView> view = source_.view(origin);
+    if (view && source_.same(origin, tensor)) {
+      tensors_.push_back({name, view->dtype, view->shape, view->data});
+      of_source_.push_back(*view);
     } else {
       add(name, tensor);
     }
@@ -116,6 +117,7 @@ class Save::Shard {
   }
 
   const std::vector<core::TensorToWrite>& tensors() const { return tensors_; }
+  const std::vector<core::TensorView>& of_source() const { return of_source_; }  // those whose bytes are the source's
 
  private:
   void add(const std::string& path, const quant::Parameters& parameters) {
@@ -129,6 +131,7 @@ class Save::Shard {
   const core::Weights& source_;
   std::vector<at::Tensor> kept_;
   std::vector<core::TensorToWrite> tensors_;
+  std::vector<core::TensorView> of_source_;
 };
 
 Save::Save(std::string source_directory, core::Weights source, std::string directory, std::string commit,
@@ -217,7 +220,7 @@ void Save::end(core::Model& model) {
 
 void Save::write(const Shard& shard, const std::string& file) const {
   core::write_safetensors((fs::path(directory_) / file).string(), shard.tensors());
-  for (const core::TensorToWrite& tensor : shard.tensors()) source_.release(tensor.name);
+  for (const core::TensorView& view : shard.of_source()) source_.checkpoint().release(view);
 }
 
 // From what the shards hold: those of finished blocks may be older than this process.

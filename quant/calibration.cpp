@@ -194,16 +194,23 @@ class NoOutputs : public core::Linear {
   std::shared_ptr<core::Linear> inner_;
 };
 
-// Spares the products from the last tapped group on: no tap sees what comes of them.
-void stop_behind(Swapped& recorders, core::Block& block, const std::vector<core::Slot*>& tapped) {
+// Spares the products whose outputs no tap sees: those from the last tapped group on, and those of experts without a
+// tap, whose outputs no other expert reads.
+void spare_unseen(Swapped& recorders, core::Block& block, const std::vector<core::Slot*>& tapped) {
   const std::vector<core::LinearGroup> groups = block.groups();
+  const auto taps = [&](const core::LinearGroup& group) {
+    return std::any_of(group.slots.begin(), group.slots.end(),
+                       [&](auto* slot) { return std::count(tapped.begin(), tapped.end(), slot) > 0; });
+  };
+  bool behind = true;                  // the last tapped group
+  const core::Slot* needed = nullptr;  // the inputs of a tapped group are made of its outputs
   for (auto group = groups.rbegin(); group != groups.rend(); ++group) {
-    bool last = false;
-    for (core::Slot* slot : group->slots) {
-      last = last || std::count(tapped.begin(), tapped.end(), slot) > 0;
-      recorders.put(*slot, std::make_shared<NoOutputs>(slot->pointer()));
+    const bool is_tapped = taps(*group), is_needed = std::count(group->slots.begin(), group->slots.end(), needed) > 0;
+    if (behind || (!group->pool.empty() && !is_needed)) {
+      for (core::Slot* slot : group->slots) recorders.put(*slot, std::make_shared<NoOutputs>(slot->pointer()));
     }
-    if (last) return;
+    if (is_tapped) needed = group->producer.slot;
+    behind = behind && !is_tapped;
   }
 }
 
@@ -222,7 +229,7 @@ std::vector<Statistics> collect(core::Block& block, const core::Pass& pass, cons
     Swapped recorders;
     std::vector<core::Slot*> tapped;
     for (const Tap& tap : taps) tapped.push_back(tap.slot);
-    stop_behind(recorders, block, tapped);
+    spare_unseen(recorders, block, tapped);
     for (size_t i = 0; i < taps.size(); ++i) {
       record(recorders, *taps[i].slot, [&sum = sums[i], &tap = taps[i]](const at::Tensor& x) {
         sum.add(tap.input ? tap.input->apply(x) : x);
@@ -239,7 +246,7 @@ std::vector<Statistics> collect(core::Block& block, const core::Pass& pass, cons
 void collect(core::Block& block, const core::Pass& pass, const core::HiddenStore& inputs,
              const std::vector<core::Slot*>& slots, std::vector<InputHistogram>& histograms) {
   Swapped recorders;
-  stop_behind(recorders, block, slots);
+  spare_unseen(recorders, block, slots);
   for (size_t i = 0; i < slots.size(); ++i)
     record(recorders, *slots[i], [&histogram = histograms[i]](const at::Tensor& x) { histogram.add(x); });
   run(block, pass, inputs);

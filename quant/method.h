@@ -57,8 +57,8 @@ class Method : public core::Section {
   // A rewrite of the model that belongs to the method, after those of `transform`; null: none.
   virtual std::shared_ptr<const Transform> transform() const { return {}; }
 
-  // The encoded weights of the targets, in their order: all of a block, or with statistics as many whole groups of
-  // linears as memory allows. The weights themselves stay where they are: the caller puts the result into the slots.
+  // The encoded weights of the targets, in their order: all of a block where the method runs it, else linears that
+  // share an input. The weights themselves stay where they are: the caller puts the result into the slots.
   virtual std::vector<Quantized> quantize(core::BlockContext& context, const std::vector<Target>& targets) const = 0;
 };
 

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "core/error.h"
 #include "core/linalg.h"
@@ -228,25 +229,37 @@ void Quantize::measure(core::BlockContext& context, std::vector<Group>& round) c
   }
 }
 
-// Linears whose inputs were to be measured, and that hardly any token reached.
-void Quantize::fall_back(std::vector<Group>& round) const {
+// Linears whose inputs were to be measured, and that hardly any token reached. Those that are to have what their pool
+// sees leave the round: it is known when the block's last round is measured.
+void Quantize::fall_back(std::vector<Group>& round, Pools& pools) const {
   const double least = calibration_.min_token_fraction * static_cast<double>(calibration_.tokens);
-  std::map<std::string, std::vector<Statistics>> pools;
-  for (const Group& group : round) pools[group.pool].push_back(group.targets.front().inputs);
+  std::vector<Group> rest;
   for (Group& group : round) {
-    const int64_t tokens = group.targets.front().inputs.tokens;
-    if (!group.needs.any() || (tokens > 0 && static_cast<double>(tokens) >= least)) continue;
-    const Statistics pooled = group.pool.empty() ? Statistics{} : Statistics::pooled(pools.at(group.pool));
-    for (Target& target : group.targets) {
-      const std::string few = fmt::format("{} of {} calibration tokens reached it", tokens, calibration_.tokens);
-      if (calibration_.pool && pooled.tokens > 0) {
-        target.inputs = pooled;
-        target.note = few + ": pooled";
-      } else {
-        target.fallback = few;
-      }
+    const Statistics& inputs = group.targets.front().inputs;
+    const int64_t tokens = inputs.tokens;
+    const bool pooled = calibration_.pool && !group.pool.empty();
+    if (pooled) pools.seen[group.pool] = Statistics::pooled({pools.seen[group.pool], inputs});
+    if (!group.needs.any() || (tokens > 0 && static_cast<double>(tokens) >= least)) {
+      rest.push_back(std::move(group));
+      continue;
     }
+    for (Target& target : group.targets)
+      target.fallback = fmt::format("{} of {} calibration tokens reached it", tokens, calibration_.tokens);
+    if (pooled) group.set({});
+    (pooled ? pools.waiting : rest).push_back(std::move(group));
   }
+  round = std::move(rest);
+}
+
+// Those that waited, with what their pools have seen.
+std::vector<Quantize::Group> Quantize::pooled(Pools& pools) {
+  for (Group& group : pools.waiting) {
+    const Statistics& seen = pools.seen.at(group.pool);
+    if (seen.tokens == 0) continue;
+    group.set(seen);
+    for (Target& target : group.targets) target.note = std::exchange(target.fallback, "") + ": pooled";
+  }
+  return std::move(pools.waiting);
 }
 
 // By the method, or by another linear whose codes they are.
@@ -277,38 +290,72 @@ std::vector<Quantized> Quantize::encoded(core::BlockContext& context, const std:
   return all;
 }
 
+// What is encoded at a time, so that codes of few linears lie unpacked in memory: a group of linears, or everything for
+// a method that runs the block. Linears that get no codes come last.
+std::vector<std::vector<Target>> Quantize::portions_of(std::vector<Group> round) const {
+  std::vector<std::vector<Target>> portions(1);
+  std::vector<Target> in_full_precision;
+  for (Group& group : round) {
+    for (Target& target : group.targets)
+      (target.decoder ? portions.back() : in_full_precision).push_back(std::move(target));
+    if (!method_->reads_inputs()) portions.emplace_back();
+  }
+  portions.push_back(std::move(in_full_precision));
+  std::erase_if(portions, [](const auto& targets) { return targets.empty(); });
+  return portions;
+}
+
+// Adds the linears that are to come into the slots, and a report of each. measuring: seconds per linear so far.
+void Quantize::finish(core::BlockContext& context, const std::vector<Target>& targets, double measuring,
+                      Finished& finished) {
+  const auto start = std::chrono::steady_clock::now();
+  Swapped in_memory;  // an expert of a streamed block is read once
+  std::vector<Quantized> results(targets.size());
+  if (targets.front().decoder) {
+    for (const Target& target : targets) {
+      in_memory.put(*target.slot, target.slot->in_memory());
+      require_finite(*target.slot);
+    }
+    results = encoded(context, targets);
+  }
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  for (size_t i = 0; i < targets.size(); ++i) {
+    results[i] = refined(targets[i], std::move(results[i]));
+    const auto linear = quantized(*targets[i].slot, targets[i], std::move(results[i].encoded));
+    reports_.push_back(
+        report(targets[i], results[i], *linear, measuring + seconds / static_cast<double>(targets.size())));
+    finished.emplace_back(targets[i].slot, linear);
+  }
+}
+
 void Quantize::block(core::BlockContext& context) {
   before_block_ = reports_.size();
   at::NoGradGuard no_gradient;
-  std::vector<std::pair<core::Slot*, std::shared_ptr<core::Linear>>> finished;
+  Finished finished;
   const auto put = [&] {
     for (auto& [slot, linear] : finished) slot->put(linear);
     finished.clear();
+  };
+  Pools pools;
+  const auto finish_all = [&](std::vector<Group> round, double seconds) {
+    std::vector<std::vector<Target>> portions = portions_of(std::move(round));
+    size_t count = 0;
+    for (const auto& targets : portions) count += targets.size();
+    for (std::vector<Target>& targets : portions) {
+      finish(context, targets, seconds / static_cast<double>(count), finished);
+      targets.clear();  // their Hessian
+    }
   };
   for (std::vector<Group>& round : rounds_of(context.block)) {
     const auto start = std::chrono::steady_clock::now();
     calibrate_inputs(context, round);
     measure(context, round);
     add_further(round);
-    fall_back(round);
-    std::vector<Target> targets, in_full_precision;
-    for (const Group& group : round) {
-      for (const Target& target : group.targets) (target.decoder ? targets : in_full_precision).push_back(target);
-    }
-    round.clear();
-    for (const Target& target : targets) require_finite(*target.slot);
-    std::vector<Quantized> results = encoded(context, targets);
-    targets.insert(targets.end(), in_full_precision.begin(), in_full_precision.end());
-    results.resize(targets.size());
-    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    for (size_t i = 0; i < targets.size(); ++i) {
-      results[i] = refined(targets[i], std::move(results[i]));
-      const auto linear = quantized(*targets[i].slot, targets[i], std::move(results[i].encoded));
-      reports_.push_back(report(targets[i], results[i], *linear, seconds / static_cast<double>(targets.size())));
-      finished.emplace_back(targets[i].slot, linear);
-    }
+    fall_back(round, pools);
+    finish_all(std::move(round), std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
     if (method_->true_sequential()) put();
   }
+  finish_all(pooled(pools), 0);
   put();  // not earlier: what is measured in a later round must not depend on what fits into one
 }
 

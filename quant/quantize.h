@@ -2,8 +2,11 @@
 #pragma once
 
 #include <functional>
+#include <map>
+#include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/walk.h"
@@ -103,7 +106,16 @@ class Quantize : public core::Stage {
   void calibrate_inputs(core::BlockContext& context, std::vector<Group>& round) const;
   void measure(core::BlockContext& context, std::vector<Group>& round) const;
   void add_further(std::vector<Group>& round) const;
-  void fall_back(std::vector<Group>& round) const;
+  // What the pools of a block have seen so far, and the linears that wait for it.
+  struct Pools {
+    std::map<std::string, Statistics> seen;
+    std::vector<Group> waiting;
+  };
+  void fall_back(std::vector<Group>& round, Pools& pools) const;
+  static std::vector<Group> pooled(Pools& pools);
+  std::vector<std::vector<Target>> portions_of(std::vector<Group> round) const;
+  using Finished = std::vector<std::pair<core::Slot*, std::shared_ptr<core::Linear>>>;
+  void finish(core::BlockContext& context, const std::vector<Target>& targets, double measuring, Finished& finished);
   const core::HiddenStore& stream(core::BlockContext& context, const Group& first) const;
   const Assignment* assigned(const core::Slot& slot) const;  // null: nothing is done to it
   std::shared_ptr<core::Linear> encode_end(core::Slot& slot, const Assignment& assignment, const std::string& note);

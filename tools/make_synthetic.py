@@ -20,16 +20,59 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
-FAMILIES = {"qwen3": "Qwen3ForCausalLM", "qwen2": "Qwen2ForCausalLM", "llama": "LlamaForCausalLM"}
-PRESETS = {  # D, F, L, H, K, C, V
+FAMILIES = {
+    "qwen3": "Qwen3ForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "llama": "LlamaForCausalLM",
+    "deepseek_v2": "DeepseekV2ForCausalLM",
+}
+PRESETS = {  # D, F, L, H, K, C, V; of a mixture also the family, E, F of one expert, shared experts and top k
     "3gb": dict(width=2048, ffn=6144, layers=28, heads=16, kv_heads=8, head_dim=128, vocab=32768),  # 1.48e9 parameters
     "1b": dict(width=2048, ffn=6144, layers=20, heads=16, kv_heads=8, head_dim=128, vocab=32768),  # 1.07e9 parameters
     "small": dict(width=256, ffn=768, layers=4, heads=4, kv_heads=2, head_dim=64, vocab=4096),
+    # DeepSeek-V2-Lite (arXiv 2405.04434) with the first 3 of its 27 blocks and a small vocabulary: 1.3e9 parameters.
+    "v2-lite": dict(width=2048, ffn=10944, layers=3, heads=16, kv_heads=16, head_dim=128, vocab=8192,
+                    family="deepseek_v2", experts=64, expert_ffn=1408, shared=2, top_k=6, kv_rank=512, rope_dim=64),
+    "small-moe": dict(width=512, ffn=1024, layers=6, heads=8, kv_heads=8, head_dim=32, vocab=4096,
+                      family="deepseek_v2", experts=32, expert_ffn=256, shared=1, top_k=4, kv_rank=128, rope_dim=16),
 }
+
+
+def mlp_shapes(at, width, ffn):
+    yield at + "gate_proj.weight", (ffn, width)
+    yield at + "up_proj.weight", (ffn, width)
+    yield at + "down_proj.weight", (width, ffn)
+
+
+def latent_shapes(a):
+    """Yields (name, shape) of every tensor: latent attention, a dense first block, then mixtures of experts."""
+    yield "model.embed_tokens.weight", (a.vocab, a.width)
+    for layer in range(a.layers):
+        at = f"model.layers.{layer}."
+        yield at + "input_layernorm.weight", (a.width,)
+        yield at + "self_attn.q_proj.weight", (a.heads * (a.head_dim + a.rope_dim), a.width)
+        yield at + "self_attn.kv_a_proj_with_mqa.weight", (a.kv_rank + a.rope_dim, a.width)
+        yield at + "self_attn.kv_a_layernorm.weight", (a.kv_rank,)
+        yield at + "self_attn.kv_b_proj.weight", (a.heads * 2 * a.head_dim, a.kv_rank)
+        yield at + "self_attn.o_proj.weight", (a.width, a.heads * a.head_dim)
+        yield at + "post_attention_layernorm.weight", (a.width,)
+        if layer == 0:
+            yield from mlp_shapes(at + "mlp.", a.width, a.ffn)
+            continue
+        yield at + "mlp.gate.weight", (a.experts, a.width)
+        for expert in range(a.experts):
+            yield from mlp_shapes(at + f"mlp.experts.{expert}.", a.width, a.expert_ffn)
+        yield from mlp_shapes(at + "mlp.shared_experts.", a.width, a.shared * a.expert_ffn)
+    yield "model.norm.weight", (a.width,)
+    if a.untied:
+        yield "lm_head.weight", (a.vocab, a.width)
 
 
 def tensor_shapes(a):
     """Yields (Hugging Face name, shape) of every tensor, in the order of the file."""
+    if a.family == "deepseek_v2":
+        yield from latent_shapes(a)
+        return
     queries, keys = a.heads * a.head_dim, a.kv_heads * a.head_dim
     yield "model.embed_tokens.weight", (a.vocab, a.width)
     for layer in range(a.layers):
@@ -44,9 +87,7 @@ def tensor_shapes(a):
             yield at + "self_attn.k_norm.weight", (a.head_dim,)
         yield at + "self_attn.o_proj.weight", (a.width, queries)
         yield at + "post_attention_layernorm.weight", (a.width,)
-        yield at + "mlp.gate_proj.weight", (a.ffn, a.width)
-        yield at + "mlp.up_proj.weight", (a.ffn, a.width)
-        yield at + "mlp.down_proj.weight", (a.width, a.ffn)
+        yield from mlp_shapes(at + "mlp.", a.width, a.ffn)
     yield "model.norm.weight", (a.width,)
     if a.untied:
         yield "lm_head.weight", (a.vocab, a.width)
@@ -84,8 +125,32 @@ def plan_shards(a):
     return shards
 
 
-def config_json(a):
+def mixture_json(a):
+    """What config.json of a mixture has beside the rest."""
     return {
+        "moe_intermediate_size": a.expert_ffn,
+        "n_routed_experts": a.experts,
+        "n_shared_experts": a.shared,
+        "num_experts_per_tok": a.top_k,
+        "first_k_dense_replace": 1,
+        "moe_layer_freq": 1,
+        "norm_topk_prob": False,
+        "routed_scaling_factor": 1.0,
+        "scoring_func": "softmax",
+        "topk_method": "greedy",
+        "n_group": 1,
+        "topk_group": 1,
+        "q_lora_rank": None,
+        "kv_lora_rank": a.kv_rank,
+        "qk_nope_head_dim": a.head_dim,
+        "qk_rope_head_dim": a.rope_dim,
+        "v_head_dim": a.head_dim,
+        "head_dim": a.rope_dim,
+    }
+
+
+def config_json(a):
+    config = {
         "architectures": [FAMILIES[a.family]],
         "model_type": a.family,
         "vocab_size": a.vocab,
@@ -109,6 +174,7 @@ def config_json(a):
         "eos_token_id": 0,
         "torch_dtype": a.dtype,
     }
+    return config | mixture_json(a) if a.family == "deepseek_v2" else config
 
 
 DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
@@ -159,7 +225,8 @@ def parse_arguments():
                        ("head-dim", "C, even"), ("vocab", "V, at least the tokenizer's")):  # fmt: skip
         p.add_argument(f"--{name}", type=int, help=f"{text}; {PRESETS['3gb'][name.replace('-', '_')]} by default")
     p.add_argument("--context", type=int, default=4096, help="max_position_embeddings, tokens")
-    p.add_argument("--family", choices=FAMILIES, default="qwen3")
+    p.add_argument("--family", choices=FAMILIES, help="qwen3, or that of the preset, by default")
+    p.add_argument("--experts", type=int, help="E of a mixture, routed ones; that of the preset by default")
     p.add_argument("--untied", action="store_true", help="a head of its own instead of the embedding")
     p.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="bfloat16")
     p.add_argument("--shard-gb", type=float, default=2.0, help="10^9 bytes per file")
@@ -167,12 +234,20 @@ def parse_arguments():
     p.add_argument("--tokenizer", type=Path, default=ROOT / "data/tiny-qwen3", help="directory to copy it from")
     a = p.parse_args()
     for name, size in PRESETS[a.preset].items():
-        if getattr(a, name) is None:
+        if getattr(a, name, None) is None:
             setattr(a, name, size)
+    a.family = a.family or "qwen3"
     return a
 
 
 def check(a):
+    if (a.family == "deepseek_v2") != ("experts" in PRESETS[a.preset]):
+        mixtures = ", ".join(name for name, preset in PRESETS.items() if "experts" in preset)
+        refuse(f"family {a.family} does not fit preset {a.preset}. Presets of deepseek_v2: {mixtures}.")
+    if a.experts is not None and "experts" not in PRESETS[a.preset]:
+        refuse(f"--experts: preset {a.preset} is no mixture of experts.")
+    if a.experts is not None and a.experts < a.top_k:
+        refuse(f"--experts {a.experts} is less than the {a.top_k} of a token.")
     sizes = {name: getattr(a, name) for name in (*PRESETS["3gb"], "context")}
     for name, size in sizes.items():
         if size < 1:

@@ -222,8 +222,7 @@ const std::string& Checkpoint::file_of(const std::string& name) const { return s
 const std::map<std::string, std::string>& Checkpoint::metadata() const { return state_->metadata; }
 size_t Checkpoint::total_bytes() const { return state_->bytes; }
 
-void Checkpoint::release(const std::string& name) const {
-  const TensorView& view = state_->find(name).view;
+void Checkpoint::release(const TensorView& view) const {
   if (view.bytes == 0) return;
   const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
   const uintptr_t begin =

@@ -62,8 +62,9 @@ class Checkpoint {
   // Bytes of all tensors.
   size_t total_bytes() const;
 
-  // Gives the tensor's pages back to the system (MADV_DONTNEED). The data stays valid and is read again when touched.
-  void release(const std::string& name) const;
+  // Gives the pages of a tensor, or of a part of one, back to the system (MADV_DONTNEED). The data stays valid and is
+  // read again when touched.
+  void release(const TensorView& view) const;
 
  private:
   Checkpoint() = default;

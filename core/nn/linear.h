@@ -50,6 +50,25 @@ class DenseLinear : public Linear {
   int64_t stored_bits_;
 };
 
+// A linear that lies in a file until it is used: every use reads it anew, and drops it. So of the experts of a streamed
+// model one is in memory at a time.
+class FiledLinear : public Linear {
+ public:
+  using Read = std::function<std::shared_ptr<Linear>()>;
+  FiledLinear(int64_t out_features, int64_t in_features, Read read)
+      : Linear(out_features, in_features), read_(std::move(read)) {}
+
+  std::shared_ptr<Linear> read() const { return read_(); }  // in memory as long as the caller keeps it
+  at::Tensor forward(const at::Tensor& x) override { return read()->forward(x); }
+  at::Tensor weight() const override { return read()->weight(); }
+  at::Tensor bias() const override { return read()->bias(); }
+  std::vector<State> state() const override { return read()->state(); }
+  Cost cost() const override { return read()->cost(); }
+
+ private:
+  Read read_;
+};
+
 // Shows every input of a linear to `tap`, then lets the linear work. Calibration taps inputs by this and by nothing
 // else.
 class RecordingLinear : public Linear {

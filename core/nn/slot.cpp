@@ -30,6 +30,11 @@ Linear& Slot::linear() const {
   return *pointer();
 }
 
+std::shared_ptr<Linear> Slot::in_memory() const {
+  const auto* filed = dynamic_cast<const FiledLinear*>(pointer().get());
+  return filed == nullptr ? pointer() : filed->read();
+}
+
 void Slot::put(std::shared_ptr<Linear> linear) {
   TORCH_CHECK(linear != nullptr && linear->out_features() == out_features_ && linear->in_features() == in_features_,
               path_, ": a linear of another size was put into the slot of [", out_features_, ", ", in_features_, "]");
@@ -40,6 +45,11 @@ void Slot::put(std::shared_ptr<Linear> linear) {
   }
 }
 
+void Slot::put(const Weights& weights, FiledLinear::Read read) {
+  const bool stays = stays_in_file_ && weights.is_streamed();
+  put(stays ? std::make_shared<FiledLinear>(out_features_, in_features_, std::move(read)) : read());
+}
+
 void Slot::check(const Weights& weights) const {
   if (original_ != nullptr) return;
   weights.check(path_ + ".weight", {out_features_, in_features_});
@@ -48,11 +58,13 @@ void Slot::check(const Weights& weights) const {
 
 void Slot::load(const Weights& weights) {
   if (original_ != nullptr) return;
-  LoadedTensor weight = weights.read(path_ + ".weight", {out_features_, in_features_});
-  at::Tensor bias;
-  if (has_bias_)
-    bias = weights.read(path_ + ".bias", {out_features_}).tensor.clone();  // small, and folding may write to it
-  put(std::make_shared<DenseLinear>(std::move(weight.tensor), std::move(bias), weight.stored_bits));
+  put(weights, [this, weights]() -> std::shared_ptr<Linear> {
+    LoadedTensor weight = weights.read(path_ + ".weight", {out_features_, in_features_});
+    at::Tensor bias;
+    if (has_bias_)
+      bias = weights.read(path_ + ".bias", {out_features_}).tensor.clone();  // small, and folding may write to it
+    return std::make_shared<DenseLinear>(std::move(weight.tensor), std::move(bias), weight.stored_bits);
+  });
 }
 
 void Slot::unload() {

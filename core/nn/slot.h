@@ -44,7 +44,10 @@ class Slot : public torch::nn::Module, public Loadable {
 
   Linear& linear() const;                          // its own or the one that it shares; TORCH_CHECKs that there is one
   const std::shared_ptr<Linear>& pointer() const;  // the same; null if there is none
+  std::shared_ptr<Linear> in_memory() const;       // the same; of one that lies in the file what is read now
   void put(std::shared_ptr<Linear> linear);        // replaces what is there; sizes must match
+  // Puts what `read` gives: at once, or, where the slot stays in the file of a streamed model, whenever it is used.
+  void put(const Weights& weights, FiledLinear::Read read);
   bool filled() const { return linear_ != nullptr; }  // with one of its own
 
   void check(const Weights& weights) const override;
@@ -57,6 +60,10 @@ class Slot : public torch::nn::Module, public Loadable {
   // Of the tokens, which part it sees on average: what one token computes and reads is billed so. An expert's: k / E.
   double seen() const { return seen_; }
   void seen(double part) { seen_ = part; }
+
+  // Of a model that is streamed it is read when it is used, not with its block: an expert's.
+  bool stays_in_file() const { return stays_in_file_; }
+  void stays_in_file(bool stays) { stays_in_file_ = stays; }
 
   const std::string& path() const { return path_; }
   Role role() const { return role_; }
@@ -73,6 +80,7 @@ class Slot : public torch::nn::Module, public Loadable {
   std::shared_ptr<Linear> linear_;
   const Slot* original_ = nullptr;
   double seen_ = 1;
+  bool stays_in_file_ = false;
 };
 
 }  // namespace core

@@ -67,11 +67,12 @@ std::string shape_text(at::IntArrayRef shape) {
   return fmt::format("[{}]", fmt::join(shape.begin(), shape.end(), ", "));
 }
 
-// The bytes of the file as a tensor that must not be written. It keeps the mapping alive.
+// The bytes of the file as a tensor that must not be written. It keeps the mapping alive; with it the pages go back to
+// the system.
 at::Tensor over_mapping(std::shared_ptr<const Checkpoint> checkpoint, const TensorView& view, at::ScalarType type) {
   void* data = const_cast<std::byte*>(view.data);
   return at::from_blob(
-      data, view.shape, [checkpoint](void*) {}, at::TensorOptions(type));
+      data, view.shape, [checkpoint, view](void*) { checkpoint->release(view); }, at::TensorOptions(type));
 }
 
 // A tensor of the file, or a part of one.
@@ -164,7 +165,6 @@ LoadedTensor Weights::read(const std::string& name, at::IntArrayRef shape) const
     });
   } else {
     tensor = converted(mapped, dtype_, intact);
-    checkpoint_->release(whole);
   }
   if (!intact) {
     const int64_t first = at::isfinite(tensor).logical_not_().view(-1).nonzero()[0].item<int64_t>();
@@ -172,6 +172,12 @@ LoadedTensor Weights::read(const std::string& name, at::IntArrayRef shape) const
          index_text(first, shape), checkpoint_->file_of(whole));
   }
   return {tensor.to(device_), static_cast<int64_t>(size_of(view.dtype)) * 8};
+}
+
+std::optional<TensorView> Weights::view(const std::string& name) const {
+  if (checkpoint_->has(name)) return checkpoint_->at(name);
+  const auto part = in_fused(*checkpoint_, name);
+  return part ? std::optional(part->view) : std::nullopt;
 }
 
 bool Weights::same(const std::string& name, const at::Tensor& tensor) const {
@@ -183,13 +189,7 @@ bool Weights::same(const std::string& name, const at::Tensor& tensor) const {
   for_each_chunk(flat.numel(), [&](int64_t begin, int64_t count) {
     if (equal && !at::equal(file.narrow(0, begin, count).to(dtype_), flat.narrow(0, begin, count))) equal = false;
   });
-  release(name);
   return equal;
-}
-
-void Weights::release(const std::string& name) const {
-  if (checkpoint_->has(name)) return checkpoint_->release(name);
-  if (const auto part = in_fused(*checkpoint_, name)) checkpoint_->release(part->name);
 }
 
 int64_t Weights::bytes_in_memory() const {

@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -14,7 +15,7 @@ namespace core {
 
 // A tensor of the file, ready for use.
 struct LoadedTensor {
-  at::Tensor tensor;    // compute dtype and device, contiguous, 64-byte aligned
+  at::Tensor tensor;    // compute dtype and device, contiguous, 64-byte aligned; lies over the file's pages if it can
   int64_t stored_bits;  // bits per element in the file
 };
 
@@ -27,11 +28,20 @@ class Weights {
   // Error (one line, naming tensor and file) when the tensor is missing, has another shape, a dtype that is not a
   // float, or a value that is not finite.
   LoadedTensor read(const std::string& name, at::IntArrayRef shape) const;
-  bool has(const std::string& name) const { return checkpoint_->has(name); }
+  bool has(const std::string& name) const { return view(name).has_value(); }
+  // Where its bytes lie in the file; of an expert perhaps inside of a tensor of all experts. Null: there is none.
+  std::optional<TensorView> view(const std::string& name) const;
   void check(const std::string& name, at::IntArrayRef shape) const;  // as `read`, without touching the data
   // Whether `read` would give exactly this tensor. Holds no second one.
   bool same(const std::string& name, const at::Tensor& tensor) const;
-  void release(const std::string& name) const;  // gives the file's pages back; a name that is not there is ignored
+
+  // The same for models that are streamed: slots that say so (Slot::stays_in_file) are read whenever they are used.
+  Weights streamed() const {
+    Weights copy = *this;
+    copy.is_streamed_ = true;
+    return copy;
+  }
+  bool is_streamed() const { return is_streamed_; }
 
   at::ScalarType dtype() const { return dtype_; }
   at::Device device() const { return device_; }
@@ -42,6 +52,7 @@ class Weights {
   std::shared_ptr<const Checkpoint> checkpoint_;
   at::ScalarType dtype_;
   at::Device device_;
+  bool is_streamed_ = false;
 };
 
 // A module that takes its tensors from a checkpoint. Loading and unloading is the unit of residency.

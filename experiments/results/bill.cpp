@@ -12,7 +12,8 @@ namespace {
 // What a covered linear counts, here and on a matrix of 4096 × 4096, of which each of its weights is as many.
 void add_covered(Bill& bill, const core::Slot& slot) {
   constexpr int64_t kWidth = 4096;
-  const auto* coded = dynamic_cast<const quant::QuantizedLinear*>(&slot.linear());
+  const auto linear = slot.in_memory();
+  const auto* coded = dynamic_cast<const quant::QuantizedLinear*>(linear.get());
   if (coded == nullptr) return;
   const core::Cost cost = slot.cost();
   bill.covered += cost;
@@ -50,8 +51,9 @@ Bill bill_of(core::Model& model, core::BlockSource& source, int64_t cache_bytes)
   auto once = static_cast<double>(model.head().out_features() * model.head().in_features());  // MACs
   core::Hasher codes;
   const auto add_codes = [&](const core::Slot& slot) {
-    if (const auto* linear = dynamic_cast<const quant::QuantizedLinear*>(&slot.linear()))
-      codes.update(slot.path() + " " + linear->codes().hash() + "\n");
+    const auto linear = slot.in_memory();
+    if (const auto* coded = dynamic_cast<const quant::QuantizedLinear*>(linear.get()))
+      codes.update(slot.path() + " " + coded->codes().hash() + "\n");
   };
   for (int64_t i = 0; i < model.shape().layers; ++i) {
     if (!core::runs(model.plan(), i)) {

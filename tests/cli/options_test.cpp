@@ -142,7 +142,31 @@ TEST(Options, DryRunTellsWhatSensitivityCostsAndWhichControlsThereAreNot) {
   EXPECT_THAT(plan.out,
               MatchesRegex("(.|\n)*\nsensitivity by KL: 2 of 42 linears, at most 12 forward passes of a block "
                            "over 128 tokens\nsensitivity by output error: 42 linears, one walk over 6 "
-                           "blocks\n"));
+                           "blocks\nwalks that measure: [0-9]+ s at least: an estimate, [0-9.e+]+ "
+                           "multiply-accumulates at the speed of a matrix product\n"));
+}
+
+TEST(Options, DryRunTellsWhatMeasuringExpertsCostsOncePerSweep) {
+  Program program;
+  program.put("c.yaml", core::slurp(program.file("c.yaml")) +
+                            "calibration: {samples: 2, seq_len: 64}\n"
+                            "sweep: {grid: {quant.expert_bits.policy: [optimal, random]}}\n");
+  const Strings given{"c.yaml", "--set", "model.path=tiny-deepseek-moe", "--set", "quant.expert_bits.mean_bits=2"};
+  const auto with = [&](const char* last) {
+    Strings all = given;
+    all.push_back(last);
+    return program.run(all);
+  };
+  const Finished plan = with("--dry-run");
+  EXPECT_EQ(plan.err, "");
+  EXPECT_THAT(plan.out, MatchesRegex("to run [^\n]+\nto run [^\n]+\n"
+                                     "experts: 16 at 4 widths, one walk over 3 blocks\n"
+                                     "walks that measure: [0-9]+ s at least: an estimate, [0-9.e+]+ "
+                                     "multiply-accumulates at the speed of a matrix product\n"));
+  EXPECT_EQ(with("--quiet").code, 0);
+  EXPECT_THAT(with("--dry-run").out,
+              MatchesRegex("finished [^\n]+\nfinished [^\n]+\n"
+                           "experts: 16 at 4 widths, one walk over 3 blocks \\(in the cache\\)\n"));
 }
 
 TEST(Options, ARunPrintsItsTableAndItsDirectory) {

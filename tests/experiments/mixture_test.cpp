@@ -13,6 +13,7 @@
 #include "core/io/csv.h"
 #include "core/io/files.h"
 #include "core/io/safetensors.h"
+#include "experiments/experts.h"
 #include "tests/experiments/support.h"
 
 namespace experiments {
@@ -134,6 +135,25 @@ TEST_F(Mixture, AnExpertThatDoesNotExistIsOneLine) {
               HasSubstr("this model has no experts"));
   EXPECT_THAT(refusal({"model.path=tiny-qwen3", "quant.expert_bits={policy: optimal}"}),
               HasSubstr("this model has no experts"));
+}
+
+TEST_F(Mixture, WhatMeasuringExpertsCostsIsToldBefore) {
+  const auto cost = [&](const Strings& more) {
+    Inputs inputs(lab_.out() + "/.cache");
+    return cost_of_experts(lab_.points(given(more)).front().spec, inputs);
+  };
+  EXPECT_TRUE(cost({}).empty());
+  const auto nearest = cost({"quant.expert_bits={policy: optimal}"});
+  ASSERT_EQ(nearest.size(), 1u);
+  EXPECT_EQ(nearest.front().line, "experts: 16 at 4 widths, one walk over 3 blocks");
+  const Strings ranked{"replication.strategy=low_rank", "replication.select={unit: expert, policy: sensitivity}"};
+  EXPECT_EQ(cost(ranked).front().macs, nearest.front().macs);
+  const auto gptq = cost({"quant.expert_bits={policy: optimal}", "quant.method=gptq"});
+  EXPECT_GT(gptq.front().macs, 2 * nearest.front().macs) << "Hessians of four widths";
+  const auto twice = cost({"quant.expert_bits={policy: optimal}", "calibration.samples=16"});
+  EXPECT_DOUBLE_EQ(twice.front().macs, 2 * nearest.front().macs);
+  row({"quant.expert_bits={policy: optimal}"});
+  EXPECT_EQ(cost({"quant.expert_bits={policy: optimal}"}).front().macs, 0) << "it is in the cache";
 }
 
 TEST_F(Mixture, ControlsSpendTheSameBitsWhereTheySay) {

@@ -123,7 +123,12 @@ TEST(Sensitivity, WhatItCostsIsToldBeforeAndNotPaidTwice) {
     Strings given = kGiven;
     given.back() = "replication.select=" + select;
     Inputs inputs(lab.out() + "/.cache");
-    return cost_of_evidence(lab.points(given).front().spec, inputs);
+    Strings lines;
+    for (const WalkCost& walk : cost_of_evidence(lab.points(given).front().spec, inputs)) {
+      EXPECT_EQ(walk.macs == 0, walk.line.ends_with("(in the cache)")) << walk.line;
+      lines.push_back(walk.line);
+    }
+    return lines;
   };
   EXPECT_THAT(cost("{policy: every}"), ::testing::IsEmpty());
   EXPECT_THAT(cost("{policy: sensitivity}"),

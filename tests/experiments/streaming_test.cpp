@@ -1,7 +1,13 @@
 // Streamed and resident runs: the same bits in every number, whatever lies in memory and whatever on disk.
 #include <gmock/gmock.h>
 
+#include <algorithm>
+#include <filesystem>
+
+#include "core/io/files.h"
+#include "core/io/safetensors.h"
 #include "core/machine.h"
+#include "quant/draws.h"
 #include "tests/experiments/support.h"
 
 namespace experiments {
@@ -66,6 +72,27 @@ TEST_F(Streaming, ACheckpointOfOursIsStreamedWithTheSameBits) {
   EXPECT_EQ(with("model.residency=stream"), with("model.residency=resident"));
 }
 
+// Experts of a streamed block are read one by one: in full precision from the model, quantized from the checkpoint.
+TEST_F(Streaming, AMixtureOfExpertsToo) {
+  const std::vector<Strings> cases{
+      {"quant.method=none"},
+      {"quant.method=rtn", "runtime.linears=packed"},
+      {"quant.method=gptq", "calibration.min_token_fraction=0.3", "calibration.fallback=pooled"},
+      {"quant.method=gptq", "quant.rules=[{match: \"*.experts.0.*\", weight: {bits: 16}, activation: {bits: 8}}]",
+       "replication={strategy: low_rank, select: {unit: expert, policy: sensitivity, fraction: 0.25}}"},
+      {"quant.method=rtn", "replication={strategy: depth, depth: {span: [1, 2], gate_init: 0.5}}"}};
+  for (Strings all : cases) {
+    SCOPED_TRACE(::testing::PrintToString(all));
+    const auto with = [&](const std::string& residency) {
+      Strings some{"model.path=tiny-deepseek-moe", "calibration.samples=4", "calibration.seq_len=64"};
+      some.insert(some.end(), all.begin(), all.end());
+      some.push_back("model.residency=" + residency);
+      return outcome(some);
+    };
+    EXPECT_EQ(with("stream"), with("resident"));
+  }
+}
+
 TEST_F(Streaming, AutoStreamsWhatWouldFillMoreThanHalfOfTheMemory) {
   Inputs inputs("");
   const auto residency = [&](const char* key) {
@@ -79,6 +106,70 @@ TEST_F(Streaming, AutoStreamsWhatWouldFillMoreThanHalfOfTheMemory) {
   EXPECT_LT(weights.bytes_in_memory(), core::memory_bytes() / 2);
   EXPECT_EQ(residency("model.residency=auto"), exports::Residency::resident);
   EXPECT_EQ(residency("model.residency=stream"), exports::Residency::stream);
+}
+
+// ---- memory ----
+
+constexpr int64_t kWidth = 512, kExpertFfn = 1024;
+
+// A model of one block, a mixture of so many experts, which are all the same; with the tokenizer of the tiny models.
+void write_mixture(const std::string& directory, int64_t experts) {
+  core::create_directories(directory);
+  for (const char* name : {"tokenizer.json", "tokenizer_config.json"})
+    std::filesystem::copy_file(kTinyModel + "/" + name, directory + "/" + name);
+  core::write_atomically(directory + "/config.json", fmt::format(R"({{"model_type": "qwen3_moe", "hidden_size": {},
+    "intermediate_size": {}, "moe_intermediate_size": {}, "num_hidden_layers": 1, "num_attention_heads": 4,
+    "num_key_value_heads": 4, "head_dim": 64, "vocab_size": 1024, "max_position_embeddings": 256, "rms_norm_eps": 1e-6,
+    "rope_theta": 10000.0, "hidden_act": "silu", "tie_word_embeddings": true, "attention_bias": false,
+    "num_experts": {}, "num_experts_per_tok": 2, "norm_topk_prob": true, "decoder_sparse_step": 1,
+    "mlp_only_layers": []}})",
+                                                                 kWidth, kExpertFfn, kExpertFfn, experts));
+  const std::string block = "model.layers.0.";
+  std::map<std::string, std::vector<int64_t>> shapes{
+      {"model.embed_tokens.weight", {1024, kWidth}},      {"model.norm.weight", {kWidth}},
+      {block + "input_layernorm.weight", {kWidth}},       {block + "post_attention_layernorm.weight", {kWidth}},
+      {block + "self_attn.q_norm.weight", {64}},          {block + "self_attn.k_norm.weight", {64}},
+      {block + "self_attn.o_proj.weight", {kWidth, 256}}, {block + "mlp.gate.weight", {experts, kWidth}}};
+  for (const char* name : {"q", "k", "v"}) shapes[block + "self_attn." + name + "_proj.weight"] = {256, kWidth};
+  for (int64_t e = 0; e < experts; ++e) {
+    const std::string expert = block + "mlp.experts." + std::to_string(e);
+    shapes[expert + ".gate_proj.weight"] = shapes[expert + ".up_proj.weight"] = {kExpertFfn, kWidth};
+    shapes[expert + ".down_proj.weight"] = {kWidth, kExpertFfn};
+  }
+  const at::Tensor drawn = quant::normal_draw({"mixture", 1}, "weight", 0, 1024, kWidth).mul(0.04).to(at::kBFloat16);
+  std::vector<core::TensorToWrite> tensors;
+  for (const auto& [name, shape] : shapes) tensors.push_back({name, core::DType::BF16, shape, drawn.const_data_ptr()});
+  core::write_safetensors(directory + "/model.safetensors", tensors);
+}
+
+// Peak memory by stage.
+std::map<std::string, double> peaks(int64_t experts, const char* residency) {
+  const Lab lab;
+  write_mixture(lab.file("mixture"), experts);
+  const Json row = lab.row({"model.path=" + lab.file("mixture"), std::string("model.residency=") + residency});
+  std::map<std::string, double> all;
+  for (const Json& stage : row["stages"]) all[stage["name"]] = stage["peak_rss_bytes"];
+  return all;
+}
+
+TEST(StreamingMemory, OfAMixtureIsThatOfOneExpert) {
+#ifdef __APPLE__
+  GTEST_SKIP() << "freed memory is given back on Linux only";
+#endif
+  constexpr int64_t kFew = 8, kMany = 48;
+  const double added = (kMany - kFew) * 3 * kWidth * kExpertFfn * 4.0;  // bytes of weights in float32
+  peaks(kFew, "stream");                                                // what is made at the first call
+  const auto few = peaks(kFew, "stream"), many = peaks(kMany, "stream");
+  for (const auto& [stage, peak] : many) {
+    // While a block is quantized, its codes wait until all of it is written: 2 bits of 32, and a scale and a zero point
+    // per 64 weights.
+    const double allowed = stage == "quantize" ? added / 6 : added / 16;
+    EXPECT_LE(peak - few.at(stage), allowed) << stage << ": " << few.at(stage) / 1e6 << " to " << peak / 1e6 << " MB";
+  }
+  // And the measurement would see them.
+  const auto resident = peaks(kMany, "resident");
+  EXPECT_GE(resident.at("baseline") - many.at("baseline"), added / 2);
+  EXPECT_GE(resident.at("quantize") - many.at("quantize"), added / 2);
 }
 
 }  // namespace

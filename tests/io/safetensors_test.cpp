@@ -74,7 +74,7 @@ TEST(Safetensors, AReleasedTensorIsReadAgain) {
   const Checkpoint checkpoint = Checkpoint::open(scratch.put("x.safetensors", safetensors_bytes(header, data)));
   for (int i = 0; i < 2; ++i) {
     EXPECT_EQ(std::memcmp(checkpoint.at("a").data, data.data(), data.size()), 0);
-    checkpoint.release("a");
+    checkpoint.release(checkpoint.at("a"));
   }
 }
 

@@ -137,6 +137,35 @@ TEST_F(WeightsTest, BiasesAreOwned) {
   EXPECT_NE(slot.linear().bias().const_data_ptr(), weights.checkpoint().at("p.bias").data);
 }
 
+TEST_F(WeightsTest, AnExpertOfAStreamedModelStaysInTheFile) {
+  const core::Weights weights =
+      open({{"p.weight", numbers({16, 32}, at::kBFloat16)}, {"p.bias", numbers({16}, at::kBFloat16)}});
+  core::Slot resident("p", core::Role::up_proj, 16, 32, true), streamed("p", core::Role::up_proj, 16, 32, true);
+  for (core::Slot* slot : {&resident, &streamed}) slot->stays_in_file(true);
+  resident.load(weights);
+  streamed.load(weights.streamed());
+  const auto in_file = std::dynamic_pointer_cast<core::FiledLinear>(streamed.pointer());
+  ASSERT_NE(in_file, nullptr);
+  EXPECT_EQ(resident.in_memory(), resident.pointer());
+  EXPECT_TRUE(in_file->parameters().empty()) << "it holds no tensor";
+  EXPECT_NE(streamed.in_memory(), streamed.in_memory()) << "each read is a tensor of its own";
+  const at::Tensor x = numbers({3, 32}, at::kFloat);
+  EXPECT_TRUE(at::equal(streamed.forward(x), resident.forward(x)));
+  ASSERT_EQ(streamed.state().size(), resident.state().size());
+  for (size_t i = 0; i < streamed.state().size(); ++i) {
+    EXPECT_EQ(streamed.state()[i].name, resident.state()[i].name);
+    EXPECT_TRUE(at::equal(streamed.state()[i].tensor, resident.state()[i].tensor));
+  }
+  EXPECT_EQ(streamed.cost().dense_bits, resident.cost().dense_bits);
+  EXPECT_EQ(streamed.cost().macs, resident.cost().macs);
+}
+
+TEST_F(WeightsTest, OtherLinearsOfAStreamedModelAreLoaded) {
+  core::Slot slot("p", core::Role::up_proj, 16, 32, false);
+  slot.load(open({{"p.weight", numbers({16, 32}, at::kBFloat16)}}).streamed());
+  EXPECT_EQ(std::dynamic_pointer_cast<core::FiledLinear>(slot.pointer()), nullptr);
+}
+
 TEST_F(WeightsTest, AValueThatIsNotFiniteIsFound) {
   const float kInf = std::numeric_limits<float>::infinity(), kNan = std::numeric_limits<float>::quiet_NaN();
   for (at::ScalarType stored : kStored) {

@@ -12,6 +12,7 @@
 #include "experiments/calibration.h"
 #include "models/registry.h"
 #include "quant/calibration.h"
+#include "quant/quantize.h"
 #include "tests/support/calibrated.h"
 #include "tests/support/slow_gptq.h"
 
@@ -117,6 +118,48 @@ TEST(GptqOnAModel, HasTheOutputErrorOfTheSlowOneInDouble) {
       EXPECT_NEAR(error(fast.codes), error(slow), 0.01 * error(slow)) << slot.path() << " at " << bits << " bits";
     });
   }
+}
+
+// The reports of a mixture whose experts share what they see where they see little.
+std::vector<ModuleReport> reports_of_a_mixture(int64_t hessian_bytes) {
+  const std::string data = std::string(REFRAIN_SOURCE_DIR) + "/data", directory = data + "/tiny-deepseek-moe";
+  const auto model = models::build(core::read_hf_config(directory));
+  const core::Weights weights(std::make_shared<core::Checkpoint>(core::Checkpoint::open(directory)), at::kFloat,
+                              at::kCPU);
+  model->load_ends(weights);
+  experiments::CalibrationConfig config;
+  config.samples = 4;
+  config.seq_len = 64;
+  const std::string text = core::slurp(data + "/corpora/tiny/train.txt").substr(0, 20000);
+  core::HiddenStore hidden = experiments::embedded(
+      *model,
+      experiments::calibration_windows(config, core::load_tokenizer(directory)->encode(text), model->shape(), 1), 128);
+  const QuantConfig gptq = quant_config("{method: gptq, weight: {bits: 3, group_size: 64}}");
+  Quantize stage(gptq.methods.at("gptq"), "gptq", assign(gptq, *model, 1),
+                 {.propagate_error = false,
+                  .tokens = 4 * 64,
+                  .min_token_fraction = 0.25,
+                  .pool = true,
+                  .hessian_bytes = hessian_bytes});
+  core::ResidentSource source(weights);
+  core::walk(*model, source, {&stage}, {.full = &hidden});
+  return stage.reports();
+}
+
+TEST(GptqOnAModel, ExpertsPoolWithAllOfTheirBlockHoweverManyAreMeasuredAtATime) {
+  const std::vector<ModuleReport> together = reports_of_a_mixture(Calibration::kHessianBytes);
+  std::vector<ModuleReport> apart = reports_of_a_mixture(1);
+  ASSERT_EQ(apart.size(), together.size());
+  int64_t pooled = 0;
+  for (size_t i = 0; i < together.size(); ++i) {
+    EXPECT_EQ(apart[i].path, together[i].path);
+    EXPECT_EQ(apart[i].weight_error, together[i].weight_error) << apart[i].path;
+    EXPECT_EQ(apart[i].note, together[i].note) << apart[i].path;
+    EXPECT_EQ(apart[i].tokens, together[i].tokens) << apart[i].path;
+    pooled += together[i].note.ends_with(": pooled") ? 1 : 0;
+    if (together[i].note.ends_with(": pooled")) EXPECT_EQ(together[i].tokens, 2 * 4 * 64) << apart[i].path;
+  }
+  EXPECT_GT(pooled, 0);
 }
 
 }  // namespace
