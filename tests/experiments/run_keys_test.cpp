@@ -76,8 +76,8 @@ class RunProof : public Proof {
     EXPECT_EQ(Lab::nll_of(once), Lab::nll_of(again));
   }
   // Packed products of float32 are the dense ones; those of int8 are the dense ones of the same int8 inputs, and these
-  // inputs are not the original ones. (Sums in another order send an input at a tie to its other side, which later blocks
-  // carry on: in the mean of 20 windows that is little.)
+  // inputs are not the original ones. (Sums in another order send an input at a tie to its other side, which later
+  // blocks carry on: in the mean of 20 windows that is little.)
   void packed() {
     const Strings all_rows{"runtime.rows=1000000"}, int8{"quant.activation.bits=8", "quant.activation.symmetry=narrow"};
     const Strings longer{"measure.perplexity[0].corpus=tiny/valid", "measure.perplexity[0].windows=20"};
