@@ -18,10 +18,8 @@ Moe::Moe(const std::string& path, const MoeShape& shape) : shape_(shape) {
                         std::make_shared<Mlp>(path + "." + name, shape.width, shape.ffn, shape.has_bias)));
   }
   for (const auto& expert : experts_) {
-    for (Slot* slot : {&expert->gate_proj(), &expert->up_proj(), &expert->down_proj()}) {
+    for (Slot* slot : {&expert->gate_proj(), &expert->up_proj(), &expert->down_proj()})
       slot->seen(static_cast<double>(shape.top_k) / static_cast<double>(shape.experts));
-      slot->stays_in_file(true);
-    }
   }
   if (shape.shared_ffn == 0) return;
   shared_ = register_module(

@@ -108,10 +108,10 @@ std::string as_text(const InputQuantizer* input) {
 
 WeightShape weight_shape(const at::Tensor& w) {
   const at::Tensor values = w.cpu().to(at::kFloat);
-  const at::Tensor centred = values - values.mean();
-  const at::Tensor squares = at::square(centred);
-  const double variance = at::mean(squares).item<double>();
-  const double fourth = at::mean(at::square(squares)).item<double>();
+  at::Tensor powers = values - values.mean();  // in place: a weight may be large
+  const double variance = at::mean(powers.square_()).item<double>();
+  const double fourth = at::mean(powers.square_()).item<double>();
+  powers.reset();
   return {.absmax = values.abs().max().item<double>(),
           .kurtosis = variance > 0 ? fourth / (variance * variance) : 0.0,
           .outlier_columns = outlier_columns(at::mean(at::square(values), 0))};

