@@ -3,6 +3,8 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <fmt/core.h>
+#include <spdlog/sinks/stdout_sinks.h>
+#include <spdlog/spdlog.h>
 
 #include <CLI/CLI.hpp>
 #include <chrono>
@@ -15,6 +17,7 @@
 #include "core/text/text_stream.h"
 #include "experiments/inputs.h"
 #include "experiments/program.h"
+#include "experiments/runtime.h"
 #include "models/registry.h"
 
 namespace {
@@ -22,7 +25,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 struct Options {
-  experiments::Spec spec;  // of it: device, dtype, threads, seed
+  experiments::Spec spec;  // of it: device, dtype, threads, seed, runtime
   std::string prompt;
   int64_t tokens = 128;
   core::Sampling sampling{.temperature = 0.8, .top_p = 0.95};
@@ -41,10 +44,10 @@ std::vector<int32_t> prompt_ids(const Options& options, const core::Tokenizer& t
   return ids;
 }
 
-// The model of a directory, with all its weights in memory.
+// The model of a directory, with all its weights in memory, quantized ones as `runtime` says.
 struct Loaded {
   std::shared_ptr<core::Model> model;
-  std::unique_ptr<core::BlockSource> source;
+  std::unique_ptr<experiments::PackedSource> source;
 
   Loaded(const Options& options, const experiments::ModelFiles& files, std::shared_ptr<core::Model> skeleton)
       : model(std::move(skeleton)) {
@@ -53,9 +56,17 @@ struct Loaded {
                   "{}: its weights fill {:.1f} GB, and the memory has {:.1f}. Use a smaller model, or quantize it.",
                   files.directory, 1e-9 * static_cast<double>(weights.bytes_in_memory()),
                   1e-9 * static_cast<double>(core::memory_bytes()));
-    source = exports::open_source(*model, files.directory, weights);
+    source = std::make_unique<experiments::PackedSource>(exports::open_source(*model, files.directory, weights),
+                                                         options.spec.runtime);
     exports::load_ends(*model, files.directory, weights);
+    source->pack(model->head());
     core::load_blocks(*model, *source);
+  }
+  // ", kernel avx512", of packed linears; "" where there are none.
+  std::string kernel() const {
+    const experiments::Json report = source->report();
+    if (!report.contains("kernel") || report["kernel"].is_null()) return "";
+    return ", kernel " + report["kernel"].get<std::string>();
   }
 };
 
@@ -96,13 +107,15 @@ void generate(const Options& options) {
   }
   const double wrote = seconds_since(start) - read;
   print(text.finish() + "\n");
-  fmt::print(stderr, "prompt: {} tokens, {:.1f} tokens/s; text: {} tokens, {:.1f} tokens/s; {} threads\n", ids.size(),
-             per_second(static_cast<int64_t>(ids.size()), read), made, per_second(made, wrote), at::get_num_threads());
+  fmt::print(stderr, "prompt: {} tokens, {:.1f} tokens/s; text: {} tokens, {:.1f} tokens/s; {} threads{}\n", ids.size(),
+             per_second(static_cast<int64_t>(ids.size()), read), made, per_second(made, wrote), at::get_num_threads(),
+             loaded.kernel());
 }
 
 int parse_and_run(int argc, char** argv) {
   Options options;
   experiments::Spec& spec = options.spec;
+  spec.runtime.linears = "packed";
   bool no_build = false;
   CLI::App app{"Prints text from a model: a Hugging Face directory or a checkpoint that run_experiment has written."};
   app.add_option("MODEL", spec.model.path, "directory, or a name under data/ or $REFRAIN_DATA")->required();
@@ -128,9 +141,17 @@ int parse_and_run(int argc, char** argv) {
   app.add_option("--dtype", spec.model.dtype, "of the computation; auto: float32")
       ->check(CLI::IsMember({"auto", "float32", "bfloat16", "float16"}))
       ->capture_default_str();
+  app.add_option("--linears", spec.runtime.linears,
+                 "how quantized ones run; dense: decoded for every product; packed_int8: inputs rounded to int8")
+      ->check(CLI::IsMember({"dense", "packed", "packed_int8"}))
+      ->capture_default_str();
   app.add_flag("--no-build", no_build, "run what is built; read by the launcher");
   if (!experiments::parsed(app, argc, argv)) return 0;
   at::set_num_threads(static_cast<int>(spec.threads > 0 ? spec.threads : core::usable_threads()));
+  const auto log = spdlog::stderr_logger_mt("refrain");  // standard output is the text's
+  log->set_pattern("%v");
+  log->set_level(spdlog::level::warn);
+  spdlog::set_default_logger(log);
   generate(options);
   return 0;
 }

@@ -28,8 +28,8 @@ int64_t parameter_bits(const Parameters& parameters) {
   return bits;
 }
 
-at::Tensor Decoder::product(const at::Tensor& x, const at::Tensor& w, const at::Tensor& bias, const Parameters&) const {
-  return at::linear(x, w, bias);
+at::Tensor Decoder::product(const at::Tensor&, const Multiply&, const at::Tensor&, const Parameters&) const {
+  TORCH_CHECK(false, "the decoder ", name(), " multiplies with its weight alone");
 }
 
 ElementGrid Decoder::element_grid(const Parameters&, int64_t, int64_t) const {

@@ -4,6 +4,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -55,13 +56,20 @@ struct Place {
   uint64_t seed = 0;
 };
 
-// What kernels of packed products (quant/packed_weight.h) need to know: the weight is the levels of `grid`, times
-// Σ_r rows[o, r] columns[i, r] if there are such factors.
+// What kernels of packed products (quant/packed_weight.h) need to know: the weight is the levels of `grid` and of the
+// `further` grids on the same codes, added up, times Σ_r rows[o, r] columns[i, r] if there are such factors, plus b a
+// if there is such a branch.
 struct PackedForm {
-  ElementGrid grid;          // its dither is not read
-  at::Tensor rows, columns;  // [O, R] and [I, R] float32; undefined: ones
-  int64_t window_bits = 0;   // L: the table's index is that many bits of codes, the newest lowest (replication/tiles.h)
+  ElementGrid grid;                       // its dither is not read
+  at::Tensor rows = {}, columns = {};     // [O, R] and [I, R] float32; undefined: ones
+  int64_t window_bits = 0;                // L: the table's index is that many bits of codes, the newest lowest
+                                          // (replication/tiles.h)
+  std::vector<ElementGrid> further = {};  // without tables, with the groups of `grid`
+  at::Tensor a = {}, b = {};              // [r, I] and [O, r] float32; undefined: no branch
 };
+
+// x: [..., I] -> x Wᵀ, [..., O], with the decoded weight W, however that is computed.
+using Multiply = std::function<at::Tensor(const at::Tensor& x)>;
 
 class Decoder {
  public:
@@ -86,11 +94,13 @@ class Decoder {
   virtual Encoded encode(const at::Tensor& w, Parameters parameters) const = 0;
   // codes: [O, I] uint8 -> [O, I] float32.
   virtual at::Tensor decode(const at::Tensor& codes, const Parameters& parameters) const = 0;
-  // What a linear computes of x [..., I] with w [O, I], its decoded weight: [..., O]. Decoders that treat tokens
-  // differently scale x and the outputs here; w is then the part that all tokens share, and is_weight() false.
-  virtual at::Tensor product(const at::Tensor& x, const at::Tensor& w, const at::Tensor& bias,
-                             const Parameters& parameters) const;
+  // Whether what `decode` returns is the weight of a linear. Decoders that treat tokens differently say no: it is then
+  // the part that all tokens share.
   virtual bool is_weight() const { return true; }
+  // Those only: what their linear computes of x [..., I], [..., O], with `multiply` by the shared part. Scales x and
+  // the outputs.
+  virtual at::Tensor product(const at::Tensor& x, const Multiply& multiply, const at::Tensor& bias,
+                             const Parameters& parameters) const;
   // The parameters' names, shapes, kinds and stored bits for an [O, I] weight, tensors undefined: what a checkpoint
   // holds.
   virtual Parameters layout(int64_t out_features, int64_t in_features) const = 0;

@@ -50,74 +50,106 @@ std::unique_ptr<PackedWeight> PackedWeight::make(const Decoder& decoder, const c
   std::unique_ptr<PackedWeight> packed(new PackedWeight);
   packed->execution_ = execution;
   packed->kernel_ = &kernels::chosen_kernel();
-  if (execution.precision == kernels::Precision::integer) packed->input_ = int8_inputs(I);
   const kernels::Layout layout = packed->layout_ = kernels::Layout::of(O, I, bits, form->grid.group_size, window_bits);
   packed->words_ = at::empty({layout.words()}, at::kInt);
   kernels::fill_codes(layout, codes.packed().const_data_ptr<uint8_t>(),
                       reinterpret_cast<uint32_t*>(packed->words_.mutable_data_ptr<int32_t>()));
+  if (!form->grid.table.empty()) packed->table_ = at::tensor(form->grid.table);
+  packed->add_set(form->grid);
+  for (const ElementGrid& grid : form->further) packed->add_set(grid);
+  const auto ready = [](const at::Tensor& t) { return t.defined() ? t.detach().contiguous() : at::Tensor(); };
+  packed->rows_ = ready(form->rows);
+  packed->columns_ = ready(form->columns);
+  packed->a_ = ready(form->a);
+  packed->b_ = ready(form->b);
+  if (execution.precision == kernels::Precision::integer) {
+    packed->input_ = int8_inputs(I);
+    // Products of int8 inputs with factors are no int8 numbers, levels of a table no integers: these sums are of
+    // floats.
+    const bool are_int8 = !packed->table_.defined() && !packed->rows_.defined() && decoder.is_weight();
+    if (are_int8) packed->precision_ = kernels::Precision::integer;
+  }
+  return packed;
+}
 
-  const at::Tensor scale = form->grid.scale.detach().contiguous();
-  const bool has_table = !form->grid.table.empty();
+void PackedWeight::add_set(const ElementGrid& grid) {
+  const at::Tensor scale = grid.scale.detach().contiguous();
   at::Tensor zero;  // [O, G], where it is not one number
-  kernels::Parameters& set = packed->parameters_;
-  if (has_table) {
-    packed->table_ = at::tensor(form->grid.table);
-    set.table = packed->table_.const_data_ptr<float>();
-  } else if (const std::optional<float> same = constant(form->grid.shift)) {
+  kernels::Parameters set;
+  if (table_.defined()) {
+    set.table = table_.const_data_ptr<float>();
+  } else if (const std::optional<float> same = constant(grid.shift)) {
     set.constant_zero = *same;
   } else {
-    zero = form->grid.shift.detach().contiguous();
+    zero = grid.shift.detach().contiguous();
   }
   set.has_zeros = zero.defined();
   const auto is_half = [](const at::Tensor& t) {
     return !t.defined() || kernels::fits_half(t.const_data_ptr<float>(), t.numel());
   };
   set.is_half = is_half(scale) && is_half(zero);
-  packed->values_ =
-      at::empty({kernels::parameter_values(layout, set.has_zeros)}, set.is_half ? at::kShort : at::kFloat);
-  kernels::fill_parameters(layout, scale.const_data_ptr<float>(),
+  const at::Tensor values =
+      at::empty({kernels::parameter_values(layout_, set.has_zeros)}, set.is_half ? at::kShort : at::kFloat);
+  kernels::fill_parameters(layout_, scale.const_data_ptr<float>(),
                            zero.defined() ? zero.const_data_ptr<float>() : nullptr, set.is_half,
-                           packed->values_.mutable_data_ptr());
-  set.values = packed->values_.const_data_ptr();
-  packed->rows_ = form->rows.defined() ? form->rows.detach().contiguous() : at::Tensor();
-  packed->columns_ = form->columns.defined() ? form->columns.detach().contiguous() : at::Tensor();
-  return packed;
+                           values.mutable_data_ptr());
+  set.values = values.const_data_ptr();
+  values_.push_back(values);
+  sets_.push_back(set);
 }
 
 // Σ_i Σ_r rows[o, r] columns[i, r] level[o, i] x[i] = Σ_r rows[o, r] (level · (columns_r ∘ x))[o]: R inputs.
 at::Tensor PackedWeight::product(const at::Tensor& x) const {
-  const bool is_integer = execution_.precision == kernels::Precision::integer;
-  // Products of int8 inputs with factors are no int8 numbers, levels of a table no integers: these sums are of floats.
-  if (!has_factors()) {
-    return table_.defined() ? codes_product(rounded(x), kernels::Precision::real)
-                            : codes_product(x, execution_.precision);
+  at::Tensor y;
+  if (rows_.defined()) {
+    const int64_t n = x.size(0), R = rows_.size(1);
+    const at::Tensor inputs = x.unsqueeze(1) * columns_.t();  // [n, R, I]
+    y = codes_product(inputs.reshape({n * R, layout_.columns})).reshape({n, R, layout_.rows}).mul(rows_.t()).sum(1);
+  } else {
+    y = codes_product(x);
   }
-  const int64_t n = x.size(0), R = rows_.size(1);
-  const at::Tensor inputs = (is_integer ? rounded(x) : x).unsqueeze(1) * columns_.t();  // [n, R, I]
-  const at::Tensor y = codes_product(inputs.reshape({n * R, layout_.columns}), kernels::Precision::real);
-  return (y.reshape({n, R, layout_.rows}) * rows_.t()).sum(1);
+  if (a_.defined()) y.add_(at::linear(at::linear(rounds_itself() ? rounded(x) : x, a_), b_));
+  return y;
 }
 
-at::Tensor PackedWeight::codes_product(const at::Tensor& x, kernels::Precision precision) const {
-  constexpr int64_t kGrain = 1 << 15;  // codes per task, so that a task is worth its start
+at::Tensor PackedWeight::codes_product(const at::Tensor& x) const {
   const at::Tensor source = x.to(at::kFloat).contiguous();
-  const int64_t m = source.size(0), O = layout_.rows, I = layout_.columns;
-  at::Tensor y = at::empty({m, O}, source.options());
-  const int64_t grain = std::max<int64_t>(1, kGrain / (kernels::kTileRows * I));
+  const int64_t m = source.size(0), O = layout_.rows, I = layout_.columns, R = std::ssize(sets_);
+  const at::Tensor y = R == 1 ? at::empty({m, O}, source.options()) : at::zeros({m, O}, source.options());
   thread_local kernels::Inputs inputs;
   for (int64_t first = 0; first < m; first += kernels::kMostInputs) {
     const int64_t n = std::min(kernels::kMostInputs, m - first);
-    inputs.prepare(layout_, precision, source.const_data_ptr<float>() + first * I, n, I);
-    const kernels::Product product{.layout = &layout_,
-                                   .codes = reinterpret_cast<const uint32_t*>(words_.const_data_ptr<int32_t>()),
-                                   .sets = &parameters_,
-                                   .set_count = 1,
-                                   .inputs = &inputs,
-                                   .out = y.mutable_data_ptr<float>() + first * O,
-                                   .out_stride = O};
-    at::parallel_for(0, layout_.tiles(), grain, [&](int64_t begin, int64_t end) { kernel_->run(product, begin, end); });
+    inputs.prepare(layout_, precision_, source.const_data_ptr<float>() + first * I, n, I);
+    const at::Tensor part = y.narrow(0, first, n);
+    if (R == 1) {
+      run(inputs, 0, 1, part);
+    } else if (n == 1) {  // one load of the codes
+      const at::Tensor of_sets = at::empty({R, O}, source.options());
+      run(inputs, 0, R, of_sets);
+      part.copy_(of_sets.sum(0, /*keepdim=*/true));
+    } else {
+      const at::Tensor of_set = at::empty({n, O}, source.options());
+      for (int64_t r = 0; r < R; ++r) {
+        run(inputs, r, 1, of_set);
+        part.add_(of_set);
+      }
+    }
   }
   return y;
+}
+
+// out: [inputs or sets, O].
+void PackedWeight::run(const kernels::Inputs& inputs, int64_t set, int64_t set_count, const at::Tensor& out) const {
+  constexpr int64_t kGrain = 1 << 15;  // codes per task, so that a task is worth its start
+  const int64_t grain = std::max<int64_t>(1, kGrain / (kernels::kTileRows * layout_.columns));
+  const kernels::Product product{.layout = &layout_,
+                                 .codes = reinterpret_cast<const uint32_t*>(words_.const_data_ptr<int32_t>()),
+                                 .sets = sets_.data() + set,
+                                 .set_count = set_count,
+                                 .inputs = &inputs,
+                                 .out = out.mutable_data_ptr<float>(),
+                                 .out_stride = layout_.rows};
+  at::parallel_for(0, layout_.tiles(), grain, [&](int64_t begin, int64_t end) { kernel_->run(product, begin, end); });
 }
 
 }  // namespace quant

@@ -6,6 +6,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "core/codes.h"
 #include "quant/activation.h"
@@ -28,27 +29,31 @@ class PackedWeight {
                                             const Parameters& parameters, const Execution& execution,
                                             std::string& reason);
 
-  // x: [n, I] float32 -> [n, O]. Inputs are taken eight at a time.
+  // x: [n, I] float32, as `rounded` gives it -> [n, O]. Inputs are taken eight at a time.
   at::Tensor product(const at::Tensor& x) const;
-  // The inputs as `product` sees them: themselves, or what int8 makes of them.
+  // The inputs as they are multiplied: themselves, or what int8 makes of them. Kernels of integers round on their own:
+  // `product` then takes x itself, too.
   at::Tensor rounded(const at::Tensor& x) const { return input_ ? input_->apply(x) : x; }
+  bool rounds_itself() const { return precision_ == kernels::Precision::integer; }
 
   const Execution& execution() const { return execution_; }
   const kernels::Kernel& kernel() const { return *kernel_; }
-  bool has_factors() const { return rows_.defined(); }
-  int64_t bytes() const { return words_.nbytes() + values_.nbytes(); }
 
  private:
   PackedWeight() = default;
-  at::Tensor codes_product(const at::Tensor& x, kernels::Precision precision) const;  // [m, I] -> [m, O]
+  void add_set(const ElementGrid& grid);
+  at::Tensor codes_product(const at::Tensor& x) const;  // [m, I] -> [m, O]
+  void run(const kernels::Inputs& inputs, int64_t set, int64_t set_count, const at::Tensor& out) const;
 
   Execution execution_;
   const kernels::Kernel* kernel_ = nullptr;
-  std::shared_ptr<const InputQuantizer> input_;  // of int8
+  kernels::Precision precision_ = kernels::Precision::real;  // of the kernel
+  std::shared_ptr<const InputQuantizer> input_;              // of int8
   kernels::Layout layout_;
-  at::Tensor words_, values_, table_;  // int32, int16 or float32, float32
-  kernels::Parameters parameters_;     // points into values_ and table_
-  at::Tensor rows_, columns_;          // of PackedForm
+  at::Tensor words_, table_;               // int32, float32
+  std::vector<at::Tensor> values_;         // of every set: int16 or float32
+  std::vector<kernels::Parameters> sets_;  // point into values_ and table_
+  at::Tensor rows_, columns_, a_, b_;      // of PackedForm
 };
 
 }  // namespace quant

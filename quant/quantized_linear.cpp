@@ -41,7 +41,10 @@ void QuantizedLinear::quantize_input(std::shared_ptr<const InputQuantizer> input
 at::Tensor QuantizedLinear::forward(const at::Tensor& x) {
   const at::Tensor input = input_ ? input_->apply(x) : x;
   if (packed_ != nullptr) return packed_product(input);
-  return decoder_->product(input, weight(), bias_, parameters_);
+  const at::Tensor w = weight();
+  if (decoder_->is_weight()) return at::linear(input, w, bias_);
+  return decoder_->product(
+      input, [&](const at::Tensor& scaled) { return at::linear(scaled, w); }, bias_, parameters_);
 }
 
 // ---- with packed codes ----
@@ -58,8 +61,15 @@ std::string QuantizedLinear::run_packed(const Execution& execution) {
 at::Tensor QuantizedLinear::packed_product(const at::Tensor& x) const {
   const at::Tensor flat = x.reshape({-1, in_features()});
   const bool is_small = flat.size(0) <= packed_->execution().most_rows;
-  at::Tensor y = is_small ? packed_->product(flat) : product_by_tile(packed_->rounded(flat));
-  if (bias_.defined()) y.add_(bias_);
+  const at::Tensor input = is_small && packed_->rounds_itself() ? flat : packed_->rounded(flat);
+  const auto multiply = [&](const at::Tensor& in) { return is_small ? packed_->product(in) : product_by_tile(in); };
+  at::Tensor y;
+  if (decoder_->is_weight()) {
+    y = multiply(input);
+    if (bias_.defined()) y.add_(bias_);
+  } else {
+    y = decoder_->product(input, multiply, bias_, parameters_);
+  }
   std::vector<int64_t> shape = x.sizes().vec();
   shape.back() = out_features();
   return y.reshape(shape);
@@ -70,12 +80,12 @@ at::Tensor QuantizedLinear::product_by_tile(const at::Tensor& x) const {
   constexpr int64_t kTileElements = 1 << 20;
   const int64_t O = out_features();
   const int64_t tile = std::max<int64_t>(64, kTileElements / in_features() / 64 * 64);  // whole tiles of 16 rows
-  if (tile >= O || packed_->has_factors()) return at::linear(x, weight());
+  if (tile >= O) return at::linear(x, weight());
   at::Tensor y = at::empty({x.size(0), O}, x.options());
   for (int64_t first = 0; first < O; first += tile) {
     const int64_t n = std::min(tile, O - first);
-    const at::Tensor w = rows(at::arange(first, first + n, codes_.packed().options().dtype(at::kLong)));  // [n, I]
-    y.narrow(1, first, n).copy_(at::linear(x, w));
+    const at::Tensor index = at::arange(first, first + n, codes_.packed().options().dtype(at::kLong));
+    y.narrow(1, first, n).copy_(at::linear(x, decoded_rows(index)));
   }
   return y;
 }
@@ -85,11 +95,13 @@ at::Tensor QuantizedLinear::weight() const {
   return (decoder_->config().noise.in_inference() ? decoded + noise() : decoded).to(compute_dtype_);
 }
 
-// [O, …] -> [n, …]; what all rows share stays.
+// [O, …] -> [n, …]; what all rows share stays, whatever its size: the layout of one row has it with the same.
 Parameters QuantizedLinear::parameters_of_rows(const at::Tensor& index) const {
   Parameters some = parameters_;
-  for (Parameter& p : some) {
-    if (p.tensor.dim() == 2 && p.tensor.size(0) == codes_.rows()) p.tensor = p.tensor.index_select(0, index);
+  const Parameters one = decoder_->layout(1, in_features());
+  for (size_t i = 0; i < some.size(); ++i) {
+    at::Tensor& own = some[i].tensor;
+    if (one[i].shape != own.sizes().vec() && own.size(0) == out_features()) own = own.index_select(0, index);
   }
   return some;
 }
@@ -97,13 +109,17 @@ Parameters QuantizedLinear::parameters_of_rows(const at::Tensor& index) const {
 at::Tensor QuantizedLinear::rows(const at::Tensor& index) const {
   TORCH_CHECK(decoder_->is_weight(), "a table that is looked up is not multiplied: no decoder ", decoder_->name());
   const at::Tensor flat = index.reshape({-1});  // [n]
-  const core::Codes codes =
-      core::Codes::from_packed(codes_.packed().index_select(0, flat), codes_.columns(), codes_.bits());
-  at::Tensor decoded = decoder_->decode(codes.unpack(), parameters_of_rows(flat));
+  at::Tensor decoded = decoded_rows(flat);
   if (decoder_->config().noise.in_inference()) decoded = decoded + noise().index_select(0, flat);
   std::vector<int64_t> shape = index.sizes().vec();
   shape.push_back(codes_.columns());
   return decoded.to(compute_dtype_).reshape(shape);
+}
+
+at::Tensor QuantizedLinear::decoded_rows(const at::Tensor& index) const {
+  const core::Codes codes =
+      core::Codes::from_packed(codes_.packed().index_select(0, index), codes_.columns(), codes_.bits());
+  return decoder_->decode(codes.unpack(), parameters_of_rows(index));
 }
 
 // The draw is kept while the linear lives, the scales that it is multiplied with may change.

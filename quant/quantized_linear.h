@@ -58,6 +58,7 @@ class QuantizedLinear : public core::Linear {
  private:
   at::Tensor packed_product(const at::Tensor& x) const;          // [..., I] -> [..., O]
   at::Tensor product_by_tile(const at::Tensor& x) const;         // [n, I] -> [n, O]
+  at::Tensor decoded_rows(const at::Tensor& index) const;        // index: [n] int64 -> [n, I] float32
   at::Tensor noise() const;                                      // [O, I] float32
   Parameters parameters_of_rows(const at::Tensor& index) const;  // index: [n] int64
 

@@ -16,7 +16,7 @@ class ScalarGrid : public Decoder {
   Encoded encode(const at::Tensor& w, Parameters parameters) const override;
   std::optional<PackedForm> packed_form(const Parameters& parameters, int64_t out_features,
                                         int64_t in_features) const override {
-    return PackedForm{element_grid(parameters, out_features, in_features), {}, {}, 0};
+    return PackedForm{element_grid(parameters, out_features, in_features)};
   }
 
  protected:

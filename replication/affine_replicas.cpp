@@ -107,22 +107,35 @@ at::Tensor ReplicaDecoder::decode(const at::Tensor& codes, const Parameters& par
   return sum / static_cast<double>(size());
 }
 
+quant::ElementGrid ReplicaDecoder::part(const Parameters& parameters, size_t r, int64_t O, int64_t I) const {
+  quant::ElementGrid grid = grids_[r]->element_grid(of(parameters, r), O, I);
+  const int64_t S = refinement(), times = grid.group_size / S;
+  grid.scale = (grid.scale.repeat_interleave(times, 1) / static_cast<double>(size())).contiguous();
+  grid.shift = grid.shift.repeat_interleave(times, 1).contiguous();
+  grid.group_size = S;
+  grid.dither = at::Tensor();
+  return grid;
+}
+
 quant::ElementGrid ReplicaDecoder::element_grid(const Parameters& parameters, int64_t O, int64_t I) const {
-  const int64_t S = refinement();
-  at::Tensor scale, product;  // mean s_r, mean s_r shift_r: [O, I / S]
-  for (size_t r = 0; r < size(); ++r) {
-    const quant::ElementGrid grid = grids_[r]->element_grid(of(parameters, r), O, I);
-    const at::Tensor s = grid.scale.repeat_interleave(grid.group_size / S, 1) / static_cast<double>(size());
-    const at::Tensor p = s * grid.shift.repeat_interleave(grid.group_size / S, 1);
-    scale = scale.defined() ? scale + s : s;
-    product = product.defined() ? product + p : p;
+  quant::ElementGrid mean = part(parameters, 0, O, I);
+  at::Tensor product = mean.scale * mean.shift;  // mean s_r shift_r: [O, I / S]
+  for (size_t r = 1; r < size(); ++r) {
+    const quant::ElementGrid own = part(parameters, r, O, I);
+    mean.scale = mean.scale + own.scale;
+    product = product + own.scale * own.shift;
   }
-  return {.scale = scale.contiguous(),
-          .shift = (product / scale).contiguous(),
-          .group_size = S,
-          .top = (int64_t{1} << config().bits) - 1,
-          .table = {},
-          .dither = {}};
+  mean.shift = product / mean.scale;
+  return mean;
+}
+
+std::optional<quant::PackedForm> ReplicaDecoder::packed_form(const Parameters& parameters, int64_t O, int64_t I) const {
+  for (const Replica& replica : replicas_) {
+    if (replica.noise > 0) return {};
+  }
+  quant::PackedForm form{part(parameters, 0, O, I)};
+  for (size_t r = 1; r < size(); ++r) form.further.push_back(part(parameters, r, O, I));
+  return form;
 }
 
 int64_t ReplicaDecoder::refinement() const {

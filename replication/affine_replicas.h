@@ -47,6 +47,9 @@ class ReplicaDecoder : public quant::Decoder {
   at::Tensor decode(const at::Tensor& codes, const quant::Parameters& parameters) const override;
   // Of the mean: its scale and shift on the common refinement of the groups.
   quant::ElementGrid element_grid(const quant::Parameters& parameters, int64_t O, int64_t I) const override;
+  // R grids, so that the replicas cost what they cost while they are not fused. None where they have noise.
+  std::optional<quant::PackedForm> packed_form(const quant::Parameters& parameters, int64_t O,
+                                               int64_t I) const override;
 
   size_t size() const { return grids_.size(); }
   const quant::AffineGrid& grid(size_t r) const { return *grids_[r]; }
@@ -65,6 +68,8 @@ class ReplicaDecoder : public quant::Decoder {
 
  private:
   at::Tensor noise(const quant::Parameters& parameters, size_t r, const at::Tensor& codes) const;
+  // Of replica r on the refinement, its scale divided by R: the weight is the sum of these.
+  quant::ElementGrid part(const quant::Parameters& parameters, size_t r, int64_t O, int64_t I) const;
 
   std::vector<Replica> replicas_;
   std::vector<std::shared_ptr<quant::AffineGrid>> grids_;
@@ -80,6 +85,7 @@ class OwnCodesDecoder : public ReplicaDecoder {
 
   quant::Order order() const override { return quant::Order::sequence; }
   int64_t code_bits() const override { return config().bits * static_cast<int64_t>(size()); }
+  std::optional<quant::PackedForm> packed_form(const quant::Parameters&, int64_t, int64_t) const override { return {}; }
   quant::Needs needs() const override;
   quant::Parameters fit(const at::Tensor& w, const quant::Statistics& x) const override;
   quant::Encoded encode(const at::Tensor& w, quant::Parameters parameters) const override;

@@ -80,7 +80,11 @@ at::Tensor TrainedLinear::product(const at::Tensor& x, const Parameters& stored)
 at::Tensor TrainedLinear::forward(const at::Tensor& x) {
   const at::Tensor seen = input_ == nullptr ? x : input_->trainable(x);
   const Parameters stored = as_stored(*decoder_, parameters_);
-  if (!decoder_->is_weight()) return decoder_->product(seen, decoder_->decode(codes_.unpack(), stored), bias_, stored);
+  if (!decoder_->is_weight()) {
+    const at::Tensor shared = decoder_->decode(codes_.unpack(), stored);
+    return decoder_->product(
+        seen, [&](const at::Tensor& scaled) { return at::linear(scaled, shared); }, bias_, stored);
+  }
   const at::Tensor y = product(seen, stored);
   return bias_.defined() ? y + bias_ : y;
 }

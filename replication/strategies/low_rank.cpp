@@ -48,6 +48,11 @@ class LowRankDecoder : public quant::Decoder {
   quant::ElementGrid element_grid(const quant::Parameters& p, int64_t O, int64_t I) const override {
     return base_->element_grid(p, O, I);  // of the codes; noise is in steps of their scale
   }
+  std::optional<quant::PackedForm> packed_form(const quant::Parameters& p, int64_t O, int64_t I) const override {
+    std::optional<quant::PackedForm> form = base_->packed_form(p, O, I);
+    if (form) form->a = p.at("low_rank_a"), form->b = p.at("low_rank_b");
+    return form;
+  }
 
  private:
   std::shared_ptr<const quant::Decoder> base_;

@@ -119,8 +119,7 @@ class RowColumnDecoder : public quant::Decoder {
                               .table = {},
                               .dither = {}},
                              rows,
-                             p.at("column_scale"),
-                             0};
+                             p.at("column_scale")};
   }
 
   // Every weight is a group of its own. A scale that is nearly 0 codes nothing: it is kept away from 0 here.

@@ -45,12 +45,12 @@ class TokenAdaptiveDecoder : public quant::Decoder {
     return base_->decode(codes, p);
   }
   bool is_weight() const override { return false; }
-  at::Tensor product(const at::Tensor& x, const at::Tensor& w, const at::Tensor& bias,
+  at::Tensor product(const at::Tensor& x, const quant::Multiply& multiply, const at::Tensor& bias,
                      const quant::Parameters& p) const override {
     const at::Tensor wide = x.to(at::kFloat);
-    const at::Tensor gate = at::softmax(at::linear(wide, p.at("token_gate")), -1);               // [..., E]
-    const at::Tensor scaled = (wide * mixed(gate, p.at("column_scale"))).to(x.scalar_type());    // [..., I]
-    const at::Tensor y = at::linear(scaled, w).to(at::kFloat) * mixed(gate, p.at("row_scale"));  // [..., O]
+    const at::Tensor gate = at::softmax(at::linear(wide, p.at("token_gate")), -1);             // [..., E]
+    const at::Tensor scaled = (wide * mixed(gate, p.at("column_scale"))).to(x.scalar_type());  // [..., I]
+    const at::Tensor y = multiply(scaled).to(at::kFloat) * mixed(gate, p.at("row_scale"));     // [..., O]
     return (bias.defined() ? y + bias : y).to(x.scalar_type());
   }
   quant::Parameters layout(int64_t O, int64_t I) const override {
@@ -66,6 +66,9 @@ class TokenAdaptiveDecoder : public quant::Decoder {
   }
   quant::ElementGrid element_grid(const quant::Parameters& p, int64_t O, int64_t I) const override {
     return base_->element_grid(p, O, I);  // of the codes; noise is in steps of their scale
+  }
+  std::optional<quant::PackedForm> packed_form(const quant::Parameters& p, int64_t O, int64_t I) const override {
+    return base_->packed_form(p, O, I);  // Q
   }
 
  private:

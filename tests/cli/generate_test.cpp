@@ -11,6 +11,7 @@ namespace {
 
 using ::testing::HasSubstr;
 using ::testing::MatchesRegex;
+using ::testing::Not;
 
 class Generate : public ::testing::Test {
  protected:
@@ -23,7 +24,8 @@ class Generate : public ::testing::Test {
     const Finished finished = program_.run(arguments);
     EXPECT_EQ(finished.code, 0) << finished.err;
     EXPECT_THAT(finished.err, MatchesRegex("prompt: [0-9]+ tokens, [0-9.]+ tokens/s; text: [0-9]+ tokens, [0-9.]+ "
-                                           "tokens/s; [0-9]+ threads\n"));
+                                           "tokens/s; [0-9]+ threads(, kernel [a-z0-9_]+)?\n"));
+    said_ = finished.err;
     EXPECT_TRUE(finished.out.starts_with(kPrompt) && finished.out.ends_with("\n")) << finished.out;
     EXPECT_EQ(core::first_invalid_utf8(finished.out), std::nullopt);
     return finished.out.substr(kPrompt.size());
@@ -35,8 +37,19 @@ class Generate : public ::testing::Test {
     EXPECT_EQ(finished.out, "");
   }
 
+  // The checkpoint of c.yaml at so many bits.
+  static std::string checkpoint(Program& maker, const std::string& bits) {
+    maker.edit("bits: 4", "bits: " + bits);
+    EXPECT_EQ(maker.run({"c.yaml"}).code, 0);
+    for (const std::string& path : maker.everything()) {
+      if (path.ends_with("/checkpoint")) return maker.file(path);
+    }
+    return "";
+  }
+
   const std::string kPrompt = "Frieda Abbot likes onion soup best. She is often seen";
   Program program_;
+  std::string said_;  // on standard error
 };
 
 TEST_F(Generate, GoesOnAsTheSeedSays) {
@@ -62,13 +75,37 @@ TEST_F(Generate, FewerTokensAreTheBeginning) {
 
 TEST_F(Generate, ReadsQuantizedCheckpoints) {
   Program maker;
-  maker.edit("bits: 4", "bits: 8");
-  ASSERT_EQ(maker.run({"c.yaml"}).code, 0);
-  std::string checkpoint;
-  for (const std::string& path : maker.everything()) {
-    if (path.ends_with("/checkpoint")) checkpoint = maker.file(path);
-  }
-  EXPECT_EQ(text({"--temperature", "0"}, checkpoint), text({"--temperature", "0"})) << "8 bits change nothing";
+  EXPECT_EQ(text({"--temperature", "0"}, checkpoint(maker, "8")), text({"--temperature", "0"}))
+      << "8 bits change nothing";
+}
+
+TEST_F(Generate, QuantizedLinearsRunPackedUnlessToldOtherwise) {
+  Program maker;
+  const std::string quantized = checkpoint(maker, "4");
+  const auto as = [&](const std::string& linears) {
+    return text({"--temperature", "0", "--linears", linears}, quantized);
+  };
+  const std::string dense = as("dense");
+  EXPECT_THAT(said_, Not(HasSubstr("kernel")));
+  EXPECT_EQ(as("packed"), dense) << "the same products, up to float32";
+  EXPECT_THAT(said_, HasSubstr(", kernel "));
+  EXPECT_EQ(text({"--temperature", "0"}, quantized), dense);
+  EXPECT_THAT(said_, HasSubstr(", kernel ")) << "the default";
+  const std::string int8 = as("packed_int8");
+  EXPECT_THAT(said_, HasSubstr(", kernel "));
+  EXPECT_EQ(int8.substr(0, 8), dense.substr(0, 8)) << "int8 inputs cost little";
+  text({"--linears", "packed"});
+  EXPECT_THAT(said_, Not(HasSubstr("kernel"))) << "nothing is quantized";
+}
+
+TEST_F(Generate, WhatHasNoKernelSaysSoOnceAndRunsDense) {
+  Program maker;
+  const Finished finished =
+      program_.run({checkpoint(maker, "5"), "--prompt", kPrompt, "--tokens", "3", "--temperature", "0"});
+  EXPECT_EQ(finished.code, 0);
+  EXPECT_THAT(finished.err, MatchesRegex("[^\n]* \\(and what is like it\\) runs dense: no kernel has 5-bit codes\n"
+                                         "prompt: [^\n]*\n"));
+  EXPECT_TRUE(finished.out.starts_with(kPrompt)) << finished.out;
 }
 
 TEST_F(Generate, ThreadsAreSettable) {
@@ -87,6 +124,8 @@ TEST_F(Generate, RefusesWhatItCannotDo) {
           "--temperature: Value -1 not in range 0.000000 to 100.000000. Try --help.");
   refused({"tiny-qwen3", "--prompt", "a", "--dtype", "float16", "--device", "cpu"},
           "dtype: float16 products are about 40 times slower than float32 on a CPU. Use float32 or bfloat16.");
+  refused({"tiny-qwen3", "--prompt", "a", "--linears", "int8"},
+          "--linears: int8 not in {dense,packed,packed_int8}. Try --help.");
   const Finished unknown = program_.run({"tiny-qwen4", "--prompt", "a"});
   EXPECT_EQ(unknown.code, 2);
   EXPECT_THAT(unknown.err, HasSubstr("tiny-qwen3"));

@@ -10,28 +10,44 @@
 namespace replication {
 namespace {
 
-constexpr int64_t kOut = 48, kIn = 64;
+constexpr int64_t kOut = 48, kIn = 64, kWide = 1088;
 
-at::Tensor normal(int64_t rows, const char* what) { return quant::normal_draw({"layer", 7}, what, 0, rows, kIn); }
+at::Tensor normal(int64_t rows, const char* what, int64_t columns = kIn) {
+  return quant::normal_draw({"layer", 7}, what, 0, rows, columns);
+}
 
-std::shared_ptr<quant::QuantizedLinear> linear(const std::string& replication, const std::string& weight) {
+std::shared_ptr<quant::QuantizedLinear> linear(const std::string& replication, const std::string& weight,
+                                               const std::string& activation = "", int64_t out = kOut,
+                                               int64_t in = kIn) {
   ReplicationConfig config;
   core::bind(core::parse_yaml("{" + replication + "}", "a.yaml"), config, "replication");
   const quant::QuantConfig quant = quant::quant_config("{method: rtn, weight: {" + weight + "}}");
-  const core::Slot slot("layer", core::Role::up_proj, kOut, kIn, false);
-  const auto decoder = coding_of(config)(slot, quant.weight, 7).decoder;
-  const at::Tensor w = normal(kOut, "weights");
-  return std::make_shared<quant::QuantizedLinear>(decoder, decoder->encode(w, decoder->fit(w, {})), at::Tensor(), 16,
-                                                  at::kFloat);
+  const core::Slot slot("layer", core::Role::up_proj, out, in, false);
+  const quant::Coding coding = coding_of(config)(slot, quant.weight, 7);
+  const at::Tensor w = normal(out, "weights", in), bias = normal(1, "bias", out)[0];
+  quant::Encoded encoded = coding.decoder->encode(w, coding.decoder->fit(w, {}));
+  if (coding.refinement)
+    encoded = coding.refinement->refine(w, encoded, quant::statistics_of(normal(80, "calibration", in))).encoded;
+  auto made = std::make_shared<quant::QuantizedLinear>(
+      coding.refinement ? coding.refinement->decoder() : coding.decoder, encoded, bias, 16, at::kFloat);
+  if (!activation.empty()) {
+    quant::ActivationConfig inputs;
+    core::bind(core::parse_yaml("{" + activation + "}", "a.yaml"), inputs, "quant.activation");
+    made->quantize_input(quant::make_input_quantizer(inputs, "layer", in));
+  }
+  return made;
+}
+
+double worst(const at::Tensor& found, const at::Tensor& expected) {
+  return ((found - expected).abs().max() / expected.abs().max()).item<double>();
 }
 
 void expect_packed(quant::QuantizedLinear& it, const std::string& name) {
   for (const int64_t n : {1, 3, 9}) {
-    const at::Tensor x = normal(n, "inputs"), dense = it.forward(x);
+    const at::Tensor x = normal(n, "inputs", it.in_features()), dense = it.forward(x);
     for (const int64_t most : {100, 0}) {
       ASSERT_EQ(it.run_packed({.most_rows = most}), "") << name;
-      const double worst = ((it.forward(x) - dense).abs().max() / dense.abs().max()).item<double>();
-      EXPECT_LT(worst, 1e-5) << name << " rows " << n << " most " << most;
+      EXPECT_LT(worst(it.forward(x), dense), 1e-5) << name << " rows " << n << " most " << most;
     }
   }
 }
@@ -54,6 +70,60 @@ TEST(PackedReplicas, WindowsAreDecodedInTheKernel) {
         "strategy: parity_sign, parity_sign: {replicas: 3, window_bits: 16}"}) {
     for (const int64_t group : {-1, 0, 16, 32})
       expect_packed(*linear(replication, fmt::format("bits: 2, group_size: {}", group)), replication);
+  }
+}
+
+const std::vector<std::string> kInLinears{
+    "strategy: scales, scales: {replicas: [{}, {offset: 0.5}], collapse: false}",
+    "strategy: scales, scales: {replicas: [{}, {group_size: 8}, {scale: 0.7}, {fit: false, jitter: 0.1}, {}], "
+    "collapse: false}",
+    "strategy: low_rank, low_rank: {rank: 3}",
+    "strategy: token_adaptive, token_adaptive: {spread: 0.3, gate_spread: 1}"};
+
+TEST(PackedReplicas, SetsOfScalesABranchAndScalesOfTokens) {
+  for (const std::string& replication : kInLinears) {
+    for (const int64_t bits : {1, 2, 3, 4, 8}) {
+      for (const int64_t group : {-1, 16}) {
+        const std::string weight = fmt::format("bits: {}, group_size: {}", bits, group);
+        expect_packed(*linear(replication, weight), replication + ", " + weight);
+      }
+    }
+  }
+  for (const char* replication : {"strategy: low_rank, low_rank: {rank: 3}", "strategy: token_adaptive"})
+    expect_packed(*linear(replication, "bits: 2, group_size: 16, codebook: lloyd_max"), replication);
+}
+
+TEST(PackedReplicas, Int8IsTheProductOfTheSameInt8Inputs) {
+  for (const std::string& replication : kInLinears) {
+    const std::string weight = "bits: 2, group_size: 16";
+    const at::Tensor x = normal(5, "inputs"),
+                     expected = linear(replication, weight, "bits: 8, symmetry: narrow")->forward(x);
+    const auto it = linear(replication, weight);
+    EXPECT_GT(worst(it->forward(x), expected), 1e-4) << "int8 costs something";
+    for (const int64_t most : {8, 0}) {
+      ASSERT_EQ(it->run_packed({quant::kernels::Precision::integer, most}), "");
+      EXPECT_LT(worst(it->forward(x), expected), 1e-5) << replication << " most " << most;
+      EXPECT_LT(worst(it->forward(x.narrow(0, 2, 1)), expected.narrow(0, 2, 1)), 1e-5) << replication << " one input";
+    }
+  }
+}
+
+// As many rows as columns: what belongs to columns is not mistaken for rows.
+TEST(PackedReplicas, WideWeightsAreDecodedTileByTile) {
+  for (const char* replication :
+       {"strategy: low_rank, low_rank: {rank: 3}", "strategy: token_adaptive, token_adaptive: {spread: 0.3}",
+        "strategy: row_column, row_column: {replicas: 2}"}) {
+    const bool has_groups = std::string(replication).find("row_column") == std::string::npos;
+    const std::string weight = fmt::format("bits: 2, group_size: {}", has_groups ? 16 : -1);
+    expect_packed(*linear(replication, weight, "", kWide, kWide), replication);
+  }
+}
+
+TEST(PackedReplicas, OtherUsesOfCodesHaveAReason) {
+  const std::string weight = "bits: 2, group_size: 16";
+  for (const char* scales : {"replicas: [{}, {clip: 0.7}], own_codes: true", "replicas: [{}, {noise: 0.1}]"}) {
+    const std::string replication = fmt::format("strategy: scales, scales: {{{}}}", scales);
+    EXPECT_EQ(linear(replication, weight)->run_packed({}), "no kernel decodes scales") << scales;
   }
 }
 
