@@ -11,7 +11,8 @@ void ModelConfig::keys(core::Keys& k) {
   k.key("path", path, "model directory in Hugging Face format, or its name under data/ or $REFRAIN_DATA");
   k.key("dtype", dtype, "dtype of the computation; auto: float32", {"auto", "float32", "bfloat16", "float16"});
   k.key("residency", residency,
-        "weights in memory; resident: all; stream: one block at a time, of a mixture one expert; auto: stream when all "
+        "weights in memory; resident: all; stream: one block at a time, of feed-forward networks one linear; auto: "
+        "stream when all "
         "weights exceed half of the memory",
         {"stream", "resident", "auto"})
       .not_identity();

@@ -88,7 +88,8 @@ class UnfinishedSource : public core::StreamedSource {
   std::string directory_, progress_;
 };
 
-// Of weights: kept once loaded, or dropped when the walk leaves the block, an expert as soon as it is used.
+// Of weights: kept once loaded, or dropped when the walk leaves the block, linears of feed-forward networks as soon as
+// they are used.
 enum class Residency { resident, stream };
 
 // Fills the blocks of a skeleton from our checkpoint: a QuantizedLinear where there are codes, a DenseLinear elsewhere.

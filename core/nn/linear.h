@@ -50,8 +50,8 @@ class DenseLinear : public Linear {
   int64_t stored_bits_;
 };
 
-// A linear that lies in a file until it is used: every use reads it anew, and drops it. So of the experts of a streamed
-// model one is in memory at a time.
+// A linear that lies in a file until it is used: every use reads it anew, and drops it. So of the
+// feed-forward networks and experts of a streamed model one linear is in memory at a time.
 class FiledLinear : public Linear {
  public:
   using Read = std::function<std::shared_ptr<Linear>()>;

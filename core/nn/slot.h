@@ -61,7 +61,8 @@ class Slot : public torch::nn::Module, public Loadable {
   double seen() const { return seen_; }
   void seen(double part) { seen_ = part; }
 
-  // Of a model that is streamed it is read when it is used, not with its block: an expert's.
+  // Of a model that is streamed it is read when it is used, not with its block: those of
+  // feed-forward networks and experts, which hold most of the weights.
   bool stays_in_file() const { return stays_in_file_; }
   void stays_in_file(bool stays) { stays_in_file_ = stays; }
 
