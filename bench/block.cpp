@@ -1,8 +1,9 @@
-// What running a block twice costs a generated token, when the block is larger than the last-level cache and when it
-// fits: once, twice in a row (depth, keys and values of the first pass), and two replicas side by side (parallel). The
-// cache holds nothing of the block when a token begins, as behind the other blocks of a model. A table: milliseconds
-// (median of 9), their ratio to one pass, the rate at which the block's codes and parameters, counted once, went by,
-// and its share of the read bandwidth measured by the same threads.
+// What running a block of packed codes twice costs a generated token, when the block is larger than the last-level
+// cache and when it fits: once, twice in a row (depth, keys and values of the first pass), and two replicas side by
+// side (parallel), with float32 and with int8 inputs. The cache holds nothing of the block when a token begins, as
+// behind the other blocks of a model. A table: milliseconds (median of 9), their ratio to one pass, the rate at which
+// the block's codes and parameters, counted once, went by, and its share of the read bandwidth measured by the same
+// threads.
 //
 //   bench_block [CACHE [BITS]]      e.g. bench_block 32MB 2; the cache that the system tells, 2 bits by default
 #include <ATen/ATen.h>
@@ -25,7 +26,8 @@
 
 namespace {
 
-constexpr int64_t kHead = 128, kContext = 64, kRounds = 9;
+constexpr int64_t kHead = 128, kRounds = 9;
+constexpr int64_t kContext = quant::kernels::kMostInputs;  // so that these, too, are multiplied as codes
 
 // A Qwen3 block of width D, ffn 3 D, four query heads per key head: 11.5 D² weights.
 std::shared_ptr<core::Model> skeleton(int64_t width) {
@@ -85,28 +87,37 @@ void measure(const std::string& name, int64_t bytes, int64_t bits, double bandwi
   const auto units = static_cast<int64_t>(std::sqrt(static_cast<double>(bytes) / per_width_squared)) / unit;
   const int64_t width = std::max<int64_t>(1, units) * unit;
   const auto model = skeleton(width);
-  for (core::Slot* slot : model->block(0).slots()) slot->put(linear_of(*slot, bits));
+  std::vector<std::shared_ptr<quant::QuantizedLinear>> linears;
+  for (core::Slot* slot : model->block(0).slots()) slot->put(linears.emplace_back(linear_of(*slot, bits)));
   bench::load_norms(model->block(0), width, kHead);
   const core::Plan once{{.block = 0}}, depth{{.block = 0}, {.block = 0, .replica = 1, .kv = 0}},
       parallel{{.block = 0, .parallel = 2}};
   const int64_t stored = core::bill_of_block(*model, 0).bytes_read;
-  double single = 0;
-  for (const auto& [what, plan] :
-       {std::pair{"once", once}, std::pair{"depth 2", depth}, std::pair{"parallel 2", parallel}}) {
-    model->follow(plan);
-    for (core::Block* replica : model->replicas(0)) {
-      replica->attention_gate().put(0.5);
-      replica->mlp_gate().put(0.5);
+  for (const auto& [inputs, precision] :
+       {std::pair{"float32", quant::kernels::Precision::real}, std::pair{"int8", quant::kernels::Precision::integer}}) {
+    for (const auto& linear : linears) {
+      const std::string reason = linear->run_packed({.precision = precision});
+      core::require(reason.empty(), "bench_block: {}", reason);
     }
-    token_seconds(*model, width);  // warms up
-    std::vector<double> seconds;
-    for (int64_t i = 0; i < kRounds; ++i) seconds.push_back(token_seconds(*model, width));
-    std::nth_element(seconds.begin(), seconds.begin() + kRounds / 2, seconds.end());
-    const double median = seconds[kRounds / 2], rate = static_cast<double>(stored) / median;
-    if (single == 0) single = median;
-    fmt::print("| {} | {:.1f} | {} | {:.2f} | {:.2f} | {:.2f} | {:.1f} % |\n", name, 1e-6 * static_cast<double>(stored),
-               what, 1e3 * median, median / single, 1e-9 * rate, 100 * rate / bandwidth);
-    std::fflush(stdout);
+    double single = 0;
+    for (const auto& [what, plan] :
+         {std::pair{"once", once}, std::pair{"depth 2", depth}, std::pair{"parallel 2", parallel}}) {
+      model->follow(plan);
+      for (core::Block* replica : model->replicas(0)) {
+        replica->attention_gate().put(0.5);
+        replica->mlp_gate().put(0.5);
+      }
+      token_seconds(*model, width);  // warms up
+      std::vector<double> seconds;
+      for (int64_t i = 0; i < kRounds; ++i) seconds.push_back(token_seconds(*model, width));
+      std::nth_element(seconds.begin(), seconds.begin() + kRounds / 2, seconds.end());
+      const double median = seconds[kRounds / 2], rate = static_cast<double>(stored) / median;
+      if (single == 0) single = median;
+      fmt::print("| {} | {:.1f} | {} | {} | {:.2f} | {:.2f} | {:.2f} | {:.1f} % |\n", name,
+                 1e-6 * static_cast<double>(stored), inputs, what, 1e3 * median, median / single, 1e-9 * rate,
+                 100 * rate / bandwidth);
+      std::fflush(stdout);
+    }
   }
 }
 
@@ -121,8 +132,8 @@ void run(int argc, char** argv) {
   fmt::print("{}, {} threads, cache {:.1f} MB, read bandwidth {:.1f} GB/s, {} bits in groups of 64\n\n",
              core::cpu_name(), at::get_num_threads(), 1e-6 * static_cast<double>(cache), 1e-9 * bandwidth, bits);
   fmt::print(
-      "| block | MB | runs | ms/token | ratio | GB/s, block counted once | of bandwidth |\n"
-      "|---|---|---|---|---|---|---|\n");
+      "| block | MB | inputs | runs | ms/token | ratio | GB/s, block counted once | of bandwidth |\n"
+      "|---|---|---|---|---|---|---|---|\n");
   measure("1/4 of the cache", cache / 4, bits, bandwidth);
   if (8 * cache < core::memory_bytes() / 4) {
     measure("8 × the cache", 8 * cache, bits, bandwidth);

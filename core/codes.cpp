@@ -42,6 +42,11 @@ int64_t grain(int64_t columns) { return std::max<int64_t>(1, 16384 / std::max<in
 
 }  // namespace
 
+Codes::Codes(at::Tensor packed, int64_t columns, int64_t bits)
+    : memory_(std::make_shared<Memory>()), rows_(packed.size(0)), columns_(columns), bits_(bits) {
+  memory_->packed = std::move(packed);
+}
+
 Codes Codes::pack(const at::Tensor& codes, int64_t bits) {
   TORCH_CHECK(codes.dim() == 2 && codes.scalar_type() == at::kByte, "codes are a uint8 matrix, not ", codes.sizes());
   TORCH_CHECK(bits >= 1 && bits <= 8, "codes have 1 to 8 bits, not ", bits);
@@ -65,15 +70,34 @@ Codes Codes::from_packed(at::Tensor packed, int64_t columns, int64_t bits) {
 }
 
 at::Tensor Codes::unpack() const {
-  if (!packed_.is_cpu()) return unpack_reference(packed_, columns_, bits_);
-  at::Tensor codes = at::empty({rows(), columns_}, packed_.options());
-  const auto* from = packed_.const_data_ptr<uint8_t>();
+  if (memory_->order != nullptr) return memory_->order->unpack_rows(at::arange(rows_, at::kLong));
+  const at::Tensor& packed = memory_->packed;
+  if (!packed.is_cpu()) return unpack_reference(packed, columns_, bits_);
+  at::Tensor codes = at::empty({rows_, columns_}, packed.options());
+  const auto* from = packed.const_data_ptr<uint8_t>();
   auto* to = codes.mutable_data_ptr<uint8_t>();
-  const int64_t width = packed_.size(1);
-  at::parallel_for(0, rows(), grain(columns_), [&](int64_t begin, int64_t end) {
+  const int64_t width = packed.size(1);
+  at::parallel_for(0, rows_, grain(columns_), [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) unpack_row(from + row * width, to + row * columns_, columns_, bits_);
   });
   return codes;
+}
+
+at::Tensor Codes::unpack_rows(const at::Tensor& index) const {
+  if (memory_->order != nullptr) return memory_->order->unpack_rows(index);
+  return Codes(memory_->packed.index_select(0, index), columns_, bits_).unpack();
+}
+
+at::Tensor Codes::packed() const {
+  return memory_->order != nullptr ? pack(unpack(), bits_).memory_->packed : memory_->packed;
+}
+
+at::Device Codes::device() const { return memory_->order != nullptr ? at::Device(at::kCPU) : memory_->packed.device(); }
+
+void Codes::keep_as(std::shared_ptr<const CodeOrder> order) const {
+  TORCH_CHECK(device().is_cpu(), "codes are kept in another order on the CPU only");
+  memory_->order = std::move(order);
+  memory_->packed = at::Tensor();
 }
 
 at::Tensor unpack_reference(const at::Tensor& packed, int64_t columns, int64_t bits) {
@@ -89,7 +113,7 @@ at::Tensor unpack_reference(const at::Tensor& packed, int64_t columns, int64_t b
 std::string Codes::hash() const {
   Hasher hasher;
   hasher.update(fmt::format("codes {} {} {} ", rows(), columns_, bits_));
-  const at::Tensor bytes = packed_.cpu().contiguous();
+  const at::Tensor bytes = packed().cpu().contiguous();
   hasher.update(bytes.const_data_ptr(), bytes.nbytes());
   return hasher.hex();
 }

@@ -49,7 +49,7 @@ struct MachineConfig : core::Section {
 
 struct RuntimeConfig : core::Section {
   std::string linears = "dense";
-  int64_t rows = 8;
+  int64_t rows = 64;
 
   void keys(core::Keys& k) override;
   bool is_packed() const { return linears != "dense"; }

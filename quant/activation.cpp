@@ -257,4 +257,10 @@ std::shared_ptr<const InputQuantizer> make_input_quantizer(const ActivationConfi
   return std::make_shared<InputQuantizer>(config, Place{path, seed}, in_features);
 }
 
+std::string as_text(const InputQuantizer* input) {
+  if (input == nullptr) return {};
+  ActivationConfig config = input->config();
+  return core::to_yaml(core::to_node(config));
+}
+
 }  // namespace quant

@@ -96,5 +96,7 @@ class InputQuantizer {
 // Null for 16 bits. Error: a group size that does not divide the inputs.
 std::shared_ptr<const InputQuantizer> make_input_quantizer(const ActivationConfig& config, const std::string& path,
                                                            int64_t in_features, uint64_t seed = 0);
+// Its configuration, "" for none: inputs with equal texts are quantized alike.
+std::string as_text(const InputQuantizer* input);
 
 }  // namespace quant

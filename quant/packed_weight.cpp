@@ -26,14 +26,42 @@ std::shared_ptr<const InputQuantizer> int8_inputs(int64_t in_features) {
   return make_input_quantizer(config, "packed", in_features);
 }
 
+// The codes in `layout`: as they are kept, if it is that one; as they are kept from now on, if they are canonical.
+std::shared_ptr<const InterleavedCodes> interleaved(const core::Codes& codes, const kernels::Layout& layout) {
+  const auto kept = std::dynamic_pointer_cast<const InterleavedCodes>(codes.order());
+  if (kept != nullptr && kept->layout() == layout) return kept;
+  auto made = std::make_shared<InterleavedCodes>(layout, codes);
+  if (codes.order() == nullptr) codes.keep_as(made);
+  return made;
+}
+
 }  // namespace
+
+InterleavedCodes::InterleavedCodes(const kernels::Layout& layout, const core::Codes& codes)
+    : layout_(layout), words_(at::empty({layout.words()}, at::kInt)) {
+  kernels::fill_codes(layout_, codes.packed().const_data_ptr<uint8_t>(),
+                      reinterpret_cast<uint32_t*>(words_.mutable_data_ptr<int32_t>()));
+}
+
+at::Tensor InterleavedCodes::unpack_rows(const at::Tensor& index) const {
+  const at::Tensor rows = index.to(at::kLong).contiguous();
+  const int64_t n = rows.numel(), I = layout_.columns;
+  const at::Tensor codes = at::empty({n, I}, at::kByte);
+  const auto* row = rows.const_data_ptr<int64_t>();
+  auto* to = codes.mutable_data_ptr<uint8_t>();
+  const int64_t grain = std::max<int64_t>(1, (1 << 14) / I);
+  at::parallel_for(0, n, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) kernels::read_codes(layout_, words(), row[i], to + i * I);
+  });
+  return codes;
+}
 
 std::unique_ptr<PackedWeight> PackedWeight::make(const Decoder& decoder, const core::Codes& codes,
                                                  const Parameters& parameters, const Execution& execution,
                                                  std::string& reason) {
   const int64_t O = codes.rows(), I = codes.columns(), bits = codes.bits();
   reason.clear();
-  if (!codes.packed().is_cpu()) reason = "it is not on the CPU";
+  if (!codes.device().is_cpu()) reason = "it is not on the CPU";
   if (!kernels::Layout::fits(bits)) reason = fmt::format("no kernel has {}-bit codes", bits);
   if (!reason.empty()) return nullptr;
   const std::optional<PackedForm> form = decoder.packed_form(parameters, O, I);
@@ -50,10 +78,7 @@ std::unique_ptr<PackedWeight> PackedWeight::make(const Decoder& decoder, const c
   std::unique_ptr<PackedWeight> packed(new PackedWeight);
   packed->execution_ = execution;
   packed->kernel_ = &kernels::chosen_kernel();
-  const kernels::Layout layout = packed->layout_ = kernels::Layout::of(O, I, bits, form->grid.group_size, window_bits);
-  packed->words_ = at::empty({layout.words()}, at::kInt);
-  kernels::fill_codes(layout, codes.packed().const_data_ptr<uint8_t>(),
-                      reinterpret_cast<uint32_t*>(packed->words_.mutable_data_ptr<int32_t>()));
+  packed->codes_ = interleaved(codes, kernels::Layout::of(O, I, bits, form->grid.group_size, window_bits));
   if (!form->grid.table.empty()) packed->table_ = at::tensor(form->grid.table);
   packed->add_set(form->grid);
   for (const ElementGrid& grid : form->further) packed->add_set(grid);
@@ -89,8 +114,8 @@ void PackedWeight::add_set(const ElementGrid& grid) {
   };
   set.is_half = is_half(scale) && is_half(zero);
   const at::Tensor values =
-      at::empty({kernels::parameter_values(layout_, set.has_zeros)}, set.is_half ? at::kShort : at::kFloat);
-  kernels::fill_parameters(layout_, scale.const_data_ptr<float>(),
+      at::empty({kernels::parameter_values(layout(), set.has_zeros)}, set.is_half ? at::kShort : at::kFloat);
+  kernels::fill_parameters(layout(), scale.const_data_ptr<float>(),
                            zero.defined() ? zero.const_data_ptr<float>() : nullptr, set.is_half,
                            values.mutable_data_ptr());
   set.values = values.const_data_ptr();
@@ -104,7 +129,7 @@ at::Tensor PackedWeight::product(const at::Tensor& x) const {
   if (rows_.defined()) {
     const int64_t n = x.size(0), R = rows_.size(1);
     const at::Tensor inputs = x.unsqueeze(1) * columns_.t();  // [n, R, I]
-    y = codes_product(inputs.reshape({n * R, layout_.columns})).reshape({n, R, layout_.rows}).mul(rows_.t()).sum(1);
+    y = codes_product(inputs.reshape({n * R, layout().columns})).reshape({n, R, layout().rows}).mul(rows_.t()).sum(1);
   } else {
     y = codes_product(x);
   }
@@ -114,12 +139,12 @@ at::Tensor PackedWeight::product(const at::Tensor& x) const {
 
 at::Tensor PackedWeight::codes_product(const at::Tensor& x) const {
   const at::Tensor source = x.to(at::kFloat).contiguous();
-  const int64_t m = source.size(0), O = layout_.rows, I = layout_.columns, R = std::ssize(sets_);
+  const int64_t m = source.size(0), O = layout().rows, I = layout().columns, R = std::ssize(sets_);
   const at::Tensor y = R == 1 ? at::empty({m, O}, source.options()) : at::zeros({m, O}, source.options());
   thread_local kernels::Inputs inputs;
   for (int64_t first = 0; first < m; first += kernels::kMostInputs) {
     const int64_t n = std::min(kernels::kMostInputs, m - first);
-    inputs.prepare(layout_, precision_, source.const_data_ptr<float>() + first * I, n, I);
+    inputs.prepare(layout(), precision_, source.const_data_ptr<float>() + first * I, n, I);
     const at::Tensor part = y.narrow(0, first, n);
     if (R == 1) {
       run(inputs, 0, 1, part);
@@ -141,15 +166,15 @@ at::Tensor PackedWeight::codes_product(const at::Tensor& x) const {
 // out: [inputs or sets, O].
 void PackedWeight::run(const kernels::Inputs& inputs, int64_t set, int64_t set_count, const at::Tensor& out) const {
   constexpr int64_t kGrain = 1 << 15;  // codes per task, so that a task is worth its start
-  const int64_t grain = std::max<int64_t>(1, kGrain / (kernels::kTileRows * layout_.columns));
-  const kernels::Product product{.layout = &layout_,
-                                 .codes = reinterpret_cast<const uint32_t*>(words_.const_data_ptr<int32_t>()),
+  const int64_t grain = std::max<int64_t>(1, kGrain / (kernels::kTileRows * layout().columns));
+  const kernels::Product product{.layout = &layout(),
+                                 .codes = codes_->words(),
                                  .sets = sets_.data() + set,
                                  .set_count = set_count,
                                  .inputs = &inputs,
                                  .out = out.mutable_data_ptr<float>(),
-                                 .out_stride = layout_.rows};
-  at::parallel_for(0, layout_.tiles(), grain, [&](int64_t begin, int64_t end) { kernel_->run(product, begin, end); });
+                                 .out_stride = layout().rows};
+  at::parallel_for(0, layout().tiles(), grain, [&](int64_t begin, int64_t end) { kernel_->run(product, begin, end); });
 }
 
 }  // namespace quant

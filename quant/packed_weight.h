@@ -1,5 +1,5 @@
-// A quantized weight as the kernels of quant/kernels multiply with it: the codes in their layout, made once from the
-// canonical ones, and the scales and zero points beside them.
+// A quantized weight as the kernels of quant/kernels multiply with it: the codes in their layout, which takes the place
+// of the canonical ones, and the scales and zero points beside them.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -22,9 +22,23 @@ struct Execution {
   int64_t most_rows = kernels::kMostInputs;  // inputs of more rows are multiplied with a decoded weight
 };
 
+// Codes in the layout of the kernels.
+class InterleavedCodes : public core::CodeOrder {
+ public:
+  InterleavedCodes(const kernels::Layout& layout, const core::Codes& codes);
+  at::Tensor unpack_rows(const at::Tensor& index) const override;
+  const kernels::Layout& layout() const { return layout_; }
+  const uint32_t* words() const { return reinterpret_cast<const uint32_t*>(words_.const_data_ptr<int32_t>()); }
+
+ private:
+  kernels::Layout layout_;
+  at::Tensor words_;  // int32
+};
+
 class PackedWeight {
  public:
-  // Null, and the reason, when there is no kernel for these codes or where they are.
+  // Null, and the reason, when there is no kernel for these codes or where they are. Otherwise the codes are kept in
+  // the layout of the kernels from now on, once for all linears that share them and multiply in the same groups.
   static std::unique_ptr<PackedWeight> make(const Decoder& decoder, const core::Codes& codes,
                                             const Parameters& parameters, const Execution& execution,
                                             std::string& reason);
@@ -41,6 +55,7 @@ class PackedWeight {
 
  private:
   PackedWeight() = default;
+  const kernels::Layout& layout() const { return codes_->layout(); }
   void add_set(const ElementGrid& grid);
   at::Tensor codes_product(const at::Tensor& x) const;  // [m, I] -> [m, O]
   void run(const kernels::Inputs& inputs, int64_t set, int64_t set_count, const at::Tensor& out) const;
@@ -49,8 +64,8 @@ class PackedWeight {
   const kernels::Kernel* kernel_ = nullptr;
   kernels::Precision precision_ = kernels::Precision::real;  // of the kernel
   std::shared_ptr<const InputQuantizer> input_;              // of int8
-  kernels::Layout layout_;
-  at::Tensor words_, table_;               // int32, float32
+  std::shared_ptr<const InterleavedCodes> codes_;
+  at::Tensor table_;                       // float32
   std::vector<at::Tensor> values_;         // of every set: int16 or float32
   std::vector<kernels::Parameters> sets_;  // point into values_ and table_
   at::Tensor rows_, columns_, a_, b_;      // of PackedForm

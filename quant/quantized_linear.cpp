@@ -21,7 +21,6 @@ QuantizedLinear::QuantizedLinear(std::shared_ptr<const Decoder> decoder, core::C
       parameters_(std::move(parameters)),
       bias_bits_(bias_bits),
       compute_dtype_(compute_dtype) {
-  register_buffer("codes", codes_.packed());
   for (const Parameter& p : parameters_) {
     if (core::is_codes(p.kind)) {
       register_buffer(p.name, p.tensor);
@@ -84,7 +83,7 @@ at::Tensor QuantizedLinear::product_by_tile(const at::Tensor& x) const {
   at::Tensor y = at::empty({x.size(0), O}, x.options());
   for (int64_t first = 0; first < O; first += tile) {
     const int64_t n = std::min(tile, O - first);
-    const at::Tensor index = at::arange(first, first + n, codes_.packed().options().dtype(at::kLong));
+    const at::Tensor index = at::arange(first, first + n, at::TensorOptions(at::kLong).device(codes_.device()));
     y.narrow(1, first, n).copy_(at::linear(x, decoded_rows(index)));
   }
   return y;
@@ -117,15 +116,13 @@ at::Tensor QuantizedLinear::rows(const at::Tensor& index) const {
 }
 
 at::Tensor QuantizedLinear::decoded_rows(const at::Tensor& index) const {
-  const core::Codes codes =
-      core::Codes::from_packed(codes_.packed().index_select(0, index), codes_.columns(), codes_.bits());
-  return decoder_->decode(codes.unpack(), parameters_of_rows(index));
+  return decoder_->decode(codes_.unpack_rows(index), parameters_of_rows(index));
 }
 
 // The draw is kept while the linear lives, the scales that it is multiplied with may change.
 at::Tensor QuantizedLinear::noise() const {
   const int64_t rows = codes_.rows(), columns = codes_.columns();
-  if (!draw_.defined()) draw_ = normal_draw(decoder_->place(), "noise", 0, rows, columns).to(codes_.packed().device());
+  if (!draw_.defined()) draw_ = normal_draw(decoder_->place(), "noise", 0, rows, columns).to(codes_.device());
   const at::Tensor per_group = decoder_->noise_scale(parameters_, rows, columns);     // [O, G]
   const at::Tensor scale = per_group.unsqueeze(-1) * decoder_->config().noise.sigma;  // [O, G, 1]
   return (draw_.reshape({rows, scale.size(1), -1}) * scale).reshape({rows, columns});

@@ -62,6 +62,29 @@ void fill_codes(const Layout& layout, const uint8_t* canonical, uint32_t* words)
   }
 }
 
+void read_codes(const Layout& layout, const uint32_t* words, int64_t row, uint8_t* codes) {
+  const int64_t low = layout.bits == 3 ? 2 : layout.bits, block = layout.block_columns();
+  Place lower[32], third[32];  // of the columns of a block
+  for (int64_t j = 0; j < block; ++j) {
+    lower[j] = place(layout, 0, j, low);
+    third[j] = place(layout, 2, j, 1);
+  }
+  const uint32_t mask = (1u << low) - 1;
+  for (int64_t g = 0, column = 0; g < layout.groups; ++g) {
+    const int64_t end = std::min(layout.columns, column + layout.group_size);
+    const uint32_t* from = words + index(layout, row, layout.position(column) / block * layout.block_words());
+    for (; column < end; from += layout.block_words() * kTileRows) {
+      const int64_t n = std::min(block, end - column);
+      for (int64_t j = 0; j < n; ++j) {
+        uint32_t code = from[lower[j].word * kTileRows] >> lower[j].shift & mask;
+        if (layout.bits == 3) code |= (from[third[j].word * kTileRows] >> third[j].shift & 1) << 2;
+        codes[column + j] = static_cast<uint8_t>(code);
+      }
+      column += n;
+    }
+  }
+}
+
 uint32_t code_at(const Layout& layout, const uint32_t* words, int64_t row, int64_t column) {
   const int64_t low = layout.bits == 3 ? 2 : layout.bits, at = layout.position(column), j = at % layout.block_columns();
   const int64_t first = at / layout.block_columns() * layout.block_words();

@@ -33,6 +33,8 @@ struct Layout {
   }
   static bool fits(int64_t bits) { return (bits >= 1 && bits <= 4) || bits == 8; }
 
+  bool operator==(const Layout&) const = default;
+
   int64_t block_columns() const { return bits == 3 ? 32 : 32 / bits; }  // columns that words hold together
   int64_t block_words() const { return bits == 3 ? 3 : 1; }             // per row
   int64_t tiles() const { return (rows + kTileRows - 1) / kTileRows; }
@@ -51,7 +53,10 @@ struct Layout {
 // canonical: packed codes as core::Codes keeps them, [rows, ceil(columns · bits / 8)]. words: [layout.words()].
 void fill_codes(const Layout& layout, const uint8_t* canonical, uint32_t* words);
 
-// The code that fill_codes put there; slow: for the reference and for decoding by tile.
+// The codes that fill_codes put there, of one row. codes: [columns].
+void read_codes(const Layout& layout, const uint32_t* words, int64_t row, uint8_t* codes);
+
+// One of them; slow: for the reference.
 uint32_t code_at(const Layout& layout, const uint32_t* words, int64_t row, int64_t column);
 
 // Scales and zero points of one set: for every tile and span 16 scales, then (unless the zero point is one constant)

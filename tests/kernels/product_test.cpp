@@ -242,10 +242,20 @@ TEST(PackedProduct, InputsThatAreNotFiniteGiveNoNumber) {
 TEST(Layout, EveryCodeIsFoundAgain) {
   for (const int64_t bits : kBits) {
     const Problem problem({17, 75, bits, 20, 1, 1, false, false, false, Precision::real});
+    std::vector<uint8_t> row_codes(75);
     for (int64_t row = 0; row < 17; ++row) {
-      for (int64_t i = 0; i < 75; ++i)
+      read_codes(problem.layout, problem.words.data(), row, row_codes.data());
+      for (int64_t i = 0; i < 75; ++i) {
         ASSERT_EQ(code_at(problem.layout, problem.words.data(), row, i), problem.codes[row * 75 + i]) << bits;
+        ASSERT_EQ(row_codes[i], problem.codes[row * 75 + i]) << bits;
+      }
     }
+  }
+  const Problem windows({32, 80, 2, 16, 1, 1, false, false, true, Precision::real, 8});
+  std::vector<uint8_t> row_codes(80);
+  for (int64_t row = 0; row < 32; ++row) {
+    read_codes(windows.layout, windows.words.data(), row, row_codes.data());
+    for (int64_t i = 0; i < 80; ++i) ASSERT_EQ(row_codes[i], windows.codes[row * 80 + i]) << "of windows";
   }
 }
 

@@ -84,6 +84,34 @@ TEST(Packed, WideWeightsAreDecodedTileByTile) {
   EXPECT_LT(worst(it.forward(x), dense), 1e-5);
 }
 
+// The layout of the kernels is all that is kept, and one for all that share codes; what is saved and hashed stays.
+TEST(Packed, CodesAreInMemoryOnce) {
+  for (const int64_t bits : {1, 2, 3, 4, 8}) {
+    const auto it = linear(fmt::format("bits: {}, group_size: 32", bits));
+    const std::string hash = it->codes().hash();
+    const at::Tensor canonical = it->codes().packed(), copy = canonical.clone(), weight = it->weight();
+    const auto replica = it->with(it->shared_decoder(), it->parameters());
+    const auto other_groups = make_decoder(weight_config(fmt::format("{{bits: {}, group_size: 16}}", bits)), "l", kIn);
+    const auto other = it->with(other_groups, other_groups->fit(weight, {}));
+    ASSERT_EQ(it->run_packed({}), "");
+    EXPECT_EQ(canonical.use_count(), 1) << "only the test holds the canonical codes";
+    const auto order = it->codes().order();
+    ASSERT_NE(order, nullptr);
+    const int64_t held = order.use_count();
+    ASSERT_EQ(replica->run_packed({}), "");
+    EXPECT_EQ(order.use_count(), held + 1) << "the replica multiplies with the same memory";
+    const at::Tensor x = normal(3, kIn, 9), dense = other->forward(x);
+    ASSERT_EQ(other->run_packed({}), "");  // in a layout of its own
+    EXPECT_EQ(it->codes().order(), order);
+    EXPECT_LT(worst(other->forward(x), dense), 1e-5);
+    EXPECT_EQ(it->codes().hash(), hash);
+    EXPECT_TRUE(it->codes().packed().equal(copy));
+    EXPECT_TRUE(it->weight().equal(weight));
+    const at::Tensor index = at::tensor({int64_t{5}, int64_t{0}, kOut - 1}, at::kLong);
+    EXPECT_TRUE(it->rows(index).equal(weight.index_select(0, index)));
+  }
+}
+
 TEST(Packed, ThereIsAReasonWhereThereIsNoKernel) {
   EXPECT_EQ(linear("bits: 5, group_size: 32")->run_packed({}), "no kernel has 5-bit codes");
   EXPECT_EQ(linear("bits: 4, group_size: 32, noise: {sigma: 0.1, at: inference}")->run_packed({}),

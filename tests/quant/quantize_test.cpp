@@ -265,15 +265,16 @@ TEST(QuantizedLinear, ForwardIsTheDenseForwardWithTheDecodedWeight) {
   EXPECT_TRUE(at::equal(linear.forward(x), dense.forward(x)));
 }
 
-TEST(QuantizedLinear, KeepsCodesAsBuffersAndScalesAsFrozenParameters) {
+TEST(QuantizedLinear, KeepsZeroCodesAsBuffersAndScalesAsFrozenParameters) {
   toy::Toy toy;
   Quantize stage = stage_of(config_of(2, 64), *toy.model);
   toy.walk({&stage});
   core::Linear& linear = toy.slot(0).linear();
   const auto parameters = linear.named_parameters();
   const auto buffers = linear.named_buffers();
-  EXPECT_TRUE(buffers.contains("codes") && buffers.contains("zero_point"));
+  EXPECT_TRUE(buffers.contains("zero_point"));
   EXPECT_TRUE(parameters.contains("scale") && parameters.contains("bias"));
+  EXPECT_FALSE(parameters.contains("codes"));
   for (const auto& parameter : parameters) EXPECT_FALSE(parameter->requires_grad()) << parameter.key();
   EXPECT_EQ(parameters["scale"].scalar_type(), at::kFloat);
 }
