@@ -144,13 +144,20 @@ void write_mixture(const std::string& directory, int64_t experts) {
   core::write_safetensors(directory + "/model.safetensors", tensors);
 }
 
-// Peak memory by stage.
+// Peak memory by stage, the lower of two runs: a peak has what a stage needs and, now and then, what the allocator of a
+// thread has not given back yet.
 std::map<std::string, double> peaks(int64_t experts, const char* residency) {
-  const Lab lab;
-  write_mixture(lab.file("mixture"), experts);
-  const Json row = lab.row({"model.path=" + lab.file("mixture"), std::string("model.residency=") + residency});
   std::map<std::string, double> all;
-  for (const Json& stage : row["stages"]) all[stage["name"]] = stage["peak_rss_bytes"];
+  for (int run = 0; run < 2; ++run) {
+    const Lab lab;
+    write_mixture(lab.file("mixture"), experts);
+    const Json row = lab.row({"model.path=" + lab.file("mixture"), std::string("model.residency=") + residency});
+    for (const Json& stage : row["stages"]) {
+      const double peak = stage["peak_rss_bytes"];
+      const auto [it, is_first] = all.emplace(stage["name"], peak);
+      if (!is_first) it->second = std::min(it->second, peak);
+    }
+  }
   return all;
 }
 
@@ -160,7 +167,6 @@ TEST(StreamingMemory, OfAMixtureIsThatOfOneExpert) {
 #endif
   constexpr int64_t kFew = 4, kMany = 16;
   const double added = (kMany - kFew) * 3 * kWidth * kExpertFfn * 4.0;  // bytes of weights in float32
-  peaks(kFew, "stream");                                                // what is made at the first call
   const auto few = peaks(kFew, "stream"), many = peaks(kMany, "stream");
   for (const auto& [stage, peak] : many) {
     // While a block is quantized, its codes, scales and zero points wait until all of it is written: 3 bits of 32, and
