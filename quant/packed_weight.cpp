@@ -165,7 +165,7 @@ at::Tensor PackedWeight::codes_product(const at::Tensor& x) const {
 
 // out: [inputs or sets, O].
 void PackedWeight::run(const kernels::Inputs& inputs, int64_t set, int64_t set_count, const at::Tensor& out) const {
-  constexpr int64_t kGrain = 1 << 15;  // codes per task, so that a task is worth its start
+  constexpr int64_t kGrain = 1 << 19;  // codes per task: tens of microseconds, as waking a thread takes
   const int64_t grain = std::max<int64_t>(1, kGrain / (kernels::kTileRows * layout().columns));
   const kernels::Product product{.layout = &layout(),
                                  .codes = codes_->words(),
