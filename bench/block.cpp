@@ -1,7 +1,8 @@
-// What running a block of packed codes twice costs a generated token, when the block is larger than the last-level
-// cache and when it fits: once, twice in a row (depth, keys and values of the first pass), and two replicas side by
-// side (parallel), with float32 and with int8 inputs. The cache holds nothing of the block when a token begins, as
-// behind the other blocks of a model. A table: milliseconds (median of 9), their ratio to one pass, the rate at which
+// What running a block of packed codes several times costs a generated token, when the block is larger than the
+// last-level cache and when it fits: once, twice in a row (depth, keys and values of the first pass), and two and four
+// replicas with scales of their own side by side (parallel: linear by linear, and, for comparison, one replica after
+// the other), with float32 and with int8 inputs. The cache holds nothing of the block when a token begins, as behind
+// the other blocks of a model. A table: milliseconds (median of 9), their ratio to one pass, the rate at which
 // the block's codes and parameters, counted once, went by, and its share of the read bandwidth measured by the same
 // threads.
 //
@@ -57,6 +58,32 @@ std::shared_ptr<quant::QuantizedLinear> linear_of(const core::Slot& slot, int64_
                                                   std::move(parameters), at::Tensor(), 0, at::kFloat);
 }
 
+// Replicas for a measurement: gates, and, side by side, scales of their own. in_turn: and norms, which keep them from
+// running linear by linear.
+void make_replicas(core::Model& model, const core::Plan& plan, const quant::Execution& execution, bool in_turn) {
+  model.follow(core::default_plan(1));  // drops those of before
+  model.follow(plan);
+  const std::vector<core::Slot*> slots = model.block(0).slots();
+  for (core::Block* replica : model.replicas(0)) {
+    replica->attention_gate().put(0.5);
+    replica->mlp_gate().put(0.5);
+    if (plan[0].parallel == 1) continue;
+    const std::vector<core::Slot*> own = replica->slots();
+    for (size_t i = 0; i < slots.size(); ++i) {
+      const auto& linear = dynamic_cast<const quant::QuantizedLinear&>(slots[i]->linear());
+      quant::Parameters parameters = linear.parameters();
+      for (quant::Parameter& p : parameters) p.tensor = p.tensor.clone();
+      const auto made = linear.with(linear.shared_decoder(), std::move(parameters));
+      made->run_packed(execution);
+      own[i]->put(made);
+    }
+    for (const auto& module : replica->modules(/*include_self=*/false)) {
+      auto* norm = dynamic_cast<core::RmsNorm*>(module.get());
+      if (in_turn && norm != nullptr) norm->own();
+    }
+  }
+}
+
 // Seconds of one token behind kContext others, the caches emptied before it.
 double token_seconds(core::Model& model, int64_t width) {
   core::KvCache cache(static_cast<int64_t>(model.plan().size()), kContext + 1);
@@ -90,23 +117,27 @@ void measure(const std::string& name, int64_t bytes, int64_t bits, double bandwi
   std::vector<std::shared_ptr<quant::QuantizedLinear>> linears;
   for (core::Slot* slot : model->block(0).slots()) slot->put(linears.emplace_back(linear_of(*slot, bits)));
   bench::load_norms(model->block(0), width, kHead);
-  const core::Plan once{{.block = 0}}, depth{{.block = 0}, {.block = 0, .replica = 1, .kv = 0}},
-      parallel{{.block = 0, .parallel = 2}};
+  struct Runs {
+    const char* what;
+    core::Plan plan;
+    bool in_turn = false;
+  };
+  const std::vector<Runs> all{{"once", {{.block = 0}}},
+                              {"depth 2", {{.block = 0}, {.block = 0, .replica = 1, .kv = 0}}},
+                              {"parallel 2", {{.block = 0, .parallel = 2}}},
+                              {"parallel 2, one after the other", {{.block = 0, .parallel = 2}}, /*in_turn=*/true},
+                              {"parallel 4", {{.block = 0, .parallel = 4}}}};
   const int64_t stored = core::bill_of_block(*model, 0).bytes_read;
   for (const auto& [inputs, precision] :
        {std::pair{"float32", quant::kernels::Precision::real}, std::pair{"int8", quant::kernels::Precision::integer}}) {
+    const quant::Execution execution{.precision = precision};
     for (const auto& linear : linears) {
-      const std::string reason = linear->run_packed({.precision = precision});
+      const std::string reason = linear->run_packed(execution);
       core::require(reason.empty(), "bench_block: {}", reason);
     }
     double single = 0;
-    for (const auto& [what, plan] :
-         {std::pair{"once", once}, std::pair{"depth 2", depth}, std::pair{"parallel 2", parallel}}) {
-      model->follow(plan);
-      for (core::Block* replica : model->replicas(0)) {
-        replica->attention_gate().put(0.5);
-        replica->mlp_gate().put(0.5);
-      }
+    for (const auto& [what, plan, in_turn] : all) {
+      make_replicas(*model, plan, execution, in_turn);
       token_seconds(*model, width);  // warms up
       std::vector<double> seconds;
       for (int64_t i = 0; i < kRounds; ++i) seconds.push_back(token_seconds(*model, width));

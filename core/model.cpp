@@ -7,6 +7,8 @@
 #include <numeric>
 #include <set>
 
+#include "core/side_by_side.h"
+
 namespace core {
 
 // ---- Block ----
@@ -84,24 +86,7 @@ at::Tensor Model::logits(const at::Tensor& hidden) { return head_->forward(norm_
 
 at::Tensor Model::run(const Step& step, const at::Tensor& x, const Pass& pass) {
   if (step.parallel == 1) return block(step.block, step.replica).forward(x, pass);
-  KeyValues own;
-  Pass first = pass, others = pass;
-  if (first.kept == nullptr) first.kept = &own;
-  if (others.given == nullptr) others.given = first.kept;
-  others.kept = nullptr;
-  // Each half: [B, T, D] plus the mean of what the replicas add.
-  const auto half = [&](const at::Tensor& input, const auto& branch) {
-    at::Tensor sum;
-    for (int64_t i = 0; i < step.parallel; ++i) {
-      const at::Tensor one = branch(block(step.block, step.replica + i), i);
-      sum = i == 0 ? one : sum + one;
-    }
-    return input + sum / step.parallel;
-  };
-  const at::Tensor h = half(x, [&](Block& replica, int64_t i) {
-    return replica.attention_gate().forward(replica.attention(x, i == 0 ? first : others));
-  });
-  return half(h, [&](Block& replica, int64_t) { return replica.mlp_gate().forward(replica.mlp(h, pass)); });
+  return side_by_side_.at({step.block, step.replica, step.parallel})->forward(x, pass);
 }
 
 at::Tensor Model::states(const at::Tensor& ids, KvCache* cache) {
@@ -120,19 +105,18 @@ at::Tensor Model::states(const at::Tensor& ids, KvCache* cache) {
 
 namespace {
 
-// Loadables in order of registration; a Loadable's own children belong to it.
 void collect_loadables(torch::nn::Module& module, std::vector<Loadable*>& all) {
   if (auto* loadable = dynamic_cast<Loadable*>(&module)) return all.push_back(loadable);
   for (const auto& child : module.children()) collect_loadables(*child, all);
 }
+
+}  // namespace
 
 std::vector<Loadable*> loadables(torch::nn::Module& module) {
   std::vector<Loadable*> all;
   collect_loadables(module, all);
   return all;
 }
-
-}  // namespace
 
 void Model::follow(Plan plan) {
   std::vector<int64_t> count(shape_.layers, 0);  // of replicas, per block
@@ -147,6 +131,14 @@ void Model::follow(Plan plan) {
       const std::vector<Loadable*> originals = loadables(*blocks_[i]), copies = loadables(*all.back());
       for (size_t n = 0; n < originals.size(); ++n) copies.at(n)->share(*originals[n]);
     }
+  }
+  side_by_side_.clear();
+  for (const Step& step : plan) {
+    if (step.parallel == 1) continue;
+    std::vector<Block*> all;
+    for (int64_t r = 0; r < step.parallel; ++r) all.push_back(&block(step.block, step.replica + r));
+    side_by_side_[{step.block, step.replica, step.parallel}] =
+        std::make_shared<SideBySide>(std::move(all), make_block_(path_of_block(step.block), step.block));
   }
   plan_ = std::move(plan);
 }

@@ -6,8 +6,10 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "core/nn/attention.h"
@@ -97,6 +99,8 @@ struct Shape {
   double norm_eps = 0;
 };
 
+class SideBySide;  // core/side_by_side.h
+
 class Model : public torch::nn::Module {
  public:
   Model(Shape shape, MakeBlock make_block);
@@ -135,6 +139,8 @@ class Model : public torch::nn::Module {
   std::shared_ptr<Embedding> embedding_;
   std::vector<std::shared_ptr<Block>> blocks_;
   std::vector<std::vector<std::shared_ptr<Block>>> replicas_;  // per block, from replica 1 on
+  // Of every step with several replicas, by block, first replica and their number.
+  std::map<std::tuple<int64_t, int64_t, int64_t>, std::shared_ptr<SideBySide>> side_by_side_;
   std::shared_ptr<RmsNorm> norm_;
   std::shared_ptr<Slot> head_;
 };
@@ -154,6 +160,9 @@ Cost storage_of(Block& block);    // what a block, or a replica beside its block
 // holds again unless all blocks since its last step fit into cache_bytes, each taken to be as large as this one; what
 // the replica has of its own is always read.
 Cost bill_of_block(Model& model, int64_t index, int64_t cache_bytes = 0);
+
+// The Loadable modules inside, in order of registration; a Loadable's own children belong to it.
+std::vector<Loadable*> loadables(torch::nn::Module& module);
 
 // Loads or unloads all Loadable modules inside; of a model, replicas hold nothing that could be loaded.
 void load(torch::nn::Module& module, const Weights& weights);

@@ -138,15 +138,23 @@ double kernel_seconds_per_weight(const Pricing& pricing) {
   const auto linear = measured_linear(pricing, rows, columns);
   linear->run_packed(
       {.precision = quant::kernels::Precision::integer});  // without a kernel the decoded weight is timed
-  const at::Tensor x = quant::normal_draw({"machine", 1}, "inputs", 0, 1, columns);
+  std::vector<std::shared_ptr<quant::QuantizedLinear>> replicas;
+  std::vector<core::Linear*> all{linear.get()};
+  for (int64_t r = 1; r < pricing.replicas && pricing.kind == kParallel; ++r) {
+    replicas.push_back(linear->with(linear->shared_decoder(), linear->parameters()));
+    replicas.back()->run_packed({.precision = quant::kernels::Precision::integer});
+    all.push_back(replicas.back().get());
+  }
+  const int64_t R = std::ssize(all);
+  const at::Tensor x = quant::normal_draw({"machine", 1}, "inputs", 0, R, columns).unsqueeze(1);  // [R, 1, I]
   double best = 1e30;
   const auto end = Clock::now() + std::chrono::milliseconds(300);
   do {
     const auto start = Clock::now();
-    linear->forward(x);
+    R == 1 ? linear->forward(x) : linear->forward_beside(all, x);
     best = std::min(best, std::chrono::duration<double>(Clock::now() - start).count());
   } while (Clock::now() < end);
-  return best / static_cast<double>(rows * columns);
+  return best / static_cast<double>(R * rows * columns);
 }
 
 }  // namespace experiments

@@ -51,8 +51,9 @@ struct Prediction {
 };
 Prediction predict(const Price& price, const Machine& machine);
 
-// Seconds per weight of the linear that these bits, groups and (kind linear) replicas make, for one token, measured
-// here with all threads of LibTorch on codes that lie in the cache: the best of many products.
+// Seconds per weight of the linear that these bits, groups and replicas make, for one token, measured here with all
+// threads of LibTorch on codes that lie in the cache: the best of many products. Side by side (kind parallel) every
+// replica has an input of its own, and the time is that of one weight of one replica.
 double kernel_seconds_per_weight(const Pricing& pricing);
 
 }  // namespace experiments

@@ -34,7 +34,7 @@ GroupedQueryAttention::GroupedQueryAttention(const std::string& path, const Shap
 
 at::Tensor GroupedQueryAttention::rotated(Slot& projection, RmsNorm* norm, const at::Tensor& x,
                                           const Pass& pass) const {
-  at::Tensor heads = projection.forward(x).view({x.size(0), x.size(1), -1, head_width_});
+  at::Tensor heads = projection.forward(x).unflatten(-1, {-1, head_width_});
   if (norm != nullptr) heads = norm->forward(heads);
   return rotary_->apply(heads, pass.position);
 }
@@ -44,7 +44,7 @@ at::Tensor GroupedQueryAttention::forward(const at::Tensor& x, const Pass& pass)
   at::Tensor k, v;  // [B, T, K, C]; not made where those of another step are attended to
   if (pass.given == nullptr) {
     k = rotated(*k_proj_, k_norm_.get(), x, pass);
-    v = v_proj_->forward(x).view({x.size(0), x.size(1), -1, head_width_});
+    v = v_proj_->forward(x).unflatten(-1, {-1, head_width_});
   }
   return o_proj_->forward(core::attend(q, k, v, pass));  // [B, T, H · C] -> [B, T, D]
 }

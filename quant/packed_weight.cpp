@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <optional>
+#include <span>
 
 namespace quant {
 
@@ -123,58 +124,77 @@ void PackedWeight::add_set(const ElementGrid& grid) {
   sets_.push_back(set);
 }
 
+at::Tensor PackedWeight::product(const at::Tensor& x) const { return finished(x, codes_product(multiplied(x))); }
+
 // Σ_i Σ_r rows[o, r] columns[i, r] level[o, i] x[i] = Σ_r rows[o, r] (level · (columns_r ∘ x))[o]: R inputs.
-at::Tensor PackedWeight::product(const at::Tensor& x) const {
-  at::Tensor y;
-  if (rows_.defined()) {
-    const int64_t n = x.size(0), R = rows_.size(1);
-    const at::Tensor inputs = x.unsqueeze(1) * columns_.t();  // [n, R, I]
-    y = codes_product(inputs.reshape({n * R, layout().columns})).reshape({n, R, layout().rows}).mul(rows_.t()).sum(1);
-  } else {
-    y = codes_product(x);
-  }
-  if (a_.defined()) y.add_(at::linear(at::linear(rounds_itself() ? rounded(x) : x, a_), b_));
-  return y;
+at::Tensor PackedWeight::multiplied(const at::Tensor& x) const {
+  const at::Tensor inputs = rows_.defined() ? (x.unsqueeze(1) * columns_.t()).flatten(0, 1) : x;  // [n, R, I]
+  return inputs.to(at::kFloat).contiguous();
+}
+
+at::Tensor PackedWeight::finished(const at::Tensor& x, const at::Tensor& y) const {
+  at::Tensor out = rows_.defined() ? y.unflatten(0, {x.size(0), -1}).mul(rows_.t()).sum(1) : y;
+  if (a_.defined()) out.add_(at::linear(at::linear(rounds_itself() ? rounded(x) : x, a_), b_));
+  return out;
 }
 
 at::Tensor PackedWeight::codes_product(const at::Tensor& x) const {
-  const at::Tensor source = x.to(at::kFloat).contiguous();
-  const int64_t m = source.size(0), O = layout().rows, I = layout().columns, R = std::ssize(sets_);
-  const at::Tensor y = R == 1 ? at::empty({m, O}, source.options()) : at::zeros({m, O}, source.options());
-  thread_local kernels::Inputs inputs;
-  for (int64_t first = 0; first < m; first += kernels::kMostInputs) {
-    const int64_t n = std::min(kernels::kMostInputs, m - first);
-    inputs.prepare(layout(), precision_, source.const_data_ptr<float>() + first * I, n, I);
-    const at::Tensor part = y.narrow(0, first, n);
-    if (R == 1) {
-      run(inputs, 0, 1, part);
-    } else if (n == 1) {  // one load of the codes
-      const at::Tensor of_sets = at::empty({R, O}, source.options());
-      run(inputs, 0, R, of_sets);
-      part.copy_(of_sets.sum(0, /*keepdim=*/true));
-    } else {
-      const at::Tensor of_set = at::empty({n, O}, source.options());
-      for (int64_t r = 0; r < R; ++r) {
-        run(inputs, r, 1, of_set);
-        part.add_(of_set);
-      }
-    }
-  }
+  if (sets_.size() == 1) return run(x, sets_);
+  if (x.size(0) == 1) return run(x, sets_).sum(0, /*keepdim=*/true);  // one load of the codes
+  at::Tensor y;
+  for (const kernels::Parameters& set : sets_) y = y.defined() ? y.add_(run(x, {set})) : run(x, {set});
   return y;
 }
 
-// out: [inputs or sets, O].
-void PackedWeight::run(const kernels::Inputs& inputs, int64_t set, int64_t set_count, const at::Tensor& out) const {
+bool PackedWeight::shares_codes_with(const PackedWeight& other) const {
+  const bool same_table =
+      table_.defined() == other.table_.defined() && (!table_.defined() || table_.equal(other.table_));
+  return codes_ == other.codes_ && precision_ == other.precision_ && sets_.size() == 1 && other.sets_.size() == 1 &&
+         same_table;
+}
+
+at::Tensor PackedWeight::product_beside(const std::vector<const PackedWeight*>& all, const at::Tensor& x) {
+  const int64_t R = std::ssize(all);
+  const auto of = [&](int64_t r) { return x[x.size(0) == 1 ? 0 : r]; };
+  std::vector<at::Tensor> inputs;
+  std::vector<int64_t> counts;
+  std::vector<kernels::Parameters> sets;  // one per input
+  bool is_one_input = x.size(0) == 1 && x.size(1) == 1;
+  for (int64_t r = 0; r < R; ++r) {
+    is_one_input = is_one_input && !all[r]->rows_.defined();
+    inputs.push_back(all[r]->multiplied(of(r)));
+    counts.push_back(inputs.back().size(0));
+    sets.insert(sets.end(), counts.back(), all[r]->sets_.front());
+  }
+  std::vector<at::Tensor> outputs =
+      all.front()->run(is_one_input ? inputs.front() : at::cat(inputs), sets).split_with_sizes(counts);
+  for (int64_t r = 0; r < R; ++r) outputs[r] = all[r]->finished(of(r), outputs[r]);
+  return at::stack(outputs);
+}
+
+at::Tensor PackedWeight::run(const at::Tensor& x, const std::vector<kernels::Parameters>& sets) const {
   constexpr int64_t kGrain = 1 << 19;  // codes per task: tens of microseconds, as waking a thread takes
-  const int64_t grain = std::max<int64_t>(1, kGrain / (kernels::kTileRows * layout().columns));
-  const kernels::Product product{.layout = &layout(),
-                                 .codes = codes_->words(),
-                                 .sets = sets_.data() + set,
-                                 .set_count = set_count,
-                                 .inputs = &inputs,
-                                 .out = out.mutable_data_ptr<float>(),
-                                 .out_stride = layout().rows};
-  at::parallel_for(0, layout().tiles(), grain, [&](int64_t begin, int64_t end) { kernel_->run(product, begin, end); });
+  const int64_t m = x.size(0), O = layout().rows, I = layout().columns, R = std::ssize(sets);
+  const int64_t grain = std::max<int64_t>(1, kGrain / (kernels::kTileRows * I));
+  const at::Tensor y = at::empty({std::max(m, R), O}, x.options());
+  thread_local kernels::Inputs inputs;
+  for (int64_t first = 0; first < m; first += kernels::kMostInputs) {
+    const int64_t n = std::min(kernels::kMostInputs, m - first);
+    inputs.prepare(layout(), precision_, x.const_data_ptr<float>() + first * I, n, I);
+    const std::span<const kernels::Parameters> own = R > 1 && m > 1 ? std::span(sets).subspan(first, n) : sets;
+    const auto is_first = [&](const kernels::Parameters& set) { return set.values == own.front().values; };
+    const bool is_one_set = std::all_of(own.begin(), own.end(), is_first);
+    const kernels::Product product{.layout = &layout(),
+                                   .codes = codes_->words(),
+                                   .sets = own.data(),
+                                   .set_count = is_one_set && m > 1 ? 1 : std::ssize(own),
+                                   .inputs = &inputs,
+                                   .out = y.mutable_data_ptr<float>() + first * O,
+                                   .out_stride = O};
+    at::parallel_for(0, layout().tiles(), grain,
+                     [&](int64_t begin, int64_t end) { kernel_->run(product, begin, end); });
+  }
+  return y;
 }
 
 }  // namespace quant

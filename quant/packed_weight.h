@@ -45,6 +45,10 @@ class PackedWeight {
 
   // x: [n, I] float32, as `rounded` gives it -> [n, O]. Inputs are taken eight at a time.
   at::Tensor product(const at::Tensor& x) const;
+  // Of weights that share codes. x: [R, n, I], or [1, n, I], one input for all -> [R, n, O]. As many as eight inputs
+  // are multiplied with one load of the codes, each with the parameters of its weight.
+  static at::Tensor product_beside(const std::vector<const PackedWeight*>& all, const at::Tensor& x);
+  bool shares_codes_with(const PackedWeight& other) const;  // and levels: only scales and zero points may differ
   // The inputs as they are multiplied: themselves, or what int8 makes of them. Kernels of integers round on their own:
   // `product` then takes x itself, too.
   at::Tensor rounded(const at::Tensor& x) const { return input_ ? input_->apply(x) : x; }
@@ -57,8 +61,11 @@ class PackedWeight {
   PackedWeight() = default;
   const kernels::Layout& layout() const { return codes_->layout(); }
   void add_set(const ElementGrid& grid);
-  at::Tensor codes_product(const at::Tensor& x) const;  // [m, I] -> [m, O]
-  void run(const kernels::Inputs& inputs, int64_t set, int64_t set_count, const at::Tensor& out) const;
+  at::Tensor multiplied(const at::Tensor& x) const;  // [n, I] -> [m, I], m ≥ n: what the codes are multiplied with
+  at::Tensor finished(const at::Tensor& x, const at::Tensor& y) const;  // [n, I] and [m, O] -> [n, O]
+  at::Tensor codes_product(const at::Tensor& x) const;                  // [m, I] -> [m, O]
+  // sets: one, one per input, or for one input several. x: [m, I] -> [number of inputs or sets, O].
+  at::Tensor run(const at::Tensor& x, const std::vector<kernels::Parameters>& sets) const;
 
   Execution execution_;
   const kernels::Kernel* kernel_ = nullptr;

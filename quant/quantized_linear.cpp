@@ -74,6 +74,30 @@ at::Tensor QuantizedLinear::packed_product(const at::Tensor& x) const {
   return y.reshape(shape);
 }
 
+bool QuantizedLinear::reads_once_beside(const core::Linear& other) const {
+  const auto* it = dynamic_cast<const QuantizedLinear*>(&other);
+  return it != nullptr && packed_ != nullptr && it->packed_ != nullptr && it->input_ == input_ &&
+         decoder_->is_weight() && it->decoder_->is_weight() && packed_->shares_codes_with(*it->packed_);
+}
+
+at::Tensor QuantizedLinear::forward_beside(const std::vector<core::Linear*>& all, const at::Tensor& x) {
+  const auto joins = [&](const core::Linear* linear) { return reads_once_beside(*linear); };
+  const int64_t n = x.numel() / x.size(0) / in_features();  // inputs of one linear
+  if (!std::all_of(all.begin(), all.end(), joins) || n > packed_->execution().most_rows)
+    return Linear::forward_beside(all, x);
+  std::vector<const PackedWeight*> packed;
+  for (const core::Linear* linear : all) packed.push_back(dynamic_cast<const QuantizedLinear&>(*linear).packed());
+  const at::Tensor flat = (input_ ? input_->apply(x) : x).reshape({x.size(0), n, in_features()});
+  at::Tensor y = PackedWeight::product_beside(packed, packed_->rounds_itself() ? flat : packed_->rounded(flat));
+  for (size_t r = 0; r < all.size(); ++r) {
+    if (const at::Tensor bias = all[r]->bias(); bias.defined()) y[static_cast<int64_t>(r)].add_(bias);
+  }
+  std::vector<int64_t> shape = x.sizes().vec();
+  shape.front() = std::ssize(all);
+  shape.back() = out_features();
+  return y.reshape(shape);
+}
+
 // Decodes as many rows at a time as a core keeps near, so that there is never a dense copy.
 at::Tensor QuantizedLinear::product_by_tile(const at::Tensor& x) const {
   constexpr int64_t kTileElements = 1 << 20;

@@ -24,6 +24,9 @@ class QuantizedLinear : public core::Linear {
                   int64_t bias_bits, at::ScalarType compute_dtype);
 
   at::Tensor forward(const at::Tensor& x) override;
+  at::Tensor forward_beside(const std::vector<core::Linear*>& all, const at::Tensor& x) override;
+  // Both run packed, with the same codes under parameters of their own.
+  bool reads_once_beside(const core::Linear& other) const override;
   // Decoded, compute dtype; with the noise of inference if there is any. What all tokens share, see Decoder::product.
   at::Tensor weight() const override;
   at::Tensor rows(const at::Tensor& index) const override;  // decodes these rows only

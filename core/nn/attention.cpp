@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <optional>
+#include <tuple>
 
 #include "core/error.h"
 
@@ -47,6 +48,12 @@ at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                                 : std::pair{k, v};
   TORCH_CHECK(heads % all_k.size(2) == 0, heads, " query heads on ", all_k.size(2), " key heads");
   if (pass.kept != nullptr) *pass.kept = {all_k, all_v};
+  if (const int64_t replicas = batch / all_k.size(0); replicas > 1) {
+    const auto for_each = [&](const at::Tensor& t) {
+      return t.unsqueeze(0).expand({replicas, -1, -1, -1, -1}).flatten(0, 1);
+    };
+    std::tie(all_k, all_v) = std::pair{for_each(all_k), for_each(all_v)};
+  }
   const int64_t past = all_k.size(1) - tokens;
 
   // 2. One token sees everything; a pass from position 0 is plainly causal; otherwise the mask is written out.

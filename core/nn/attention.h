@@ -45,7 +45,8 @@ struct Pass {
 
 // softmax(q kᵀ / sqrt(C) + causal mask) v. q: [B, T, H, C]; k: [B, T, K, C], v: [B, T, K, C'] of the same tokens, K
 // divides H; keys of the pass's cache come before them. Where the pass is given those of another step, k and v are not
-// read. Returns [B, T, H · C'].
+// read. Queries of R replicas, [R · B, T, H, C], all attend to the same keys. Returns [B, T, H · C'] or
+// [R · B, T, H · C'].
 at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Pass& pass);
 
 }  // namespace core

@@ -6,6 +6,12 @@ namespace core {
 
 at::Tensor Linear::rows(const at::Tensor& index) const { return at::embedding(weight(), index); }
 
+at::Tensor Linear::forward_beside(const std::vector<Linear*>& all, const at::Tensor& x) {
+  std::vector<at::Tensor> outputs;
+  for (Linear* linear : all) outputs.push_back(linear->forward(x[x.size(0) == 1 ? 0 : std::ssize(outputs)]));
+  return at::stack(outputs);
+}
+
 DenseLinear::DenseLinear(at::Tensor weight, at::Tensor bias, int64_t stored_bits)
     : Linear(weight.size(0), weight.size(1)), stored_bits_(stored_bits) {
   weight_ = register_parameter("weight", std::move(weight), /*requires_grad=*/false);

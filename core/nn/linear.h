@@ -6,6 +6,7 @@
 
 #include <functional>
 #include <memory>
+#include <vector>
 
 #include "core/state.h"
 
@@ -22,6 +23,12 @@ class Linear : public torch::nn::Module {
   virtual std::vector<State> state()
       const = 0;  // stored tensors, named relative to the module ("weight", "codes", ...)
   virtual Cost cost() const = 0;
+
+  // Products of linears side by side, this one the first of `all`, which are of one shape. x: [R, ..., I], or
+  // [1, ..., I], one input for all -> [R, ..., O]. One after the other, unless a linear knows better.
+  virtual at::Tensor forward_beside(const std::vector<Linear*>& all, const at::Tensor& x);
+  // Whether forward_beside reads what this and `other` share only once.
+  virtual bool reads_once_beside(const Linear& /*other*/) const { return false; }
 
   int64_t out_features() const { return out_features_; }
   int64_t in_features() const { return in_features_; }

@@ -33,6 +33,22 @@ constexpr bool makes_keys(Role role) {
   return role == Role::k_proj || role == Role::v_proj || role == Role::kv_a_proj || role == Role::kv_b_proj;
 }
 
+// Whether a linear reads the norm before its half of the block, not what other linears have made of it.
+constexpr bool reads_norm(Role role) {
+  switch (role) {
+    case Role::q_proj:
+    case Role::k_proj:
+    case Role::v_proj:
+    case Role::q_a_proj:
+    case Role::kv_a_proj:
+    case Role::gate_proj:
+    case Role::up_proj:
+      return true;
+    default:
+      return false;
+  }
+}
+
 const char* name_of(Role role);
 
 class Slot : public torch::nn::Module, public Loadable {

@@ -88,10 +88,10 @@ class LatentAttention : public Attention {
   }
 
   at::Tensor forward(const at::Tensor& x, const Pass& pass) override {
-    const int64_t B = x.size(0), T = x.size(1), H = config_.heads();
+    const int64_t H = config_.heads();
     // 1. queries, one row per head; the last columns are rotated
     const at::Tensor latent = q_a_proj_ == nullptr ? x : q_a_layernorm_->forward(q_a_proj_->forward(x));
-    const at::Tensor heads = q_proj_->forward(latent).view({B, T, H, config_.key()});
+    const at::Tensor heads = q_proj_->forward(latent).unflatten(-1, {H, config_.key()});
     const at::Tensor q = at::cat({heads.narrow(-1, 0, config_.plain), rotated(heads, config_.plain, pass)}, -1);
     // 2. keys and values, unless those of another step are attended to
     at::Tensor k, v;  // [B, T, H, plain + rotated], [B, T, H, value]
@@ -99,8 +99,8 @@ class LatentAttention : public Attention {
       const at::Tensor compressed = kv_a_proj_->forward(x);                               // [B, T, kv_rank + rotated]
       const at::Tensor shared = rotated(compressed.unsqueeze(2), config_.kv_rank, pass);  // [B, T, 1, rotated]
       const at::Tensor own = kv_b_proj_->forward(kv_a_layernorm_->forward(compressed.narrow(-1, 0, config_.kv_rank)))
-                                 .view({B, T, H, config_.plain + config_.value});
-      k = at::cat({own.narrow(-1, 0, config_.plain), shared.expand({B, T, H, config_.rotated})}, -1);
+                                 .unflatten(-1, {H, config_.plain + config_.value});
+      k = at::cat({own.narrow(-1, 0, config_.plain), shared.expand({-1, -1, H, -1})}, -1);
       v = own.narrow(-1, config_.plain, config_.value);
     }
     // 3. attend, mix the heads

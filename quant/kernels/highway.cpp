@@ -5,6 +5,8 @@
 #define HWY_TARGET_INCLUDE "quant/kernels/highway.cpp"
 #define HWY_WANT_AVX3_DL
 #define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_SSE4 | HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128)
+#include <algorithm>
+
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
@@ -41,7 +43,7 @@ HWY_INLINE void store(const Product& p, int64_t tile, int64_t lane, int64_t j, V
   for (int64_t i = 0; row + i < p.layout->rows; ++i) to[i] = some[i];
 }
 
-// N inputs and one set of parameters, or R sets and one input.
+// N inputs and R sets of parameters: one of the two is 1, or both are the same and every input has its own set.
 enum class Kind { integer, real, table, window };
 
 template <int kBits, int N, int R, Kind kKind>
@@ -55,9 +57,10 @@ HWY_INLINE void tile_lanes(const Product& p, int64_t tile, int64_t lane) {
   const int8_t* integer = inputs.integer.data();
   const float* real = inputs.real.data();
   constexpr bool kHasLevels = kKind == Kind::table || kKind == Kind::window;  // and so no zero point
-  VF y[N * R];
+  constexpr int kOutputs = N > R ? N : R;
+  VF y[kOutputs];
 #pragma GCC unroll 8
-  for (int i = 0; i < N * R; ++i) y[i] = hn::Zero(df);
+  for (int i = 0; i < kOutputs; ++i) y[i] = hn::Zero(df);
   for (int64_t s = 0; s < spans; ++s, words += span_words, sums += N) {
     VF dot[N];
     if constexpr (kKind == Kind::window) {
@@ -73,24 +76,23 @@ HWY_INLINE void tile_lanes(const Product& p, int64_t tile, int64_t lane) {
       real_span<kBits, N, kKind == Kind::table>(words, real, blocks, p.sets[0].table, dot);
       real += layout.span * N;
     }
-#pragma GCC unroll 4
-    for (int r = 0; r < R; ++r) {
-      const Parameters& set = p.sets[r];
-      const int64_t at = (tile * spans + s) * set.span_values() + lane;
-      const VF scale = load_parameter(set, at);
-      const VF zero = set.has_zeros ? load_parameter(set, at + kTileRows) : hn::Set(df, set.constant_zero);
+    VF scale, zero;
 #pragma GCC unroll 8
-      for (int j = 0; j < N; ++j) {
-        const VF steps = kHasLevels ? dot[j] : hn::NegMulAdd(zero, hn::Set(df, sums[j]), dot[j]);
-        y[r + j] = hn::MulAdd(scale, steps, y[r + j]);
+    for (int i = 0; i < kOutputs; ++i) {
+      if (i == 0 || R > 1) {
+        const Parameters& set = p.sets[N == 1 ? i : std::min<int64_t>(i, p.set_count - 1)];  // inputs are padded
+        const int64_t at = (tile * spans + s) * set.span_values() + lane;
+        scale = load_parameter(set, at);
+        zero = set.has_zeros ? load_parameter(set, at + kTileRows) : hn::Set(df, set.constant_zero);
       }
+      const int j = N == 1 ? 0 : i;
+      const VF steps = kHasLevels ? dot[j] : hn::NegMulAdd(zero, hn::Set(df, sums[j]), dot[j]);
+      y[i] = hn::MulAdd(scale, steps, y[i]);
     }
   }
-  if constexpr (R > 1) {
-    for (int r = 0; r < R; ++r) store(p, tile, lane, r, hn::Mul(y[r], hn::Set(df, inputs.scales[0])));
-  } else {
-    for (int64_t j = 0; j < inputs.count; ++j) store(p, tile, lane, j, hn::Mul(y[j], hn::Set(df, inputs.scales[j])));
-  }
+  const int64_t outputs = N == 1 ? R : inputs.count;
+  for (int64_t i = 0; i < outputs; ++i)
+    store(p, tile, lane, i, hn::Mul(y[i], hn::Set(df, inputs.scales[N == 1 ? 0 : i])));
 }
 
 template <int kBits, int N, int R, Kind kKind>
@@ -109,9 +111,9 @@ template <int kBits, int N, int R>
 void of_kind(const Product& p, int64_t first, int64_t last) {
   const bool is_integer = p.inputs->precision == Precision::integer;
   if (p.layout->window_bits > 0) {
-    if constexpr (R == 1 && kBits == 2) tiles<kBits, N, 1, Kind::window>(p, first, last);
+    if constexpr (kBits == 2) tiles<kBits, N, R, Kind::window>(p, first, last);
   } else if (p.sets[0].table != nullptr) {
-    if constexpr (R == 1) tiles<kBits, N, 1, Kind::table>(p, first, last);
+    tiles<kBits, N, R, Kind::table>(p, first, last);
   } else if (is_integer) {
     tiles<kBits, N, R, Kind::integer>(p, first, last);
   } else {
@@ -124,8 +126,7 @@ template <int kBits>
 void of_sets(const Product& p, int64_t first, int64_t last) {
   Product part = p;
   for (int64_t left = p.set_count; left > 0; left = p.set_count - (part.sets - p.sets)) {
-    const bool has_table = part.sets[0].table != nullptr;
-    const int64_t n = has_table ? 1 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
+    const int64_t n = left >= 4 ? 4 : left >= 2 ? 2 : 1;
     if (n == 4) of_kind<kBits, 1, 4>(part, first, last);
     if (n == 2) of_kind<kBits, 1, 2>(part, first, last);
     if (n == 1) of_kind<kBits, 1, 1>(part, first, last);
@@ -134,17 +135,23 @@ void of_sets(const Product& p, int64_t first, int64_t last) {
   }
 }
 
+// Several inputs with one set for all, or each with its own.
+template <int kBits, int N>
+void of_inputs(const Product& p, int64_t first, int64_t last) {
+  p.set_count == 1 ? of_kind<kBits, N, 1>(p, first, last) : of_kind<kBits, N, N>(p, first, last);
+}
+
 template <int kBits>
 void of_bits(const Product& p, int64_t first, int64_t last) {
   switch (p.inputs->padded_count) {
     case 1:
       return of_sets<kBits>(p, first, last);
     case 2:
-      return of_kind<kBits, 2, 1>(p, first, last);
+      return of_inputs<kBits, 2>(p, first, last);
     case 4:
-      return of_kind<kBits, 4, 1>(p, first, last);
+      return of_inputs<kBits, 4>(p, first, last);
     default:
-      return of_kind<kBits, 8, 1>(p, first, last);
+      return of_inputs<kBits, 8>(p, first, last);
   }
 }
 

@@ -3,9 +3,9 @@
 // One load of the codes serves several inputs, or several sets of parameters on one input:
 //   inputs      y[j, o] = Σ_g s[o, g] Σ_{i in g} (k[o, i] − z[o, g]) x[j, i]        j < count
 //   sets        y[r, o] = Σ_g s_r[o, g] Σ_{i in g} (k[o, i] − z_r[o, g]) x[i]       r < count
-// (The sum of such sets would be one set: several sets are what a measurement of their cost runs, and linears that
-// share codes and input.) With a table, s table[k] takes the place of s (k − z); codes
-// with a table (of windows, too) are multiplied with `real` inputs only.
+//   both        y[j, o] = Σ_g s_j[o, g] Σ_{i in g} (k[o, i] − z_j[o, g]) x[j, i]    j < count
+// Several sets are those of linears that share their codes. With a table, which is that of all sets, s table[k] takes
+// the place of s (k − z); codes with a table (of windows, too) are multiplied with `real` inputs only.
 #pragma once
 
 #include <cstdint>
@@ -20,8 +20,8 @@ namespace quant::kernels {
 struct Product {
   const Layout* layout = nullptr;
   const uint32_t* codes = nullptr;   // as fill_codes makes them
-  const Parameters* sets = nullptr;  // [set_count]; more than one only for one input
-  int64_t set_count = 1;
+  const Parameters* sets = nullptr;  // [set_count]
+  int64_t set_count = 1;             // one for all inputs, one for each of them, or several for one input
   const Inputs* inputs = nullptr;
   float* out = nullptr;    // [inputs or sets, out_stride], rows of it written
   int64_t out_stride = 0;  // elements

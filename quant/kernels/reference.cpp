@@ -44,20 +44,19 @@ void reference_product(const Product& p, int64_t first, int64_t last) {
     for (int64_t i = 0; i < layout.columns; ++i) {
       codes[i] = layout.window_bits > 0 ? window_at(layout, p.codes, row, i) : code_at(layout, p.codes, row, i);
     }
-    for (int64_t r = 0; r < p.set_count; ++r) {
-      const Parameters& set = p.sets[r];
-      for (int64_t j = 0; j < p.inputs->count; ++j) {
-        double sum = 0;
-        for (int64_t i = 0; i < layout.columns; ++i) {
-          const int64_t at = layout.position(i);
-          const int64_t from =
-              (row / kTileRows * layout.spans() + at / layout.span) * set.span_values() + row % kTileRows;
-          const float zero = set.has_zeros ? parameter(set, from + kTileRows) : set.constant_zero;
-          const float value = level(set, codes[i], zero);
-          sum += static_cast<double>(parameter(set, from)) * value * input(*p.inputs, at, j);
-        }
-        p.out[(r + j) * p.out_stride + row] = static_cast<float>(sum * p.inputs->scales[j]);
+    for (int64_t out = 0; out < std::max(p.set_count, p.inputs->count); ++out) {
+      const int64_t j = p.inputs->count == 1 ? 0 : out;
+      const Parameters& set = p.sets[p.set_count == 1 ? 0 : out];
+      double sum = 0;
+      for (int64_t i = 0; i < layout.columns; ++i) {
+        const int64_t at = layout.position(i);
+        const int64_t from =
+            (row / kTileRows * layout.spans() + at / layout.span) * set.span_values() + row % kTileRows;
+        const float zero = set.has_zeros ? parameter(set, from + kTileRows) : set.constant_zero;
+        const float value = level(set, codes[i], zero);
+        sum += static_cast<double>(parameter(set, from)) * value * input(*p.inputs, at, j);
       }
+      p.out[out * p.out_stride + row] = static_cast<float>(sum * p.inputs->scales[j]);
     }
   }
 }

@@ -81,7 +81,7 @@ struct Problem {
     return c.window_bits > 0 ? window : codes[row * c.columns + i];
   }
 
-  // Element `row` of output j (or of set r), and the sum of the magnitudes of what is added up.
+  // Element `row` of input j under set r, and the sum of the magnitudes of what is added up.
   std::pair<double, double> expected(int64_t r, int64_t j, int64_t row) const {
     double sum = 0, magnitude = 0, largest = 0;
     for (int64_t i = 0; i < c.columns; ++i) largest = std::max<double>(largest, std::fabs(x[j * c.columns + i]));
@@ -105,7 +105,7 @@ struct Problem {
     kernel.run(product, 0, layout.tiles());
     for (int64_t o = 0; o < outputs; ++o) {
       for (int64_t row = 0; row < c.rows; ++row) {
-        const auto [sum, magnitude] = expected(c.sets > 1 ? o : 0, c.sets > 1 ? 0 : o, row);
+        const auto [sum, magnitude] = expected(c.sets > 1 ? o : 0, c.inputs > 1 ? o : 0, row);
         // Each of the at most `columns` additions of a lane rounds once.
         const double bound = 6e-8 * static_cast<double>(c.columns + 8) * magnitude + 1e-30;
         ASSERT_NEAR(out[o * c.rows + row], sum, bound) << kernel.name << " " << c << " output " << o << " row " << row;
@@ -171,6 +171,22 @@ TEST(PackedProduct, SetsOfParametersOnOneInput) {
           if (HasFatalFailure()) return;
         }
       }
+    }
+  }
+}
+
+TEST(PackedProduct, EveryInputWithASetOfItsOwn) {
+  for (const int64_t bits : kBits) {
+    for (int64_t n = 2; n <= kMostInputs; ++n) {
+      for (const bool has_zeros : {false, true}) {
+        for (const Precision precision : {Precision::real, Precision::integer}) {
+          check_all({19, 150, bits, 32, n, n, has_zeros, n % 2 == 0, false, precision});
+          if (HasFatalFailure()) return;
+        }
+      }
+      check_all({21, 130, bits, 64, n, n, false, true, true, Precision::real});
+      if (bits == 2) check_all({48, 160, 2, 32, n, n, false, true, true, Precision::real, 12});
+      if (HasFatalFailure()) return;
     }
   }
 }

@@ -112,6 +112,68 @@ TEST(Packed, CodesAreInMemoryOnce) {
   }
 }
 
+// The same codes under other scales, as replicas of a block have them.
+std::vector<std::shared_ptr<QuantizedLinear>> side_by_side(const std::shared_ptr<QuantizedLinear>& first, int64_t R) {
+  std::vector<std::shared_ptr<QuantizedLinear>> all{first};
+  for (int64_t r = 1; r < R; ++r) {
+    Parameters parameters = first->parameters();
+    for (Parameter& p : parameters) {
+      if (p.kind == core::Kind::scale)
+        p.tensor = p.tensor * (1 + 0.1 * normal(p.tensor.size(0), 1, r).clamp(-2, 2)).to(p.stored_dtype).to(at::kFloat);
+    }
+    all.push_back(first->with(first->shared_decoder(), std::move(parameters)));
+  }
+  return all;
+}
+
+TEST(Packed, LinearsSideBySideGiveWhatEachGives) {
+  for (const std::string& grid : kGrids) {
+    for (const char* activation : {"", "bits: 8"}) {
+      for (const Precision precision : {Precision::real, Precision::integer}) {
+        for (const int64_t R : {2, 3, 9}) {
+          const auto linears = side_by_side(linear(grid + ", bits: 2, group_size: 32", activation), R);
+          std::vector<core::Linear*> all;
+          for (const auto& it : linears) {
+            ASSERT_EQ(it->run_packed({precision, /*most_rows=*/6}), "");
+            all.push_back(it.get());
+            EXPECT_TRUE(linears[0]->reads_once_beside(*it));
+          }
+          for (const int64_t n : {1, 2, 5, 7}) {  // 7: by tile, one after the other
+            for (const int64_t inputs : {int64_t{1}, R}) {
+              const at::Tensor x = normal(inputs * n, kIn, 5).reshape({inputs, n, kIn});
+              const at::Tensor y = linears[0]->forward_beside(all, x);
+              ASSERT_EQ(y.sizes(), at::IntArrayRef({R, n, kOut}));
+              for (int64_t r = 0; r < R; ++r) {
+                const at::Tensor alone = linears[r]->forward(x[inputs == 1 ? 0 : r]);
+                EXPECT_LT(worst(y[r], alone), 1e-6) << grid << " of " << R << ", rows " << n << ", inputs " << inputs;
+              }
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(Packed, OnlyLinearsOfTheSameCodesAndInputsAreReadOnce) {
+  const std::string variables = "bits: 2, group_size: 32";
+  const auto it = linear(variables), other = linear(variables), rounds = linear(variables, "bits: 8");
+  const auto replica = side_by_side(it, 2)[1], of_int8 = side_by_side(it, 2)[1], dense = side_by_side(it, 2)[1];
+  const auto replica_of_rounds = side_by_side(rounds, 2)[1];
+  EXPECT_FALSE(it->reads_once_beside(*replica)) << "not packed yet";
+  for (const auto& l : {it, other, rounds, replica, replica_of_rounds}) ASSERT_EQ(l->run_packed({}), "");
+  ASSERT_EQ(of_int8->run_packed({Precision::integer}), "");
+  EXPECT_TRUE(it->reads_once_beside(*replica));
+  EXPECT_TRUE(rounds->reads_once_beside(*replica_of_rounds));
+  EXPECT_FALSE(it->reads_once_beside(*other)) << "equal codes in other memory";
+  EXPECT_FALSE(it->reads_once_beside(*of_int8));
+  EXPECT_FALSE(it->reads_once_beside(*dense));
+  EXPECT_FALSE(it->reads_once_beside(core::DenseLinear(it->weight(), {}, 32)));
+  const at::Tensor x = normal(2, kIn, 5).reshape({2, 1, kIn});
+  const at::Tensor y = it->forward_beside({it.get(), dense.get()}, x);
+  EXPECT_TRUE(y[1].equal(dense->forward(x[1]))) << "then one after the other";
+}
+
 TEST(Packed, ThereIsAReasonWhereThereIsNoKernel) {
   EXPECT_EQ(linear("bits: 5, group_size: 32")->run_packed({}), "no kernel has 5-bit codes");
   EXPECT_EQ(linear("bits: 4, group_size: 32, noise: {sigma: 0.1, at: inference}")->run_packed({}),

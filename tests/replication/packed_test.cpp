@@ -108,6 +108,38 @@ TEST(PackedReplicas, Int8IsTheProductOfTheSameInt8Inputs) {
   }
 }
 
+// Row and column scales multiply inputs of their own, windows share a table; scales of tokens have no common product.
+TEST(PackedReplicas, SideBySideGiveWhatEachGives) {
+  const std::string grouped = "bits: 2, group_size: 16", rows = "bits: 2, group_size: -1";
+  for (const auto& [replication, weight, joins] :
+       {std::tuple{"strategy: row_column, row_column: {replicas: 2}", rows, true},
+        std::tuple{"strategy: low_rank, low_rank: {rank: 3}", grouped, true},
+        std::tuple{"strategy: parity_sign, parity_sign: {replicas: 2, window_bits: 12}", grouped, true},
+        std::tuple{"strategy: scales, scales: {replicas: [{}, {offset: 0.5}], collapse: false}", grouped, false},
+        std::tuple{"strategy: token_adaptive", grouped, false}}) {
+    const auto it = linear(replication, weight);
+    quant::Parameters parameters = it->parameters();
+    for (quant::Parameter& p : parameters) {
+      if (p.kind == core::Kind::scale || p.kind == core::Kind::row_scale) p.tensor = p.tensor * 1.25;
+    }
+    const auto replica = it->with(it->shared_decoder(), std::move(parameters));
+    for (const auto precision : {quant::kernels::Precision::real, quant::kernels::Precision::integer}) {
+      ASSERT_EQ(it->run_packed({precision}), "");
+      ASSERT_EQ(replica->run_packed({precision}), "");
+      EXPECT_EQ(it->reads_once_beside(*replica), joins) << replication;
+      for (const int64_t n : {1, 3}) {
+        for (const int64_t inputs : {1, 2}) {
+          const at::Tensor x = normal(inputs * n, "inputs").reshape({inputs, n, kIn});
+          const at::Tensor y = it->forward_beside({it.get(), replica.get()}, x);
+          EXPECT_GT(worst(y[1], y[0]), 0.01) << replication;
+          EXPECT_LT(worst(y[0], it->forward(x[0])), 1e-6) << replication;
+          EXPECT_LT(worst(y[1], replica->forward(x[inputs - 1])), 1e-6) << replication;
+        }
+      }
+    }
+  }
+}
+
 // As many rows as columns: what belongs to columns is not mistaken for rows.
 TEST(PackedReplicas, WideWeightsAreDecodedTileByTile) {
   for (const char* replication :
