@@ -91,7 +91,7 @@ int64_t last_reader(const Plan& plan, int64_t step);  // the last step that atte
 
 // What a family tells about a model before any tensor is read.
 struct Shape {
-  std::string family;  // model_type of config.json
+  std::string family = {};  // model_type of config.json
   int64_t layers = 0, width = 0, vocabulary = 0;
   int64_t heads = 0, kv_heads = 0, head_width = 0;
   int64_t context = 0;  // max_position_embeddings, tokens

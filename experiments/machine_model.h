@@ -39,8 +39,9 @@ struct Price {
 Price price_of(core::Model& model, const Pricing& pricing, int64_t context, int64_t cache_bytes);
 
 struct Machine {
-  double bandwidth = 0;                      // bytes per second that all threads together read
-  std::optional<double> seconds_per_weight;  // of the kernel, all threads together, codes at hand; none: not counted
+  double bandwidth = 0;  // bytes per second that all threads together read
+  std::optional<double> seconds_per_weight =
+      {};  // of the kernel, all threads together, codes at hand; none: not counted
 };
 
 struct Prediction {

@@ -12,16 +12,16 @@
 namespace models {
 
 struct MoeShape {
-  int64_t width = 0;         // D
-  int64_t experts = 0;       // E
-  int64_t top_k = 0;         // experts of a token
-  int64_t ffn = 0;           // F of one expert
-  int64_t shared_ffn = 0;    // F of all shared experts together; 0: there are none
-  bool normalize = false;    // the weights of a token's experts are made to sum to 1
-  double scaling = 1;        // factor on the weights
-  bool has_bias = false;     // of the experts' linears
-  std::string shared_name;   // of the shared experts' module
-  bool shared_gate = false;  // the shared experts are weighted by sigmoid of a linear of the token
+  int64_t width = 0;             // D
+  int64_t experts = 0;           // E
+  int64_t top_k = 0;             // experts of a token
+  int64_t ffn = 0;               // F of one expert
+  int64_t shared_ffn = 0;        // F of all shared experts together; 0: there are none
+  bool normalize = false;        // the weights of a token's experts are made to sum to 1
+  double scaling = 1;            // factor on the weights
+  bool has_bias = false;         // of the experts' linears
+  std::string shared_name = {};  // of the shared experts' module
+  bool shared_gate = false;      // the shared experts are weighted by sigmoid of a linear of the token
 };
 
 class Moe : public FeedForward {

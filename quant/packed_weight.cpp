@@ -5,8 +5,10 @@
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <functional>
 #include <optional>
 #include <span>
+#include <string_view>
 
 namespace quant {
 
@@ -80,7 +82,10 @@ std::unique_ptr<PackedWeight> PackedWeight::make(const Decoder& decoder, const c
   packed->execution_ = execution;
   packed->kernel_ = &kernels::chosen_kernel();
   packed->codes_ = interleaved(codes, kernels::Layout::of(O, I, bits, form->grid.group_size, window_bits));
-  if (!form->grid.table.empty()) packed->table_ = at::tensor(form->grid.table);
+  const std::vector<float>& table = form->grid.table;
+  if (!table.empty()) packed->table_ = at::tensor(table);
+  packed->table_hash_ =
+      std::hash<std::string_view>()({reinterpret_cast<const char*>(table.data()), table.size() * sizeof(float)});
   packed->add_set(form->grid);
   for (const ElementGrid& grid : form->further) packed->add_set(grid);
   const auto ready = [](const at::Tensor& t) { return t.defined() ? t.detach().contiguous() : at::Tensor(); };
@@ -132,6 +137,7 @@ at::Tensor PackedWeight::multiplied(const at::Tensor& x) const {
   return inputs.to(at::kFloat).contiguous();
 }
 
+// Without factors y itself.
 at::Tensor PackedWeight::finished(const at::Tensor& x, const at::Tensor& y) const {
   at::Tensor out = rows_.defined() ? y.unflatten(0, {x.size(0), -1}).mul(rows_.t()).sum(1) : y;
   if (a_.defined()) out.add_(at::linear(at::linear(rounds_itself() ? rounded(x) : x, a_), b_));
@@ -140,17 +146,19 @@ at::Tensor PackedWeight::finished(const at::Tensor& x, const at::Tensor& y) cons
 
 at::Tensor PackedWeight::codes_product(const at::Tensor& x) const {
   if (sets_.size() == 1) return run(x, sets_);
-  if (x.size(0) == 1) return run(x, sets_).sum(0, /*keepdim=*/true);  // one load of the codes
-  at::Tensor y;
-  for (const kernels::Parameters& set : sets_) y = y.defined() ? y.add_(run(x, {set})) : run(x, {set});
-  return y;
+  at::Tensor all;  // for one input with one load of the codes
+  if (x.size(0) == 1) all = run(x, sets_);
+  at::Tensor sum;
+  for (size_t r = 0; r < sets_.size(); ++r) {
+    const at::Tensor one = all.defined() ? all.narrow(0, static_cast<int64_t>(r), 1) : run(x, {sets_[r]});
+    sum = r == 0 ? one : sum.add_(one);
+  }
+  return sum;
 }
 
 bool PackedWeight::shares_codes_with(const PackedWeight& other) const {
-  const bool same_table =
-      table_.defined() == other.table_.defined() && (!table_.defined() || table_.equal(other.table_));
-  return codes_ == other.codes_ && precision_ == other.precision_ && sets_.size() == 1 && other.sets_.size() == 1 &&
-         same_table;
+  return codes_ == other.codes_ && precision_ == other.precision_ && table_hash_ == other.table_hash_ &&
+         sets_.size() == 1 && other.sets_.size() == 1;
 }
 
 at::Tensor PackedWeight::product_beside(const std::vector<const PackedWeight*>& all, const at::Tensor& x) {
@@ -159,17 +167,18 @@ at::Tensor PackedWeight::product_beside(const std::vector<const PackedWeight*>& 
   std::vector<at::Tensor> inputs;
   std::vector<int64_t> counts;
   std::vector<kernels::Parameters> sets;  // one per input
-  bool is_one_input = x.size(0) == 1 && x.size(1) == 1;
+  bool has_factors = false;
   for (int64_t r = 0; r < R; ++r) {
-    is_one_input = is_one_input && !all[r]->rows_.defined();
+    has_factors = has_factors || all[r]->rows_.defined();
     inputs.push_back(all[r]->multiplied(of(r)));
     counts.push_back(inputs.back().size(0));
     sets.insert(sets.end(), counts.back(), all[r]->sets_.front());
   }
-  std::vector<at::Tensor> outputs =
-      all.front()->run(is_one_input ? inputs.front() : at::cat(inputs), sets).split_with_sizes(counts);
+  const bool is_one_input = x.size(0) == 1 && x.size(1) == 1 && !has_factors;
+  const at::Tensor y = all.front()->run(is_one_input ? inputs.front() : at::cat(inputs), sets);
+  std::vector<at::Tensor> outputs = y.split_with_sizes(counts);
   for (int64_t r = 0; r < R; ++r) outputs[r] = all[r]->finished(of(r), outputs[r]);
-  return at::stack(outputs);
+  return has_factors ? at::stack(outputs) : y.unflatten(0, {R, -1});  // finished in place
 }
 
 at::Tensor PackedWeight::run(const at::Tensor& x, const std::vector<kernels::Parameters>& sets) const {

@@ -73,6 +73,7 @@ class PackedWeight {
   std::shared_ptr<const InputQuantizer> input_;              // of int8
   std::shared_ptr<const InterleavedCodes> codes_;
   at::Tensor table_;                       // float32
+  size_t table_hash_ = 0;                  // equal for equal tables
   std::vector<at::Tensor> values_;         // of every set: int16 or float32
   std::vector<kernels::Parameters> sets_;  // point into values_ and table_
   at::Tensor rows_, columns_, a_, b_;      // of PackedForm

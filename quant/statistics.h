@@ -30,12 +30,12 @@ struct WeightShape {
 // Over all calibration tokens that reached the linear. Per token and column means; the small ones are there as soon as
 // anything was asked for, the Hessian and the mean of |x| only on demand.
 struct Statistics {
-  at::Tensor hessian;        // [I, I] float32
-  at::Tensor mean_square;    // [I] float32
-  at::Tensor absmax;         // [I] float32
-  at::Tensor mean_abs = {};  // [I] float32
-  double kurtosis = 0;       // of all values
-  int64_t tokens = 0;        // 0: nothing is known
+  at::Tensor hessian = {};      // [I, I] float32
+  at::Tensor mean_square = {};  // [I] float32
+  at::Tensor absmax = {};       // [I] float32
+  at::Tensor mean_abs = {};     // [I] float32
+  double kurtosis = 0;          // of all values
+  int64_t tokens = 0;           // 0: nothing is known
 
   WeightShape shape() const;
   Statistics to(at::Device device) const;

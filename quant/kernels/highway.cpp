@@ -5,8 +5,6 @@
 #define HWY_TARGET_INCLUDE "quant/kernels/highway.cpp"
 #define HWY_WANT_AVX3_DL
 #define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_SSE4 | HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128)
-#include <algorithm>
-
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
@@ -80,7 +78,7 @@ HWY_INLINE void tile_lanes(const Product& p, int64_t tile, int64_t lane) {
 #pragma GCC unroll 8
     for (int i = 0; i < kOutputs; ++i) {
       if (i == 0 || R > 1) {
-        const Parameters& set = p.sets[N == 1 ? i : std::min<int64_t>(i, p.set_count - 1)];  // inputs are padded
+        const Parameters& set = p.sets[N == 1 || i < p.set_count ? i : 0];  // inputs may be padded
         const int64_t at = (tile * spans + s) * set.span_values() + lane;
         scale = load_parameter(set, at);
         zero = set.has_zeros ? load_parameter(set, at + kTileRows) : hn::Set(df, set.constant_zero);

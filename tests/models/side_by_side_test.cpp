@@ -85,7 +85,7 @@ class SideBySide : public ::testing::TestWithParam<const char*> {
 };
 
 INSTANTIATE_TEST_SUITE_P(Families, SideBySide,
-                         ::testing::Values("llama_biases", "qwen2", "qwen3_tied", "deepseek_v2"));
+                         ::testing::Values("llama_biases", "qwen2", "qwen3_tied", "deepseek_v2_yarn"));
 
 TEST_P(SideBySide, LinearByLinearIsOneAfterTheOther) {
   const at::Tensor ids = expected_of(GetParam(), "ids");
@@ -111,7 +111,9 @@ TEST_P(SideBySide, EveryLinearIsAskedOnce) {
     keys += core::makes_keys(slot->role()) ? 1 : 0;
   }
   EXPECT_EQ(counts_->together, slots - keys);
-  if (!has_experts()) EXPECT_EQ(counts_->alone, keys) << "keys and values are those of the first";
+  if (!has_experts()) {
+    EXPECT_EQ(counts_->alone, keys) << "keys and values are those of the first";
+  }
 }
 
 TEST_P(SideBySide, NormsOfTheirOwnAreRespected) {

@@ -187,7 +187,9 @@ TEST(CodebookGrid, PermutingRowsAndScalingByAPowerOfTwoCommuteWithQuantizing) {
     const auto decoder = decoder_of(c.config);
     const at::Tensor plain = approximation(*decoder, c.w);
     ASSERT_TRUE(at::equal(approximation(*decoder, c.w.index_select(0, order)), plain.index_select(0, order)));
-    if (c.name != "zeros") ASSERT_TRUE(at::equal(approximation(*decoder, c.w * 8), plain * 8));
+    if (c.name != "zeros") {
+      ASSERT_TRUE(at::equal(approximation(*decoder, c.w * 8), plain * 8));
+    }
   });
 }
 

@@ -157,7 +157,9 @@ TEST(GptqOnAModel, ExpertsPoolWithAllOfTheirBlockHoweverManyAreMeasuredAtATime) 
     EXPECT_EQ(apart[i].note, together[i].note) << apart[i].path;
     EXPECT_EQ(apart[i].tokens, together[i].tokens) << apart[i].path;
     pooled += together[i].note.ends_with(": pooled") ? 1 : 0;
-    if (together[i].note.ends_with(": pooled")) EXPECT_EQ(together[i].tokens, 2 * 4 * 64) << apart[i].path;
+    if (together[i].note.ends_with(": pooled")) {
+      EXPECT_EQ(together[i].tokens, 2 * 4 * 64) << apart[i].path;
+    }
   }
   EXPECT_GT(pooled, 0);
 }

@@ -145,7 +145,7 @@ TEST(Packed, LinearsSideBySideGiveWhatEachGives) {
               ASSERT_EQ(y.sizes(), at::IntArrayRef({R, n, kOut}));
               for (int64_t r = 0; r < R; ++r) {
                 const at::Tensor alone = linears[r]->forward(x[inputs == 1 ? 0 : r]);
-                EXPECT_LT(worst(y[r], alone), 1e-6) << grid << " of " << R << ", rows " << n << ", inputs " << inputs;
+                EXPECT_TRUE(y[r].equal(alone)) << grid << " of " << R << ", rows " << n << ", inputs " << inputs;
               }
             }
           }
@@ -168,6 +168,15 @@ TEST(Packed, OnlyLinearsOfTheSameCodesAndInputsAreReadOnce) {
   EXPECT_FALSE(it->reads_once_beside(*other)) << "equal codes in other memory";
   EXPECT_FALSE(it->reads_once_beside(*of_int8));
   EXPECT_FALSE(it->reads_once_beside(*dense));
+  const auto tabled = linear("codebook: lloyd_max, bits: 2, group_size: 32");
+  quant::Parameters other_levels = tabled->parameters();
+  for (Parameter& p : other_levels) {
+    if (p.kind == core::Kind::table) p.tensor = p.tensor * 2;
+  }
+  const auto twice = tabled->with(tabled->shared_decoder(), std::move(other_levels)), same = side_by_side(tabled, 2)[1];
+  for (const auto& l : {tabled, twice, same}) ASSERT_EQ(l->run_packed({}), "");
+  EXPECT_TRUE(tabled->reads_once_beside(*same));
+  EXPECT_FALSE(tabled->reads_once_beside(*twice)) << "other levels";
   EXPECT_FALSE(it->reads_once_beside(core::DenseLinear(it->weight(), {}, 32)));
   const at::Tensor x = normal(2, kIn, 5).reshape({2, 1, kIn});
   const at::Tensor y = it->forward_beside({it.get(), dense.get()}, x);
