@@ -212,6 +212,26 @@ TEST(Blocks, TrainingOfBlocksReachesTheirReplicas) {
   EXPECT_EQ(apart["qat"]["trained_parameters"], plain["qat"]["trained_parameters"]);
 }
 
+// Side by side with one load of the codes, and in a row. (Inputs at a tie go to the other side of an int8, as in
+// runtime.linears: in the mean of many windows that is little.)
+TEST(Blocks, RunPackedAsDecoded) {
+  const Lab lab;
+  for (const std::string replication :
+       {"{strategy: parallel, parallel: {replicas: 3, jitter: 0.1}}", "{strategy: depth, depth: {gate_init: 0.5}}"}) {
+    const Strings dense{"replication=" + replication, "measure.perplexity[0].corpus=tiny/valid",
+                        "measure.perplexity[0].seq_len=256", "measure.perplexity[0].windows=40"};
+    const auto with = [&](const Strings& more) {
+      Strings all = dense;
+      all.insert(all.end(), more.begin(), more.end());
+      return lab.nll(all);
+    };
+    EXPECT_NEAR(with({"runtime.linears=packed", "runtime.rows=1000000"}), lab.nll(dense), 1e-5) << replication;
+    EXPECT_NEAR(with({"runtime.linears=packed_int8", "runtime.rows=1000000"}),
+                with({"quant.activation.bits=8", "quant.activation.symmetry=narrow"}), 1e-3)
+        << replication;
+  }
+}
+
 TEST(Blocks, AQuantizedModelWithoutAPlanCanBeRunByOne) {
   const Lab lab;
   const std::string plain = lab.directory(lab.row()) + "/checkpoint";
