@@ -263,7 +263,8 @@ def main():
     p.add_argument("--peer-python", type=Path, help="Python of an environment with " + ", ".join(PACKAGES))
     p.add_argument("--launcher", type=Path, default=ROOT / "run_experiment", help="of the build to time")
     a = p.parse_args()
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads sleep, in both
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads sleep, in both,
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # after some microseconds
     a.directory, a.train, a.test = named(a.model)
     if not a.directory.exists():
         sys.exit(f"methods: {a.directory} is not there. Set REFRAIN_DATA to the directory of the test data.")

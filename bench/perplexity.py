@@ -33,6 +33,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch loads OpenMP; inherited by Refrain
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as ./run_experiment has it
 import torch  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 #include <numeric>
 #include <set>
@@ -31,7 +32,8 @@ std::vector<Slot*> Block::slots() {
 
 // ---- Embedding ----
 
-at::Device Embedding::device() const { return linear().state().front().tensor.device(); }
+// Asked for every token: of a parameter, since the state of codes that run packed would be unpacked for it.
+at::Device Embedding::device() const { return linear().parameters().front().device(); }
 
 std::vector<State> Embedding::state() const {
   std::vector<State> all = Slot::state();
@@ -243,7 +245,9 @@ Cost run_of(Block& block, bool computes_keys, bool at_hand) {
     const auto* slot = dynamic_cast<const Slot*>(&loadable);
     if (slot != nullptr && makes_keys(slot->role()) && !computes_keys) return;
     const Cost cost = loadable.cost();
-    sum += {.macs = cost.macs, .bytes_read = at_hand ? cost.parameter_bits / 8 : cost.bytes_read};
+    const double seen = slot != nullptr ? slot->seen() : 1;
+    const int64_t own = std::llround(static_cast<double>(cost.parameter_bits / 8) * seen);
+    sum += {.macs = cost.macs, .bytes_read = at_hand ? own : cost.bytes_read};
   });
   return sum;
 }

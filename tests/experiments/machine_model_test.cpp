@@ -41,6 +41,17 @@ TEST(Price, OfReplicas) {
   EXPECT_LT(priced(kDepth, 2, 1 << 20).coded_bytes, kBlocks / 4 + 2 * kSide + 1) << "the cache holds a block";
 }
 
+// A token that is sent to 6 of 64 experts reads the scales of those.
+TEST(Price, OfReplicasOfExperts) {
+  const auto json = core::JsonObject::read(std::string(REFRAIN_SOURCE_DIR) + "/data/shapes/deepseek-v2-lite.json");
+  const auto bytes = [&](const std::string& kind, int64_t replicas) {
+    return static_cast<double>(price_of(*models::build(json), {.kind = kind, .replicas = replicas}, 0, 0).coded_bytes);
+  };
+  const double one = bytes(kLinear, 1), sets = bytes(kLinear, 2) - one;
+  EXPECT_LT(bytes(kParallel, 2) - one, sets) << "keys and values have no second set";
+  EXPECT_GT(bytes(kParallel, 2) - one, 0.9 * sets);
+}
+
 TEST(Price, CountsKeysAndValuesOfTheContext) {
   EXPECT_EQ(price_of(*tiny(), {}, 100, 0).kv_bytes, 6 * 2 * 2 * 32 * 100 * 2);
 }

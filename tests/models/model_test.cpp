@@ -22,6 +22,17 @@ std::vector<std::string> paths(const std::vector<core::Slot*>& slots) {
   return all;
 }
 
+// Every token asks the embedding where it is. What it stores may have to be unpacked for that, and is left alone.
+TEST(Model, AnEmbeddingKnowsItsDeviceWithoutItsState) {
+  struct Unasked : core::DenseLinear {
+    using DenseLinear::DenseLinear;
+    std::vector<core::State> state() const override { throw std::logic_error("asked for its state"); }
+  };
+  core::Embedding embedding("embed", 6, 4);
+  embedding.put(std::make_shared<Unasked>(at::zeros({6, 4}), at::Tensor(), 32));
+  EXPECT_EQ(embedding.device(), at::Device(at::kCPU));
+}
+
 TEST(Model, BlocksListTheirLinearsInExecutionOrder) {
   const auto model = load_model(golden_directory("qwen3_tied"));
   const std::string p = "model.layers.1.";
