@@ -32,8 +32,11 @@ std::vector<Slot*> Block::slots() {
 
 // ---- Embedding ----
 
-// Asked for every token: of a parameter, since the state of codes that run packed would be unpacked for it.
-at::Device Embedding::device() const { return linear().parameters().front().device(); }
+// Asked for every token: of a parameter where there is one, since the state of codes that run packed is unpacked.
+at::Device Embedding::device() const {
+  const std::vector<at::Tensor> parameters = linear().parameters();
+  return (parameters.empty() ? linear().state().front().tensor : parameters.front()).device();
+}
 
 std::vector<State> Embedding::state() const {
   std::vector<State> all = Slot::state();

@@ -91,6 +91,15 @@ TEST_F(Qat, CountsWhatItTrains) {
       << "rows of zero codes end on a byte";
 }
 
+TEST_F(Qat, TrainsATableThatIsLookedUpAndMultiplied) {
+  const Json row =
+      lab_.row(with({"quant.rules=[{match: model.embed_tokens, weight: {bits: 4}}, "
+                     "{match: lm_head, weight: {bits: 4}}]",
+                     "qat.lr=0.003"}));
+  EXPECT_EQ(row["qat"]["parts"][0]["steps"], 12);
+  EXPECT_LT(row["qat"]["held_out_after"], row["qat"]["held_out_before"]);
+}
+
 TEST_F(Qat, TwoRunsHaveTheSameBitsAndAnotherSeedDoesNot) {
   const Lab other;
   const Strings given = with({"measure.perplexity[0].corpus=" + lab_.file("text.txt")});
