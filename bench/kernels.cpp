@@ -247,7 +247,8 @@ int main(int argc, char** argv) {
     shapes.insert(shapes.end(), {{"Qwen2.5-32B up", 27648, 5120},
                                  {"Qwen2.5-32B q", 5120, 5120},
                                  {"Qwen3-8B up", 12288, 4096},
-                                 {"Qwen2.5-0.5B up", 4864, 896}});
+                                 {"Qwen2.5-0.5B up", 4864, 896},
+                                 {"Qwen3-0.6B k", 1024, 1024}});
   }
   Memory memory;
   for (const int threads : {1, 2}) {

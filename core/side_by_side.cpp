@@ -73,11 +73,8 @@ bool SideBySide::joins() const {
   return false;
 }
 
-at::Tensor SideBySide::attention(const at::Tensor& x, const Pass& pass, bool joins) {
-  if (joins) {
-    const std::vector<at::Tensor> all = joint_->attention(x, pass).chunk(std::ssize(replicas_), 0);
-    return mean(all, replicas_, &Block::attention_gate);
-  }
+std::vector<at::Tensor> SideBySide::attention(const at::Tensor& x, const Pass& pass, bool joins) {
+  if (joins) return joint_->attention(x, pass).chunk(std::ssize(replicas_), 0);
   KeyValues own;
   Pass first = pass, others = pass;
   if (first.kept == nullptr) first.kept = &own;
@@ -85,23 +82,20 @@ at::Tensor SideBySide::attention(const at::Tensor& x, const Pass& pass, bool joi
   others.kept = nullptr;
   std::vector<at::Tensor> all;
   for (Block* replica : replicas_) all.push_back(replica->attention(x, all.empty() ? first : others));
-  return mean(all, replicas_, &Block::attention_gate);
+  return all;
 }
 
-at::Tensor SideBySide::mlp(const at::Tensor& h, const Pass& pass, bool joins) {
-  if (joins && !has_experts_) {
-    const std::vector<at::Tensor> all = joint_->mlp(h, pass).chunk(std::ssize(replicas_), 0);
-    return mean(all, replicas_, &Block::mlp_gate);
-  }
+std::vector<at::Tensor> SideBySide::mlp(const at::Tensor& h, const Pass& pass, bool joins) {
+  if (joins && !has_experts_) return joint_->mlp(h, pass).chunk(std::ssize(replicas_), 0);
   std::vector<at::Tensor> all;
   for (Block* replica : replicas_) all.push_back(replica->mlp(h, pass));
-  return mean(all, replicas_, &Block::mlp_gate);
+  return all;
 }
 
 at::Tensor SideBySide::forward(const at::Tensor& x, const Pass& pass) {
   const bool joins = this->joins();
-  const at::Tensor h = x + attention(x, pass, joins);  // 1.
-  return h + mlp(h, pass, joins);                      // 2.
+  const at::Tensor h = x + mean(attention(x, pass, joins), replicas_, &Block::attention_gate);  // 1. [B, T, D]
+  return h + mean(mlp(h, pass, joins), replicas_, &Block::mlp_gate);                            // 2. [B, T, D]
 }
 
 }  // namespace core

@@ -18,9 +18,10 @@ class SideBySide {
   at::Tensor forward(const at::Tensor& x, const Pass& pass);  // [B, T, D] -> [B, T, D]
 
  private:
-  bool joins() const;
-  at::Tensor attention(const at::Tensor& x, const Pass& pass, bool joins);  // what the half adds, [B, T, D]
-  at::Tensor mlp(const at::Tensor& h, const Pass& pass, bool joins);
+  bool joins() const;  // whether some linears read codes once for all, and norms are common
+  // What the half of every replica gives, [B, T, D] each.
+  std::vector<at::Tensor> attention(const at::Tensor& x, const Pass& pass, bool joins);
+  std::vector<at::Tensor> mlp(const at::Tensor& h, const Pass& pass, bool joins);
 
   std::vector<Block*> replicas_;
   // Its linears are those of all replicas: hidden states behind the norms are [R · B, T, …].

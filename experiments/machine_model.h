@@ -40,8 +40,8 @@ Price price_of(core::Model& model, const Pricing& pricing, int64_t context, int6
 
 struct Machine {
   double bandwidth = 0;  // bytes per second that all threads together read
-  std::optional<double> seconds_per_weight =
-      {};  // of the kernel, all threads together, codes at hand; none: not counted
+  // Of the kernel, all threads together, codes at hand; none: not counted.
+  std::optional<double> seconds_per_weight = {};
 };
 
 struct Prediction {

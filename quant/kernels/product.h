@@ -1,11 +1,12 @@
 // Products with packed codes: what a kernel is given, and the table of kernels.
 //
-// One load of the codes serves several inputs, or several sets of parameters on one input:
+// One load of the codes serves several inputs, several sets of parameters on one input, or inputs with a set each:
 //   inputs      y[j, o] = Σ_g s[o, g] Σ_{i in g} (k[o, i] − z[o, g]) x[j, i]        j < count
 //   sets        y[r, o] = Σ_g s_r[o, g] Σ_{i in g} (k[o, i] − z_r[o, g]) x[i]       r < count
 //   both        y[j, o] = Σ_g s_j[o, g] Σ_{i in g} (k[o, i] − z_j[o, g]) x[j, i]    j < count
-// Several sets are those of linears that share their codes. With a table, which is that of all sets, s table[k] takes
-// the place of s (k − z); codes with a table (of windows, too) are multiplied with `real` inputs only.
+// Several sets are those of linears that share their codes. (Of one linear their sum would be one set: there they are a
+// measurement of what they cost.) With a table, which is that of all sets, s table[k] takes the place of s (k − z);
+// codes with a table (of windows, too) are multiplied with `real` inputs only.
 #pragma once
 
 #include <cstdint>
