@@ -23,7 +23,8 @@
 #include "core/io/size.h"
 #include "core/machine.h"
 #include "models/registry.h"
-#include "quant/quantized_linear.h"
+#include "quant/grids/make_format.h"
+#include "quant/linear/quantized_linear.h"
 
 namespace {
 
@@ -48,13 +49,13 @@ std::shared_ptr<quant::QuantizedLinear> linear_of(const core::Slot& slot, int64_
   config.group_size = 64;
   config.symmetry = "midrise";
   const int64_t O = slot.out_features(), I = slot.in_features();
-  const auto decoder = quant::make_decoder(config, slot.path(), I);
-  quant::Parameters parameters = decoder->fit(at::randn({64, I}) / std::sqrt(static_cast<double>(I)), {});
+  const auto format = quant::make_format(config, slot.path(), I);
+  quant::Parameters parameters = format->fit(at::randn({64, I}) / std::sqrt(static_cast<double>(I)), {});
   for (quant::Parameter& p : parameters) {
     if (p.tensor.dim() == 2) p.tensor = p.tensor.repeat({O / 64, 1});
   }
   const at::Tensor packed = at::empty({O, I * bits / 8}, at::kByte).random_();
-  return std::make_shared<quant::QuantizedLinear>(decoder, core::Codes::from_packed(packed, I, bits),
+  return std::make_shared<quant::QuantizedLinear>(format, core::Codes::from_packed(packed, I, bits),
                                                   std::move(parameters), at::Tensor(), 0, at::kFloat);
 }
 
@@ -73,7 +74,7 @@ void make_replicas(core::Model& model, const core::Plan& plan, const quant::Exec
       const auto& linear = dynamic_cast<const quant::QuantizedLinear&>(slots[i]->linear());
       quant::Parameters parameters = linear.parameters();
       for (quant::Parameter& p : parameters) p.tensor = p.tensor.clone();
-      const auto made = linear.with(linear.shared_decoder(), std::move(parameters));
+      const auto made = linear.with(linear.shared_format(), std::move(parameters));
       made->run_packed(execution);
       own[i]->put(made);
     }

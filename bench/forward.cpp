@@ -10,9 +10,9 @@
 #include <cstdio>
 #include <limits>
 
-#include "quant/draws.h"
+#include "quant/grids/draws.h"
+#include "quant/linear/quantized_linear.h"
 #include "quant/method.h"
-#include "quant/quantized_linear.h"
 #include "replication/config.h"
 
 namespace {
@@ -52,9 +52,9 @@ std::shared_ptr<quant::QuantizedLinear> linear_of(const Row& row, const at::Tens
   core::bind(core::parse_yaml(row.weight, "bench"), weight, "weight");
   core::Slot slot(kPlace.path, core::Role::up_proj, kSide, kSide, /*has_bias=*/false);
   const quant::Coding coding = replication::coding_of(config)(slot, weight, kPlace.seed);
-  quant::Encoded encoded = quant::round_to_nearest(w, *coding.decoder, x);
+  quant::Encoded encoded = quant::round_to_nearest(w, *coding.format, x);
   if (coding.refinement) encoded = coding.refinement->refine(w, std::move(encoded), x).encoded;
-  return std::make_shared<quant::QuantizedLinear>(coding.refinement ? coding.refinement->decoder() : coding.decoder,
+  return std::make_shared<quant::QuantizedLinear>(coding.refinement ? coding.refinement->format() : coding.format,
                                                   std::move(encoded), at::Tensor(), 0, at::kFloat);
 }
 

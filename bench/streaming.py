@@ -48,7 +48,7 @@ def groups_of(config):
     return [*groups, (experts + 2 * shared, width), (width, shared), (2 * expert, width), (width, expert)]
 
 
-def rule(config, a, stage="measure"):
+def rule(config, a, stage="perplexity"):
     """Bytes that a streamed stage may need."""
     width, groups = config["hidden_size"], groups_of(config)
     group = max(outputs * inputs for outputs, inputs in groups) * FLOAT

@@ -3,7 +3,7 @@
 Runs a sweep by rtn over some bit widths and looks at every point but the first, which pays for tokenizing, hashing and
 the full-precision baseline of all. A point's wall time is the time from the previous point's results.json to its own:
 everything that happens in between counts, wherever it happens. Its own work are the stages `quantize` (which includes
-writing the checkpoint) and `measure` of its results.json.
+writing the checkpoint) and `perplexity` of its results.json.
 
     .venv/bin/python bench/sweep_overhead.py
     REFRAIN_DATA=<test data> .venv/bin/python bench/sweep_overhead.py --model wiki-qwen3 --corpus wikitext2/test \\
@@ -40,7 +40,7 @@ def points_of(out):
         stages = {stage["name"]: stage["seconds"] for stage in results["stages"]}
         wall = (file.stat().st_mtime_ns - before.stat().st_mtime_ns) / 1e9
         label = " ".join(f"{key.split('.')[-1]} {value}" for key, value in results["swept"].items())
-        points.append((label, wall, stages["quantize"] + stages["measure"]))
+        points.append((label, wall, stages["quantize"] + stages["perplexity"]))
     return points
 
 

@@ -13,6 +13,7 @@
 #include "core/io/hf_config.h"
 #include "core/machine.h"
 #include "models/registry.h"
+#include "quant/grids/make_format.h"
 #include "quant/qat/training.h"
 
 namespace {
@@ -42,14 +43,15 @@ struct Case {
     config.bits = 2;
     config.zero_point = "float";
     for (core::Slot* slot : block.slots()) {
-      const auto decoder = quant::make_decoder(config, slot->path(), slot->in_features());
+      const auto format = quant::make_format(config, slot->path(), slot->in_features());
       const at::Tensor w = at::randn({slot->out_features(), slot->in_features()}) / 45;
-      slot->put(std::make_shared<quant::QuantizedLinear>(decoder, decoder->encode(w, decoder->fit(w, {})), at::Tensor(),
-                                                         0, at::kFloat));
+      slot->put(std::make_shared<quant::QuantizedLinear>(format, format->encode(w, format->fit(w, {})), at::Tensor(), 0,
+                                                         at::kFloat));
     }
     bench::load_norms(block, kWidth, 128);
     const std::set<core::Kind> kinds{core::Kind::scale, core::Kind::zero_point};
-    training = std::make_unique<quant::Training>(std::vector<torch::nn::Module*>{&block}, kinds, quant::Remake());
+    training =
+        std::make_unique<quant::Training>(std::vector<torch::nn::Module*>{&block}, kinds, quant::FormatFactory());
     std::vector<at::Tensor> leaves;
     for (const quant::Leaf& leaf : training->leaves()) leaves.push_back(leaf.tensor);
     adam = std::make_unique<torch::optim::AdamW>(leaves, torch::optim::AdamWOptions(1e-4).weight_decay(0));

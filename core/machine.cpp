@@ -130,7 +130,7 @@ void reset_peak_memory() {
 
 void return_freed_tensors() {
 #ifdef __GLIBC__
-  mallopt(M_MMAP_THRESHOLD, 4 << 20);  // fixed: by itself it grows to 32 MB, and below it memory is returned late
+  mallopt(M_MMAP_THRESHOLD, 128 << 10);  // fixed: by itself it grows to 32 MB, and below it memory is returned late
 #endif
 }
 

@@ -12,24 +12,6 @@
 
 namespace core {
 
-// ---- Block ----
-
-Block::Block(const std::string& path) {
-  attention_gate_ = register_module("attention_gate", std::make_shared<Gate>(path + ".attention_gate"));
-  mlp_gate_ = register_module("mlp_gate", std::make_shared<Gate>(path + ".mlp_gate"));
-}
-
-at::Tensor Block::forward(const at::Tensor& x, const Pass& pass) {
-  const at::Tensor h = x + attention_gate_->forward(attention(x, pass));  // 1. [B, T, D]
-  return h + mlp_gate_->forward(mlp(h, pass));                            // 2. [B, T, D]
-}
-
-std::vector<Slot*> Block::slots() {
-  std::vector<Slot*> all;
-  for (const LinearGroup& group : groups()) all.insert(all.end(), group.slots.begin(), group.slots.end());
-  return all;
-}
-
 // ---- Embedding ----
 
 // Asked for every token: of a parameter where there is one, since the state of codes that run packed is unpacked.
@@ -69,22 +51,39 @@ Plan default_plan(int64_t layers) {
   return plan;
 }
 
-namespace {
-
 std::string path_of_block(int64_t index) { return "model.layers." + std::to_string(index); }
 
-}  // namespace
+std::string path_in(const Slot& slot, int64_t block) {
+  return path_of_block(block) + slot.path().substr(path_of_block(slot.block()).size());
+}
 
 Model::Model(Shape shape, MakeBlock make_block)
     : shape_(std::move(shape)), make_block_(std::move(make_block)), plan_(default_plan(shape_.layers)) {
   const auto [vocabulary, width] = std::pair{shape_.vocabulary, shape_.width};
   embedding_ = register_module("embed_tokens", std::make_shared<Embedding>("model.embed_tokens", vocabulary, width));
   for (int64_t i = 0; i < shape_.layers; ++i)
-    blocks_.push_back(register_module("layer" + std::to_string(i), make_block_(path_of_block(i), i)));
+    blocks_.push_back(register_module("layer" + std::to_string(i), made_block(path_of_block(i), i)));
+  for (Slot* slot : slots()) slots_[slot->path()] = slot;
   replicas_.resize(shape_.layers);
   norm_ = register_module("norm", std::make_shared<RmsNorm>("model.norm", width, shape_.norm_eps));
   head_ = register_module("lm_head",
                           std::make_shared<Slot>("lm_head", Role::lm_head, vocabulary, width, /*has_bias=*/false));
+}
+
+std::shared_ptr<Block> Model::made_block(const std::string& path, int64_t index) const {
+  std::shared_ptr<Block> block = make_block_(path, index);
+  Mixture* mixture = block->mixture();
+  for (Slot* slot : block->slots()) {
+    slot->set_place({.block = index});
+    TORCH_CHECK(mixture != nullptr || slot->path().find(".experts.") == std::string::npos, slot->path(),
+                ": its block has experts, but says nothing of a mixture. Override Block::mixture().");
+  }
+  if (mixture == nullptr) return block;
+  for (int64_t e = 0; e < mixture->experts(); ++e) {
+    for (Slot* slot : mixture->slots_of(e)) slot->set_place({.block = index, .expert = e});
+  }
+  for (Slot* slot : mixture->slots_of_shared()) slot->set_place({.block = index, .is_shared = true});
+  return block;
 }
 
 at::Tensor Model::logits(const at::Tensor& hidden) { return head_->forward(norm_->forward(hidden)); }
@@ -108,21 +107,6 @@ at::Tensor Model::states(const at::Tensor& ids, KvCache* cache) {
   return hidden;
 }
 
-namespace {
-
-void collect_loadables(torch::nn::Module& module, std::vector<Loadable*>& all) {
-  if (auto* loadable = dynamic_cast<Loadable*>(&module)) return all.push_back(loadable);
-  for (const auto& child : module.children()) collect_loadables(*child, all);
-}
-
-}  // namespace
-
-std::vector<Loadable*> loadables(torch::nn::Module& module) {
-  std::vector<Loadable*> all;
-  collect_loadables(module, all);
-  return all;
-}
-
 void Model::follow(Plan plan) {
   std::vector<int64_t> count(shape_.layers, 0);  // of replicas, per block
   for (const Step& step : plan) count.at(step.block) = std::max(count.at(step.block), step.replica + step.parallel - 1);
@@ -132,7 +116,7 @@ void Model::follow(Plan plan) {
     for (; static_cast<int64_t>(all.size()) > count[i]; all.pop_back()) unregister_module(name(all.size()));
     while (static_cast<int64_t>(all.size()) < count[i]) {
       const std::string path = path_of_block(i) + ".replica" + std::to_string(all.size() + 1);
-      all.push_back(register_module(name(all.size() + 1), make_block_(path, i)));
+      all.push_back(register_module(name(all.size() + 1), made_block(path, i)));
       const std::vector<Loadable*> originals = loadables(*blocks_[i]), copies = loadables(*all.back());
       for (size_t n = 0; n < originals.size(); ++n) copies.at(n)->share(*originals[n]);
     }
@@ -143,7 +127,7 @@ void Model::follow(Plan plan) {
     std::vector<Block*> all;
     for (int64_t r = 0; r < step.parallel; ++r) all.push_back(&block(step.block, step.replica + r));
     side_by_side_[{step.block, step.replica, step.parallel}] =
-        std::make_shared<SideBySide>(std::move(all), make_block_(path_of_block(step.block), step.block));
+        std::make_shared<SideBySide>(std::move(all), made_block(path_of_block(step.block), step.block));
   }
   plan_ = std::move(plan);
 }
@@ -154,13 +138,14 @@ std::vector<Block*> Model::replicas(int64_t index) {
   return all;
 }
 
-int64_t Model::block_of(const std::string& path) {
-  for (int64_t i = 0; i < shape_.layers; ++i) {
-    for (const Slot* slot : block(i).slots()) {
-      if (slot->path() == path) return i;
-    }
-  }
-  TORCH_CHECK(false, path, " is no linear of this model");
+Slot& Model::slot(const std::string& path) const {
+  const auto found = slots_.find(path);
+  TORCH_CHECK(found != slots_.end(), path, " is no linear of this model");
+  return *found->second;
+}
+
+std::string Model::expert_path(const Slot& slot) {
+  return slot.expert() < 0 ? "" : block(slot.block()).mixture()->expert_path(slot.expert());
 }
 
 std::vector<Slot*> Model::slots() {
@@ -189,7 +174,7 @@ void Model::check(const Weights& weights) const {
   });
 }
 
-void Model::load_ends(const Weights& weights) {
+void Model::load_embedding_and_head(const Weights& weights) {
   embedding_->load(weights);
   norm_->load(weights);
   if (!shape_.tied) return head_->load(weights);
@@ -198,7 +183,7 @@ void Model::load_ends(const Weights& weights) {
 
 void load(torch::nn::Module& module, const Weights& weights) {
   if (auto* model = dynamic_cast<Model*>(&module)) {  // its head may have no tensor of its own
-    model->load_ends(weights);
+    model->load_embedding_and_head(weights);
     for (int64_t i = 0; i < model->shape().layers; ++i) load(model->block(i), weights);
   } else {
     for_each_loadable(module, [&](Loadable& loadable) { loadable.load(weights); });
@@ -222,7 +207,7 @@ std::vector<State> named_state(torch::nn::Module& module) {
 
 bool shares_embedding(Model& model) { return model.head().pointer() == model.embedding().pointer(); }
 
-Cost bill_of_ends(Model& model) {
+Cost bill_of_embedding_and_head(Model& model) {
   Cost sum = model.embedding().cost();
   sum += model.norm().cost();
   Cost head = shares_embedding(model) ? model.head().cost().running() : model.head().cost();
@@ -248,7 +233,7 @@ Cost run_of(Block& block, bool computes_keys, bool at_hand) {
     const auto* slot = dynamic_cast<const Slot*>(&loadable);
     if (slot != nullptr && makes_keys(slot->role()) && !computes_keys) return;
     const Cost cost = loadable.cost();
-    const double seen = slot != nullptr ? slot->seen() : 1;
+    const double seen = slot != nullptr ? slot->token_fraction() : 1;
     const int64_t own = std::llround(static_cast<double>(cost.parameter_bits / 8) * seen);
     sum += {.macs = cost.macs, .bytes_read = at_hand ? own : cost.bytes_read};
   });
@@ -285,7 +270,7 @@ Cost bill_of_block(Model& model, int64_t index, int64_t cache_bytes) {
 }
 
 Cost bill(Model& model) {
-  Cost sum = bill_of_ends(model);
+  Cost sum = bill_of_embedding_and_head(model);
   for (int64_t i = 0; i < model.shape().layers; ++i) sum += bill_of_block(model, i);
   return sum;
 }

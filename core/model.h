@@ -12,52 +12,11 @@
 #include <tuple>
 #include <vector>
 
-#include "core/nn/attention.h"
-#include "core/nn/gate.h"
+#include "core/block.h"
 #include "core/nn/norm.h"
 #include "core/nn/slot.h"
 
 namespace core {
-
-// Where the input of a group of linears comes from, so that a per-channel factor can be folded into it.
-struct Producer {
-  RmsNorm* norm = nullptr;  // the input is this norm's output, or
-  Slot* slot = nullptr;     // the input is made of this linear's outputs, each repeated for `heads_per_kv` query heads:
-  int64_t heads_per_kv = 1;  // v_proj -> o_proj under grouped-query attention; 1 elsewhere
-  int64_t head_width = 0;    // C, of the slot's outputs; 0 when outputs map one to one
-};
-
-// Linears that share one input, in the order in which the block runs its groups. With a producer they are all that
-// read its output.
-struct LinearGroup {
-  std::vector<Slot*> slots;
-  Producer producer;
-  // The smallest module around the group, for searches that judge a parent's output: input of the group [B, T, I] ->
-  // its output. Null: the group is judged by its own outputs.
-  std::function<at::Tensor(const at::Tensor&)> parent;
-  // Groups of one name are alike but see different tokens: the experts of a block. Empty: none is like it.
-  std::string pool = {};
-};
-
-// One decoder block of two residual halves. Describes itself by its groups; forward runs with whatever its slots hold.
-class Block : public torch::nn::Module {
- public:
-  explicit Block(const std::string& path);  // "model.layers.3"
-
-  // What each half adds, its norm included: [B, T, D] -> [B, T, D].
-  virtual at::Tensor attention(const at::Tensor& x, const Pass& pass) = 0;
-  virtual at::Tensor mlp(const at::Tensor& h, const Pass& pass) = 0;
-  virtual std::vector<LinearGroup> groups() = 0;
-
-  at::Tensor forward(const at::Tensor& x, const Pass& pass);  // [B, T, D] -> [B, T, D]
-  Gate& attention_gate() { return *attention_gate_; }
-  Gate& mlp_gate() { return *mlp_gate_; }
-  std::vector<Slot*> slots();  // of all groups, in execution order
-
- private:
-  std::shared_ptr<Gate> attention_gate_, mlp_gate_;
-};
-using MakeBlock = std::function<std::shared_ptr<Block>(const std::string& path, int64_t index)>;
 
 // Token embedding: a slot whose linear [V, D] is looked up by rows. A tied head holds the very same linear.
 class Embedding : public Slot {
@@ -85,6 +44,9 @@ struct Step {
   bool operator==(const Step&) const = default;
 };
 using Plan = std::vector<Step>;
+
+std::string path_of_block(int64_t index);              // "model.layers.3"
+std::string path_in(const Slot& slot, int64_t block);  // path of the same linear in another block
 
 Plan default_plan(int64_t layers);                    // 0 … L-1
 int64_t last_reader(const Plan& plan, int64_t step);  // the last step that attends to its keys; itself if none does
@@ -118,7 +80,12 @@ class Model : public torch::nn::Module {
   const Plan& plan() const { return plan_; }
   void follow(Plan plan);
   std::vector<Block*> replicas(int64_t index);  // of a block, from replica 1 on
-  int64_t block_of(const std::string& path);    // that holds the linear at this path; TORCH_CHECKs that there is one
+
+  // The slot of the blocks at a path; TORCH_CHECKs that there is one. Replicas have paths of their own, and are not
+  // here.
+  Slot& slot(const std::string& path) const;
+  // Path of the expert that a slot belongs to, "model.layers.3.mlp.experts.7"; "": it belongs to none.
+  std::string expert_path(const Slot& slot);
 
   const Shape& shape() const { return shape_; }
   Block& block(int64_t index, int64_t replica = 0) {
@@ -130,14 +97,19 @@ class Model : public torch::nn::Module {
   Slot& head() { return *head_; }
 
   void check(const Weights& weights) const;  // every tensor that the model needs is there, with its shape
-  void load_ends(const Weights& weights);    // embedding, last norm and head (tied: one linear in both slots)
+  void load_embedding_and_head(
+      const Weights& weights);  // embedding, last norm and head (tied: one linear in both slots)
 
  private:
+  // A block or a replica whose slots know their places. TORCH_CHECKs that a block with experts says so by its mixture.
+  std::shared_ptr<Block> made_block(const std::string& path, int64_t index) const;
+
   Shape shape_;
   MakeBlock make_block_;
   Plan plan_;
   std::shared_ptr<Embedding> embedding_;
   std::vector<std::shared_ptr<Block>> blocks_;
+  std::map<std::string, Slot*> slots_;                         // of the blocks, by path
   std::vector<std::vector<std::shared_ptr<Block>>> replicas_;  // per block, from replica 1 on
   // Of every step with several replicas, by block, first replica and their number.
   std::map<std::tuple<int64_t, int64_t, int64_t>, std::shared_ptr<SideBySide>> side_by_side_;
@@ -154,15 +126,12 @@ bool shares_embedding(Model& model);
 // The bill of a module: its slots by their linears, everything else as stored. A tied head costs MACs and reads, not
 // storage; one that was untied is stored, but stands for no original weights of its own.
 Cost bill(Model& model);
-Cost bill_of_ends(Model& model);  // embedding, last norm and head
-Cost storage_of(Block& block);    // what a block, or a replica beside its block, stores; without running it
+Cost bill_of_embedding_and_head(Model& model);  // embedding, last norm and head
+Cost storage_of(Block& block);  // what a block, or a replica beside its block, stores; without running it
 // A block and its replicas: stored once, run as often as the plan says. A step of a later pass reads what the block
 // holds again unless all blocks since its last step fit into cache_bytes, each taken to be as large as this one; what
 // the replica has of its own is always read.
 Cost bill_of_block(Model& model, int64_t index, int64_t cache_bytes = 0);
-
-// The Loadable modules inside, in order of registration; a Loadable's own children belong to it.
-std::vector<Loadable*> loadables(torch::nn::Module& module);
 
 // Loads or unloads all Loadable modules inside; of a model, replicas hold nothing that could be loaded.
 void load(torch::nn::Module& module, const Weights& weights);

@@ -41,7 +41,7 @@ at::Tensor mean(const std::vector<at::Tensor>& branches, const std::vector<Block
 }  // namespace
 
 SideBySide::SideBySide(std::vector<Block*> replicas, std::shared_ptr<Block> joint)
-    : replicas_(std::move(replicas)), joint_(std::move(joint)) {
+    : replicas_(std::move(replicas)), joint_(std::move(joint)), has_experts_(joint_->mixture() != nullptr) {
   std::vector<std::vector<Loadable*>> parts;  // [replica][part]
   for (Block* replica : replicas_) parts.push_back(loadables(*replica));
   const std::vector<Loadable*> joined = loadables(*joint_);
@@ -53,7 +53,6 @@ SideBySide::SideBySide(std::vector<Block*> replicas, std::shared_ptr<Block> join
     }
     auto* slot = dynamic_cast<Slot*>(joined[i]);
     if (slot == nullptr || makes_keys(slot->role())) continue;  // those of the first replica
-    has_experts_ = has_experts_ || slot->role() == Role::router;
     std::vector<const Slot*>& all = slots_.emplace_back();
     for (const auto& of_replica : parts) all.push_back(dynamic_cast<const Slot*>(of_replica.at(i)));
     slot->put(std::make_shared<Beside>(all));

@@ -6,7 +6,7 @@
 #include <memory>
 #include <vector>
 
-#include "core/model.h"
+#include "core/block.h"
 
 namespace core {
 
@@ -26,9 +26,9 @@ class SideBySide {
   std::vector<Block*> replicas_;
   // Its linears are those of all replicas: hidden states behind the norms are [R · B, T, …].
   std::shared_ptr<Block> joint_;
+  bool has_experts_;                                // which see other tokens in every replica: these run in turn
   std::vector<std::vector<const Slot*>> slots_;     // that the joint block runs side by side: of the first replica, ...
   std::vector<std::vector<const RmsNorm*>> norms_;  // likewise
-  bool has_experts_ = false;                        // which see other tokens in every replica: these run in turn
 };
 
 }  // namespace core

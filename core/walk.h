@@ -74,15 +74,12 @@ struct BlockContext {
   const HiddenStore* full_outputs = nullptr;  // of the full-precision block on `all->full`, if there is that stream
 };
 
-enum class Scope { one_block, whole_model };
-
 // One thing done to the weights. Stages do not know each other; experiments/ knows the order.
 class Stage {
  public:
   virtual ~Stage() = default;
   virtual std::string name() const = 0;
   virtual int version() const = 0;  // bumped by hand when results change
-  virtual Scope scope() const { return Scope::one_block; }
   virtual void begin(Model&) {}
   virtual void block(BlockContext&) {}
   virtual void end(Model&) {}

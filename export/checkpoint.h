@@ -5,7 +5,7 @@
 //   block-00003.safetensors          one shard per block, written as soon as the block is finished
 //   ends.safetensors                 embedding, last norm, head if it has tensors of its own
 //   model.safetensors.index.json     which shard holds which tensor
-//   refrain.json                     decoders, hashes, plan (export/manifest.h); written last: its presence means
+//   refrain.json                     formats, hashes, plan (export/manifest.h); written last: its presence means
 //   "complete"
 //
 // Tensors of a quantized linear at `path` with weight [O, I] and codes of b bits:
@@ -25,7 +25,7 @@
 
 #include "core/walk.h"
 #include "export/manifest.h"
-#include "quant/decoder.h"
+#include "quant/grids/weight_format.h"
 
 namespace exports {
 
@@ -118,7 +118,7 @@ bool is_quantized_checkpoint(const std::string& directory);
 void check(core::Model& model, const std::string& directory, const core::Weights& weights);
 
 // Embedding, last norm and head of a model in `directory`, a Hugging Face model or a checkpoint of ours.
-void load_ends(core::Model& model, const std::string& directory, const core::Weights& weights);
+void load_embedding_and_head(core::Model& model, const std::string& directory, const core::Weights& weights);
 
 // `check`, then the source that fits the directory. The ends are loaded by load_ends.
 std::unique_ptr<core::BlockSource> open_source(core::Model& model, const std::string& directory,

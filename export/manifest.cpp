@@ -62,7 +62,7 @@ core::Node to_node(const nlohmann::json& json, const std::string& origin) {
 
 ordered_json to_json(const QuantizedModule& module) {
   quant::WeightConfig weight = module.weight;
-  ordered_json json{{"decoder", module.decoder},
+  ordered_json json{{"decoder", module.format},
                     {"weight", to_json(core::to_node(weight))},
                     {"code_hash", module.code_hash},
                     {"seed", module.seed}};

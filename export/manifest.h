@@ -2,7 +2,7 @@
 //
 // {"schema": 1, "model": "tiny-qwen3", "commit": "1f0c…",
 //  "plan": [{"block": 0, "replica": 0, "kv": "own"}, …],
-//  "modules": {"model.layers.0.mlp.up_proj": {"decoder": "affine", "weight": {"bits": 2, "group_size": 64},
+//  "modules": {"model.layers.0.mlp.up_proj": {"format": "affine", "weight": {"bits": 2, "group_size": 64},
 //  "code_hash": "…", "seed": 42}, …},
 //  "inputs": {"model.layers.0.mlp.down_proj": {"activation": {"bits": 8}, "seed": 42}, …}, "untied": true}
 // `kv` is "own" or the step whose keys and values are shared; `weight` holds the keys of quant.weight, `activation`
@@ -15,8 +15,8 @@
 #include <string>
 
 #include "core/model.h"
-#include "quant/activation.h"
-#include "quant/weight_config.h"
+#include "quant/grids/activation.h"
+#include "quant/grids/weight_config.h"
 
 namespace exports {
 
@@ -24,12 +24,12 @@ inline constexpr const char* kManifestFile = "refrain.json";
 
 // One quantized linear.
 struct QuantizedModule {
-  std::string decoder;         // quant::Decoder::name()
-  quant::WeightConfig weight;  // the variables from which make_decoder makes it again
+  std::string format;          // quant::WeightFormat::name()
+  quant::WeightConfig weight;  // the variables from which make_format makes it again
   std::string code_hash;       // core::Codes::hash()
-  uint64_t seed = 0;           // of what the decoder draws
+  uint64_t seed = 0;           // of what the format draws
   quant::ActivationConfig activation;
-  core::Node replication = {};  // quant::Decoder::replication(); null: a grid
+  core::Node replication = {};  // quant::WeightFormat::replication(); null: a grid
   std::string codes_of = {};    // the linear that stores its codes; empty: itself
 };
 

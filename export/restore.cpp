@@ -11,8 +11,8 @@
 #include "core/error.h"
 #include "core/plan_stream.h"
 #include "export/checkpoint.h"
-#include "quant/input_quantized_linear.h"
-#include "quant/quantized_linear.h"
+#include "quant/linear/input_quantized_linear.h"
+#include "quant/linear/quantized_linear.h"
 #include "replication/config.h"
 
 namespace exports {
@@ -26,16 +26,16 @@ constexpr int64_t kMostReplicas = 1024;  // of a block
 
 int64_t packed_bytes(int64_t columns, int64_t bits) { return (columns * bits + 7) / 8; }
 
-std::shared_ptr<const quant::Decoder> decoder_of(const core::Slot& slot, const QuantizedModule& module,
-                                                 const Manifest& manifest) {
-  const auto decoder = replication::restored_decoder(module.weight, module.replication, {slot.path(), module.seed},
-                                                     {slot.out_features(), slot.in_features()},
-                                                     "modules." + slot.path() + ".replication");
+std::shared_ptr<const quant::WeightFormat> format_of(const core::Slot& slot, const QuantizedModule& module,
+                                                     const Manifest& manifest) {
+  const auto format = replication::restored_format(module.weight, module.replication, {slot.path(), module.seed},
+                                                   {slot.out_features(), slot.in_features()},
+                                                   "modules." + slot.path() + ".replication");
   core::require(
-      decoder->name() == module.decoder,
+      format->name() == module.format,
       "{}: modules.{}.decoder is `{}`, but these variables make `{}`. Use the Refrain that wrote the checkpoint.",
-      manifest.file, slot.path(), module.decoder, decoder->name());
-  return decoder;
+      manifest.file, slot.path(), module.format, format->name());
+  return format;
 }
 
 // ---- tensors of bytes: codes and packed zeros ----
@@ -96,11 +96,11 @@ using ReadCodes = std::function<core::Codes(const std::string& path, int64_t col
 
 void check_quantized(const core::Slot& slot, const QuantizedModule& module, const Manifest& manifest,
                      const core::Weights& weights) {
-  const auto decoder = decoder_of(slot, module, manifest);
+  const auto format = format_of(slot, module, manifest);
   const std::string prefix = slot.path() + ".";
   check_bytes(weights.checkpoint(), owner_of_codes(slot, module) + ".codes",
-              {slot.out_features(), packed_bytes(slot.in_features(), decoder->code_bits())});
-  for (const quant::Parameter& p : decoder->layout(slot.out_features(), slot.in_features())) {
+              {slot.out_features(), packed_bytes(slot.in_features(), format->code_bits())});
+  for (const quant::Parameter& p : format->layout(slot.out_features(), slot.in_features())) {
     if (core::is_codes(p.kind)) {
       check_bytes(weights.checkpoint(), prefix + p.name, {p.shape[0], packed_bytes(p.shape[1], p.stored_bits)});
     } else {
@@ -112,9 +112,10 @@ void check_quantized(const core::Slot& slot, const QuantizedModule& module, cons
 }
 
 // Parameters live in float32 whatever the compute dtype, in memory of their own because training writes to them.
-quant::Parameters read_parameters(const core::Slot& slot, const quant::Decoder& decoder, const core::Weights& weights) {
+quant::Parameters read_parameters(const core::Slot& slot, const quant::WeightFormat& format,
+                                  const core::Weights& weights) {
   const core::Weights exact = in_float32(weights);
-  quant::Parameters parameters = decoder.layout(slot.out_features(), slot.in_features());
+  quant::Parameters parameters = format.layout(slot.out_features(), slot.in_features());
   for (quant::Parameter& p : parameters) {
     const std::string name = slot.path() + "." + p.name;
     p.tensor = core::is_codes(p.kind) ? read_codes(weights, name, p.shape[1], p.stored_bits).unpack()
@@ -125,10 +126,10 @@ quant::Parameters read_parameters(const core::Slot& slot, const quant::Decoder& 
 
 // file: the manifest's.
 std::shared_ptr<core::Linear> read_quantized(const core::Slot& slot, const QuantizedModule& module,
-                                             const std::shared_ptr<const quant::Decoder>& decoder,
+                                             const std::shared_ptr<const quant::WeightFormat>& format,
                                              const std::string& file, const core::Weights& weights,
                                              const ReadCodes& codes_at) {
-  const core::Codes codes = codes_at(owner_of_codes(slot, module), slot.in_features(), decoder->code_bits());
+  const core::Codes codes = codes_at(owner_of_codes(slot, module), slot.in_features(), format->code_bits());
   const std::string stored = owner_of_codes(slot, module) + ".codes";
   core::require(codes.hash() == module.code_hash, "{}: the codes of {} are not those that {} records. {}.",
                 weights.has(stored) ? weights.checkpoint().file_of(stored) : stored, slot.path(), file, kAgain);
@@ -138,7 +139,7 @@ std::shared_ptr<core::Linear> read_quantized(const core::Slot& slot, const Quant
   } else if (slot.has_bias()) {
     bias = weights.read(slot.path() + ".bias", {slot.out_features()});
   }
-  auto linear = std::make_shared<quant::QuantizedLinear>(decoder, codes, read_parameters(slot, *decoder, weights),
+  auto linear = std::make_shared<quant::QuantizedLinear>(format, codes, read_parameters(slot, *format, weights),
                                                          bias.tensor, bias.stored_bits, weights.dtype());
   linear->share_codes(module.codes_of);
   linear->quantize_input(read_input(slot, module.activation, module.seed, weights));
@@ -215,9 +216,9 @@ void check_tensors(core::Model& model, const Manifest& manifest, const core::Wei
 
 void fill(core::Slot& slot, const Manifest& manifest, const core::Weights& weights, const ReadCodes& codes_at) {
   if (const QuantizedModule* entry = find(manifest, &slot)) {
-    const auto decoder = decoder_of(slot, *entry, manifest);
-    return slot.put(weights, [&slot, module = *entry, decoder, file = manifest.file, weights, codes_at] {
-      return read_quantized(slot, module, decoder, file, weights, codes_at);
+    const auto format = format_of(slot, *entry, manifest);
+    return slot.put(weights, [&slot, module = *entry, format, file = manifest.file, weights, codes_at] {
+      return read_quantized(slot, module, format, file, weights, codes_at);
     });
   }
   slot.load(weights);
@@ -289,15 +290,12 @@ Manifest UnfinishedSource::description_of(int64_t block) const {
 }
 
 quant::Encoded UnfinishedSource::encoded(core::Model& model, const std::string& path) const {
-  const int64_t block = model.block_of(path);
-  const core::Weights shard = shard_of(block);
-  const Manifest manifest = description_of(block);
-  const std::vector<core::Slot*> slots = model.block(block).slots();
-  const core::Slot& slot =
-      **std::find_if(slots.begin(), slots.end(), [&](const core::Slot* s) { return s->path() == path; });
-  const auto decoder = decoder_of(slot, manifest.modules.at(path), manifest);
-  return {read_codes(shard, path + ".codes", slot.in_features(), decoder->code_bits()).unpack(),
-          read_parameters(slot, *decoder, shard)};
+  const core::Slot& slot = model.slot(path);
+  const core::Weights shard = shard_of(slot.block());
+  const Manifest manifest = description_of(slot.block());
+  const auto format = format_of(slot, manifest.modules.at(path), manifest);
+  return {read_codes(shard, path + ".codes", slot.in_features(), format->code_bits()).unpack(),
+          read_parameters(slot, *format, shard)};
 }
 
 void UnfinishedSource::load_finished(core::Model& model, int64_t block) {
@@ -305,13 +303,13 @@ void UnfinishedSource::load_finished(core::Model& model, int64_t block) {
   const core::Weights shard = shard_of(block);
   const auto codes_at = [this, &model, shard](const std::string& path, int64_t columns, int64_t bits) {
     if (shard.has(path + ".codes")) return read_codes(shard, path + ".codes", columns, bits);
-    return read_codes(shard_of(model.block_of(path)), path + ".codes", columns, bits);
+    return read_codes(shard_of(model.slot(path).block()), path + ".codes", columns, bits);
   };
   fill(model, block, description_of(block), shard, codes_at);
 }
 
-void load_ends(core::Model& model, const std::string& directory, const core::Weights& weights) {
-  if (!is_quantized_checkpoint(directory)) return model.load_ends(weights);
+void load_embedding_and_head(core::Model& model, const std::string& directory, const core::Weights& weights) {
+  if (!is_quantized_checkpoint(directory)) return model.load_embedding_and_head(weights);
   const Manifest manifest = read_manifest(directory + "/" + kManifestFile);
   fill(model.embedding(), manifest, weights, codes_in(weights));
   model.norm().load(weights);

@@ -11,8 +11,8 @@
 #include "core/error.h"
 #include "core/io/files.h"
 #include "export/checkpoint.h"
-#include "quant/input_quantized_linear.h"
-#include "quant/quantized_linear.h"
+#include "quant/linear/input_quantized_linear.h"
+#include "quant/linear/quantized_linear.h"
 
 namespace exports {
 
@@ -109,9 +109,9 @@ class Save::Shard {
     }
     add(slot->path(), *linear);
     if (slot->has_bias() && slot->original() == nullptr) add_dense(slot->path() + ".bias", linear->bias());
-    const quant::Decoder& decoder = linear->decoder();
+    const quant::WeightFormat& format = linear->format();
     manifest.modules[slot->path()] = {
-        decoder.name(), decoder.config(), linear->codes().hash(), decoder.place().seed, {}, decoder.replication()};
+        format.name(), format.config(), linear->codes().hash(), format.place().seed, {}, format.replication()};
     manifest.modules[slot->path()].codes_of = linear->codes_of();
     if (linear->input() != nullptr) manifest.modules[slot->path()].activation = linear->input()->config();
   }

@@ -22,7 +22,7 @@ class DecoderBlock : public core::Block {
   at::Tensor attention(const at::Tensor& x, const core::Pass& pass) override;
   at::Tensor mlp(const at::Tensor& h, const core::Pass& pass) override;
   std::vector<core::LinearGroup> groups() override;
-  FeedForward& feed_forward() { return *mlp_; }
+  core::Mixture* mixture() override { return mlp_->mixture(); }
 
  private:
   std::shared_ptr<core::RmsNorm> input_layernorm_;  // [D]

@@ -12,6 +12,7 @@ class FeedForward : public torch::nn::Module {
   virtual at::Tensor forward(const at::Tensor& x, const core::Pass& pass) = 0;  // [B, T, D] -> [B, T, D]
   // norm: whose output it reads.
   virtual std::vector<core::LinearGroup> groups(core::RmsNorm& norm) = 0;
+  virtual core::Mixture* mixture() { return nullptr; }  // itself, if it is a mixture of experts
 };
 
 }  // namespace models

@@ -10,7 +10,7 @@ using core::Slot;
 Mlp::Mlp(const std::string& path, int64_t width, int64_t ffn, bool has_bias) {
   const auto slot = [&](const char* name, Role role, int64_t outputs, int64_t inputs) {
     auto made = register_module(name, std::make_shared<Slot>(path + "." + name, role, outputs, inputs, has_bias));
-    made->stays_in_file(true);
+    made->set_stays_in_file(true);
     return made;
   };
   gate_proj_ = slot("gate_proj", Role::gate_proj, ffn, width);

@@ -8,18 +8,20 @@ using core::LinearGroup;
 using core::Role;
 using core::Slot;
 
-Moe::Moe(const std::string& path, const MoeShape& shape) : shape_(shape) {
+namespace {
+
+std::vector<Slot*> slots_in(Mlp& mlp) { return {&mlp.gate_proj(), &mlp.up_proj(), &mlp.down_proj()}; }
+
+}  // namespace
+
+Moe::Moe(const std::string& path, const MoeShape& shape) : path_(path), shape_(shape) {
   gate_ = register_module("gate", std::make_shared<Slot>(path + ".gate", Role::router, shape.experts, shape.width,
                                                          /*has_bias=*/false));
   for (int64_t e = 0; e < shape.experts; ++e) {
-    const std::string name = "experts." + std::to_string(e);
-    experts_.push_back(
-        register_module("expert" + std::to_string(e),
-                        std::make_shared<Mlp>(path + "." + name, shape.width, shape.ffn, shape.has_bias)));
-  }
-  for (const auto& expert : experts_) {
-    for (Slot* slot : {&expert->gate_proj(), &expert->up_proj(), &expert->down_proj()})
-      slot->seen(static_cast<double>(shape.top_k) / static_cast<double>(shape.experts));
+    experts_.push_back(register_module("expert" + std::to_string(e),
+                                       std::make_shared<Mlp>(expert_path(e), shape.width, shape.ffn, shape.has_bias)));
+    for (Slot* slot : slots_of(e))
+      slot->set_token_fraction(static_cast<double>(shape.top_k) / static_cast<double>(shape.experts));
   }
   if (shape.shared_ffn == 0) return;
   shared_ = register_module(
@@ -28,6 +30,17 @@ Moe::Moe(const std::string& path, const MoeShape& shape) : shape_(shape) {
   shared_gate_ = register_module(
       "shared_gate", std::make_shared<Slot>(path + "." + shape.shared_name + "_gate", Role::shared_expert_gate, 1,
                                             shape.width, /*has_bias=*/false));
+}
+
+std::string Moe::expert_path(int64_t expert) const { return path_ + ".experts." + std::to_string(expert); }
+
+std::vector<Slot*> Moe::slots_of(int64_t expert) { return slots_in(*experts_.at(expert)); }
+
+std::vector<Slot*> Moe::slots_of_shared() {
+  std::vector<Slot*> all;
+  if (shared_ != nullptr) all = slots_in(*shared_);
+  if (shared_gate_ != nullptr) all.push_back(shared_gate_.get());
+  return all;
 }
 
 Moe::Route Moe::route(const at::Tensor& tokens) {

@@ -24,7 +24,7 @@ struct MoeShape {
   bool shared_gate = false;      // the shared experts are weighted by sigmoid of a linear of the token
 };
 
-class Moe : public FeedForward {
+class Moe : public FeedForward, public core::Mixture {
  public:
   Moe(const std::string& path, const MoeShape& shape);  // path: "model.layers.3.mlp"
 
@@ -33,19 +33,20 @@ class Moe : public FeedForward {
   // different tokens: none of these groups has it as its producer.
   std::vector<core::LinearGroup> groups(core::RmsNorm& norm) override;
 
-  // Which experts the tokens [N, D] go to, [N, k] int64, and with which weights, [N, k].
-  struct Route {
-    at::Tensor experts, weights;
-  };
-  Route route(const at::Tensor& tokens);
+  core::Mixture* mixture() override { return this; }
 
-  core::Slot& router() { return *gate_; }
-  int64_t experts() const { return shape_.experts; }
-  Mlp& expert(int64_t index) { return *experts_.at(index); }
+  core::Slot& router() override { return *gate_; }
+  int64_t experts() const override { return shape_.experts; }
+  std::string expert_path(int64_t expert) const override;
+  std::vector<core::Slot*> slots_of(int64_t expert) override;
+  std::vector<core::Slot*> slots_of_shared() override;
+  Route route(const at::Tensor& tokens) override;
+  at::Tensor run(int64_t expert, const at::Tensor& x) override { return experts_.at(expert)->forward(x); }
 
  private:
   at::Tensor shared(const at::Tensor& tokens);  // [N, D] -> [N, D]
 
+  std::string path_;
   MoeShape shape_;
   std::shared_ptr<core::Slot> gate_;  // the router, [E, D]
   std::vector<std::shared_ptr<Mlp>> experts_;

@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "core/error.h"
+#include "quant/grids/make_format.h"
 
 namespace quant {
 
@@ -34,7 +35,7 @@ void QuantConfig::keys(core::Keys& k) {
   std::vector<std::string> names{kNone};
   for (const auto& [name, method] : methods) names.push_back(name);
   k.key("method", method, "how codes are chosen; none: the model stays in full precision", names);
-  for (const auto& [name, method] : methods) k.section(name, *method, method->summary());
+  for (auto& [name, method] : methods) k.section(name, *method, method->summary());
   k.section("weight", weight, "the grid of the weights");
   k.section("activation", activation, "the grid of the inputs of linears");
   k.section("router", router, "what chooses the experts of a token");
@@ -148,18 +149,18 @@ Assignment assignment_of(core::Slot* slot, const QuantConfig& config, uint64_t s
     activation.replicas = chosen.inputs;
     a.input = input();
   }
-  a.decoder = chosen.decoder;
+  a.format = chosen.format;
   a.refinement = chosen.refinement;
   a.codes_of = chosen.codes_of;
   a.mean_with = chosen.mean_with;
   const Method& method = *config.methods.at(config.method);
   const std::vector<Order> accepted = method.accepts();
-  core::require(std::count(accepted.begin(), accepted.end(), a.decoder->order()) > 0,
-                "{}: {} cannot encode for the decoder {}. Choose another method.", slot->path(), config.method,
-                a.decoder->name());
-  const std::string reason = method.refuses(*a.decoder, slot->out_features(), slot->in_features());
+  core::require(std::count(accepted.begin(), accepted.end(), a.format->order()) > 0,
+                "{}: {} cannot encode for the format {}. Choose another method.", config.where("method"), config.method,
+                a.format->name());
+  const std::string reason = method.refuses(*a.format, slot->out_features(), slot->in_features());
   core::require(reason.empty(), "{}: {}: {}", slot->path(), config.method, reason);
-  a.needs = method.needs() | a.decoder->needs();
+  a.needs = method.needs() | a.format->needs();
   if (a.refinement) a.needs = a.needs | a.refinement->needs();
   a.reads_inputs = method.reads_inputs();
   return a;
@@ -197,7 +198,7 @@ std::optional<Assignment> assignment_of_end(core::Slot* slot, const QuantConfig&
   core::require(a.weight.range != "importance",
                 "{}: the inputs of {} are not measured. Give the rule range: minmax or mse.", named->where("weight"),
                 slot->path());
-  a.decoder = make_decoder(a.weight, slot->path(), slot->in_features(), seed);
+  a.format = make_format(a.weight, slot->path(), slot->in_features(), seed);
   a.input = make_input_quantizer(activation, slot->path(), slot->in_features(), seed);
   return a;
 }
@@ -205,7 +206,7 @@ std::optional<Assignment> assignment_of_end(core::Slot* slot, const QuantConfig&
 }  // namespace
 
 Coding grid_coding(const core::Slot& slot, const WeightConfig& weight, uint64_t seed) {
-  return {make_decoder(weight, slot.path(), slot.in_features(), seed)};
+  return {make_format(weight, slot.path(), slot.in_features(), seed)};
 }
 
 namespace {
@@ -217,9 +218,8 @@ void check_shared_codes(const std::vector<Assignment>& assignments) {
     const auto owner = std::find_if(assignments.begin(), assignments.end(),
                                     [&](const Assignment& other) { return other.slot->path() == a.codes_of; });
     core::require(
-        owner != assignments.end() && owner->decoder && owner->slot->out_features() == a.slot->out_features() &&
-            owner->slot->in_features() == a.slot->in_features() &&
-            owner->decoder->code_bits() == a.decoder->code_bits(),
+        owner != assignments.end() && owner->format && owner->slot->out_features() == a.slot->out_features() &&
+            owner->slot->in_features() == a.slot->in_features() && owner->format->code_bits() == a.format->code_bits(),
         "{}: it shares the codes of {}, which has not as many of as many bits. Give both the same weight.bits.",
         a.slot->path(), a.codes_of);
   }

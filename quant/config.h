@@ -7,9 +7,9 @@
 
 #include "core/config/keys.h"
 #include "quant/expert_bits.h"
+#include "quant/grids/weight_config.h"
 #include "quant/method.h"
 #include "quant/registry.h"
-#include "quant/weight_config.h"
 
 namespace quant {
 
@@ -55,7 +55,7 @@ struct FurtherInput {
 
 // How the codes of one linear become weights.
 struct Coding {
-  std::shared_ptr<const Decoder> decoder;  // for which the method encodes
+  std::shared_ptr<const WeightFormat> format;  // for which the method encodes
   std::shared_ptr<const Refinement> refinement = {};
   std::string codes_of =
       {};  // path of the linear, of an earlier block, whose codes these are; "": the method makes them
@@ -71,9 +71,9 @@ Coding grid_coding(const core::Slot& slot, const WeightConfig& weight, uint64_t 
 struct Assignment {
   core::Slot* slot;
   WeightConfig weight;
-  std::shared_ptr<const Decoder> decoder;       // null: left in full precision
+  std::shared_ptr<const WeightFormat> format;   // null: left in full precision
   std::shared_ptr<const InputQuantizer> input;  // null: the inputs too
-  Needs needs = {};                             // of the method, the decoder and the refinement
+  Needs needs = {};                             // of the method, the format and the refinement
   std::shared_ptr<const Refinement> refinement = {};
   bool reads_inputs = false;                // the method runs the block on its inputs
   std::string codes_of = {};                // as of Coding
@@ -85,9 +85,9 @@ struct Assignment {
 bool needs_statistics(const std::vector<Assignment>& assignments);
 
 // Applies the rules to every linear of the model's blocks, last match wins, key by key; then to the ends, embedding and
-// head, of which only those are listed that a rule names. Needs no tensor. seed: of what decoders draw; coding: chooses
-// the decoders of the blocks. Errors: a rule that matches nothing or gives a key that its module does not read, a group
-// size that does not divide, a decoder that the method does not accept.
+// head, of which only those are listed that a rule names. Needs no tensor. seed: of what formats draw; coding: chooses
+// the formats of the blocks. Errors: a rule that matches nothing or gives a key that its module does not read, a group
+// size that does not divide, a format that the method does not accept.
 std::vector<Assignment> assign(const QuantConfig& config, core::Model& model, uint64_t seed = 0,
                                const CodingOf& coding = grid_coding);
 

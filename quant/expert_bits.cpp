@@ -57,13 +57,6 @@ int64_t ExpertBitsConfig::budget(int64_t experts) const {
   return static_cast<int64_t>(std::floor(mean_bits * static_cast<double>(experts) + 1e-9));
 }
 
-std::string expert_of(const std::string& linear) {
-  static const std::string kExperts = ".experts.";
-  const size_t at = linear.find(kExperts);
-  if (at == std::string::npos) return {};
-  return linear.substr(0, linear.find('.', at + kExperts.size()));
-}
-
 std::vector<int64_t> optimal_bits(const std::vector<std::vector<double>>& costs, const std::vector<int64_t>& choices,
                                   int64_t budget) {
   constexpr double kNever = std::numeric_limits<double>::infinity();

@@ -24,9 +24,6 @@ struct ExpertBitsConfig : core::Section {
   int64_t budget(int64_t experts) const;  // bits per weight of all experts of a block together
 };
 
-// Path of the expert that a linear belongs to, "model.layers.3.mlp.experts.7"; "": it belongs to none.
-std::string expert_of(const std::string& linear);
-
 // One of `choices` for each expert, with least Σ costs[expert][choice] among those of Σ choice ≤ budget: a dynamic
 // program over experts and bits spent. Of equal ones the lower bits, from the last expert on. costs: one row per
 // expert, one column per choice; choices ascend, and the lowest of all fits the budget (TORCH_CHECK).

@@ -18,7 +18,7 @@ std::vector<Quantized> LinearMethod::quantize(core::BlockContext&, const std::ve
   std::vector<Quantized> all;
   for (const Target& target : targets) {
     const at::Tensor w = target.slot->linear().weight().to(at::kFloat);
-    all.push_back(named(target.slot->path(), [&] { return Quantized{quantize(w, *target.decoder, target.inputs)}; }));
+    all.push_back(named(target.slot->path(), [&] { return Quantized{quantize(w, *target.format, target.inputs)}; }));
   }
   return all;
 }

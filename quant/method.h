@@ -1,4 +1,4 @@
-// A method decides the codes of a weight. It encodes through a decoder, so that every method works on every grid it
+// A method decides the codes of a weight. It encodes through a format, so that every method works on every grid it
 // accepts.
 #pragma once
 
@@ -7,9 +7,10 @@
 #include <vector>
 
 #include "core/config/keys.h"
+#include "core/config/polymorphic.h"
 #include "core/walk.h"
-#include "quant/activation.h"
-#include "quant/decoder.h"
+#include "quant/grids/activation.h"
+#include "quant/grids/weight_format.h"
 
 namespace quant {
 
@@ -18,14 +19,14 @@ class Transform;
 // One linear that is to be quantized.
 struct Target {
   core::Slot* slot;
-  std::shared_ptr<const Decoder> decoder;
+  std::shared_ptr<const WeightFormat> format;
   std::shared_ptr<const InputQuantizer> input;        // of the linear's inputs; null: they stay as they are
   std::shared_ptr<const Refinement> refinement = {};  // of what the method makes of it; null: none
   std::string codes_of = {};                // path of the linear whose codes it takes; methods see no such target
   std::vector<std::string> mean_with = {};  // as of Coding; methods see the mean in the slot
   std::string note = {};                    // what modules.csv says of its inputs
   std::string fallback = {};                // why it is rounded to nearest; methods see no such target either
-  Statistics inputs = {};  // what the method and the decoder need; tensors are shared by linears that share an input
+  Statistics inputs = {};  // what the method and the format need; tensors are shared by linears that share an input
 };
 
 // What became of it.
@@ -40,12 +41,14 @@ class Method : public core::Section {
  public:
   void keys(core::Keys&) override {}
   virtual std::string summary() const = 0;    // one line, for --list and the docs
-  virtual Needs needs() const { return {}; }  // the runner adds what the decoder needs
+  virtual Needs needs() const { return {}; }  // the runner adds what the format needs
   virtual std::vector<Order> accepts() const {
     return {Order::elementwise};
-  }  // other decoders are refused before the run
-  // Why this decoder, of an accepted order, does not do for a weight of this size, and what to do; empty: it does.
-  virtual std::string refuses(const Decoder&, int64_t /*out_features*/, int64_t /*in_features*/) const { return {}; }
+  }  // other formats are refused before the run
+  // Why this format, of an accepted order, does not do for a weight of this size, and what to do; empty: it does.
+  virtual std::string refuses(const WeightFormat&, int64_t /*out_features*/, int64_t /*in_features*/) const {
+    return {};
+  }
   // Whether the inputs of a group of linears are measured after the earlier groups of the block are quantized.
   virtual bool true_sequential() const { return false; }
   // Whether it runs the block on its inputs: the walk then carries them, context.inputs.quantized, or full with
@@ -62,9 +65,9 @@ class Method : public core::Section {
   virtual std::vector<Quantized> quantize(core::BlockContext& context, const std::vector<Target>& targets) const = 0;
 };
 
-// The closest codes under the decoder's own parameters: the method rtn, and what other methods fall back to.
-inline Encoded round_to_nearest(const at::Tensor& w, const Decoder& decoder, const Statistics& x) {
-  return decoder.encode(w, decoder.fit(w, x));  // codes: [O, I]; parameters: [O, G]
+// The closest codes under the format's own parameters: the method rtn, and what other methods fall back to.
+inline Encoded round_to_nearest(const at::Tensor& w, const WeightFormat& format, const Statistics& x) {
+  return format.encode(w, format.fit(w, x));  // codes: [O, I]; parameters: [O, G]
 }
 
 // Calls work() so that a mistake it reports begins with the module's path.
@@ -74,7 +77,7 @@ Quantized named(const std::string& path, const std::function<Quantized()>& work)
 class LinearMethod : public Method {
  public:
   // w: [O, I] float32 on its device.
-  virtual Encoded quantize(const at::Tensor& w, const Decoder& decoder, const Statistics& x) const = 0;
+  virtual Encoded quantize(const at::Tensor& w, const WeightFormat& format, const Statistics& x) const = 0;
   std::vector<Quantized> quantize(core::BlockContext& context, const std::vector<Target>& targets) const final;
 };
 

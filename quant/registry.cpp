@@ -5,7 +5,7 @@
 
 namespace quant {
 
-#define DECLARE(name) std::shared_ptr<Method> make_##name();
+#define DECLARE(name) core::Polymorphic<Method> make_##name();
 METHODS(DECLARE)
 #undef DECLARE
 

@@ -2,14 +2,13 @@
 #pragma once
 
 #include <map>
-#include <memory>
 #include <string>
 
 #include "quant/method.h"
 
 namespace quant {
 
-using Methods = std::map<std::string, std::shared_ptr<Method>>;
+using Methods = std::map<std::string, core::Polymorphic<Method>>;
 
 Methods make_methods();  // fresh objects with default options
 

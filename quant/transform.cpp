@@ -7,20 +7,18 @@
 
 namespace quant {
 
-#define DECLARE(name) std::shared_ptr<Transform> make_##name##_transform();
+#define DECLARE(name) core::Polymorphic<Transform> make_##name##_transform();
 TRANSFORMS(DECLARE)
 #undef DECLARE
 
-std::map<std::string, std::shared_ptr<Transform>> make_transforms() {
+Transforms make_transforms() {
 #define ENTRY(name) {#name, make_##name##_transform()},
   return {TRANSFORMS(ENTRY)};
 #undef ENTRY
 }
 
-TransformItem::TransformItem() : choices(make_transforms()) {}
-
 void TransformItem::keys(core::Keys& k) {
-  for (const auto& [name, transform] : choices) k.section(name, *transform, transform->summary()).only_if_given();
+  for (auto& [name, transform] : choices) k.section(name, *transform, transform->summary()).only_if_given();
 }
 
 void TransformItem::check() const {
@@ -34,7 +32,7 @@ void TransformItem::check() const {
 
 NamedTransform TransformItem::chosen() const {
   for (const auto& [name, transform] : choices) {
-    if (given(name)) return {name, transform};
+    if (given(name)) return {name, transform.share()};
   }
   TORCH_CHECK(false, "an item without a transform");
 }

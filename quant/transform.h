@@ -1,5 +1,6 @@
 // A transform rewrites a full-precision block so that it computes what it did and loses less when it is quantized:
-// input columns of linears are multiplied by factors, and whatever makes the inputs is divided by them (quant/fold.h).
+// input columns of linears are multiplied by factors, and whatever makes the inputs is divided by them
+// (quant/stage/fold.h).
 #pragma once
 
 #include <functional>
@@ -9,15 +10,16 @@
 #include <vector>
 
 #include "core/config/keys.h"
+#include "core/config/polymorphic.h"
 #include "core/model.h"
-#include "quant/decoder.h"
+#include "quant/grids/weight_format.h"
 
 namespace quant {
 
 // One linear, and the grid that it is going to be quantized on; null: it stays in full precision.
 struct Consumer {
   core::Slot* slot;
-  std::shared_ptr<const Decoder> decoder;
+  std::shared_ptr<const WeightFormat> format;
 };
 
 // Linears that read the output of one producer, all of them.
@@ -47,6 +49,12 @@ class Transform : public core::Section {
   virtual Factors factors(const InputGroup& group) const = 0;
 };
 
+using Transforms = std::map<std::string, core::Polymorphic<Transform>>;
+
+// The transforms by their YAML names, with default options. A new one is a file in transforms/ and a line in
+// transform.cpp.
+Transforms make_transforms();
+
 struct NamedTransform {
   std::string name;  // as in the YAML file
   std::shared_ptr<const Transform> transform;
@@ -54,16 +62,11 @@ struct NamedTransform {
 
 // One item of `transform`: a map with the name of one.
 struct TransformItem : core::Section {
-  std::map<std::string, std::shared_ptr<Transform>> choices;
+  Transforms choices = make_transforms();
 
-  TransformItem();
   void keys(core::Keys& k) override;
   void check() const override;
   NamedTransform chosen() const;
 };
-
-// The transforms by their YAML names, with default options. A new one is a file in transforms/ and a line in
-// transform.cpp.
-std::map<std::string, std::shared_ptr<Transform>> make_transforms();
 
 }  // namespace quant

@@ -2,7 +2,7 @@
 
 #include <ATen/ATen.h>
 
-#include "quant/scale_format.h"
+#include "quant/grids/scale_format.h"
 
 namespace replication {
 
@@ -48,20 +48,20 @@ quant::Parameters fitted(const quant::AffineGrid& grid, const at::Tensor& codes,
   const int64_t O = codes.size(0), I = codes.size(1), G = grid.groups(I);
   const at::Tensor k = codes.to(at::kFloat).reshape({O, G, -1}), t = target.reshape({O, G, -1});
   const at::Tensor weights = h.reshape({1, G, -1});
-  const quant::ScaleFormat format(grid.config(), /*is_signed=*/true);
+  const quant::ScaleFormat scale_format(grid.config(), /*is_signed=*/true);
   quant::Parameters all = grid.layout(O, I);
   if (all.has("offset")) all.at("offset") = at::full({1}, grid.config().offset, target.options());
   if (!all.has("zero_point")) {
     all.at("scale") = at::ones({O, G}, target.options());
     const at::Tensor zero = grid.element_grid(all, O, I).shift;  // constant; the offset is in it
-    all.at("scale") = format.rounded_scale(slope_through(zero, k, t, weights));
+    all.at("scale") = scale_format.rounded_scale(slope_through(zero, k, t, weights));
     return all;
   }
   Line line = free_line(k, t, weights);
   if (grid.config().zero_point == "int") {
     const at::Tensor zero = at::round(line.zero).clamp(0, (int64_t{1} << grid.config().bits) - 1);
     all.at("zero_point") = zero.to(at::kByte);
-    all.at("scale") = format.rounded_scale(slope_through(zero - grid.config().offset, k, t, weights));
+    all.at("scale") = scale_format.rounded_scale(slope_through(zero - grid.config().offset, k, t, weights));
     return all;
   }
   // Codes that say little about the target have a slope of nearly 0 through a zero far away, which a 16-bit float
@@ -69,8 +69,8 @@ quant::Parameters fitted(const quant::AffineGrid& grid, const at::Tensor& codes,
   const double farthest = 16.0 * static_cast<double>(int64_t{1} << grid.config().bits);
   const at::Tensor zero = line.zero.clamp(-farthest, farthest);
   line.slope = at::where(zero == line.zero, line.slope, slope_through(zero, k, t, weights));
-  all.at("scale") = format.rounded_scale(line.slope);
-  all.at("zero_point") = format.rounded(zero + grid.config().offset);
+  all.at("scale") = scale_format.rounded_scale(line.slope);
+  all.at("zero_point") = scale_format.rounded(zero + grid.config().offset);
   return all;
 }
 

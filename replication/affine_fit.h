@@ -1,7 +1,7 @@
 // The affine parameters with which given codes come closest to a weight.
 #pragma once
 
-#include "quant/affine.h"
+#include "quant/grids/affine.h"
 
 namespace replication {
 

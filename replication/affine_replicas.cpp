@@ -5,7 +5,7 @@
 
 #include <numeric>
 
-#include "quant/draws.h"
+#include "quant/grids/draws.h"
 
 namespace replication {
 
@@ -62,7 +62,7 @@ Parameters Replica::overridden(Parameters own) const {
   return own;
 }
 
-// ---- ReplicaDecoder ----
+// ---- ReplicaGrids ----
 
 namespace {
 
@@ -70,12 +70,9 @@ std::string numbered(const std::string& name, size_t r) { return r == 0 ? name :
 
 }  // namespace
 
-ReplicaDecoder::ReplicaDecoder(const WeightConfig& weight, quant::Place place, std::vector<Replica> replicas,
-                               int64_t in_features, core::Node description)
-    : Decoder(weight, place),
-      replicas_(std::move(replicas)),
-      in_features_(in_features),
-      description_(std::move(description)) {
+ReplicaGrids::ReplicaGrids(const WeightConfig& weight, const quant::Place& place, std::vector<Replica> replicas,
+                           int64_t in_features)
+    : place_(place), replicas_(std::move(replicas)), in_features_(in_features) {
   for (const Replica& replica : replicas_) {
     quant::Place own = place;  // codes that are rounded at random are so independently
     if (!grids_.empty()) own.path += fmt::format(" replica {}", grids_.size());
@@ -83,31 +80,25 @@ ReplicaDecoder::ReplicaDecoder(const WeightConfig& weight, quant::Place place, s
   }
 }
 
-Parameters ReplicaDecoder::fit(const at::Tensor&, const quant::Statistics&) const {
-  TORCH_CHECK(false, "scales refines; methods encode for its grid");
-}
-
-quant::Encoded ReplicaDecoder::encode(const at::Tensor&, Parameters) const {
-  TORCH_CHECK(false, "scales refines; methods encode for its grid");
-}
-
-Parameters ReplicaDecoder::layout(int64_t O, int64_t I) const {
+Parameters ReplicaGrids::layout(int64_t O, int64_t I) const {
   Parameters all;
   for (size_t r = 0; r < size(); ++r) add(all, grids_[r]->layout(O, I), r);
   return all;
 }
 
-at::Tensor ReplicaDecoder::decode(const at::Tensor& codes, const Parameters& parameters) const {
+at::Tensor ReplicaGrids::decode(const Parameters& parameters,
+                                const std::function<at::Tensor(size_t r)>& codes_of) const {
   at::Tensor sum;
   for (size_t r = 0; r < size(); ++r) {
-    at::Tensor w = grids_[r]->decode(codes_of(codes, r), of(parameters, r));
+    const at::Tensor codes = codes_of(r);
+    at::Tensor w = grids_[r]->decode(codes, of(parameters, r));
     if (replicas_[r].noise > 0) w = w + noise(parameters, r, codes);
     sum = sum.defined() ? sum + w : w;
   }
   return sum / static_cast<double>(size());
 }
 
-quant::ElementGrid ReplicaDecoder::part(const Parameters& parameters, size_t r, int64_t O, int64_t I) const {
+quant::ElementGrid ReplicaGrids::part(const Parameters& parameters, size_t r, int64_t O, int64_t I) const {
   quant::ElementGrid grid = grids_[r]->element_grid(of(parameters, r), O, I);
   const int64_t S = refinement(), times = grid.group_size / S;
   grid.scale = (grid.scale.repeat_interleave(times, 1) / static_cast<double>(size())).contiguous();
@@ -117,7 +108,7 @@ quant::ElementGrid ReplicaDecoder::part(const Parameters& parameters, size_t r, 
   return grid;
 }
 
-quant::ElementGrid ReplicaDecoder::element_grid(const Parameters& parameters, int64_t O, int64_t I) const {
+quant::ElementGrid ReplicaGrids::mean_grid(const Parameters& parameters, int64_t O, int64_t I) const {
   quant::ElementGrid mean = part(parameters, 0, O, I);
   at::Tensor product = mean.scale * mean.shift;  // mean s_r shift_r: [O, I / S]
   for (size_t r = 1; r < size(); ++r) {
@@ -129,29 +120,20 @@ quant::ElementGrid ReplicaDecoder::element_grid(const Parameters& parameters, in
   return mean;
 }
 
-std::optional<quant::PackedForm> ReplicaDecoder::packed_form(const Parameters& parameters, int64_t O, int64_t I) const {
-  for (const Replica& replica : replicas_) {
-    if (replica.noise > 0) return {};
-  }
-  quant::PackedForm form{part(parameters, 0, O, I)};
-  for (size_t r = 1; r < size(); ++r) form.further.push_back(part(parameters, r, O, I));
-  return form;
-}
-
-int64_t ReplicaDecoder::refinement() const {
+int64_t ReplicaGrids::refinement() const {
   int64_t S = 0;
   for (const auto& grid : grids_) S = std::gcd(S, in_features_ / grid->groups(in_features_));
   return S;
 }
 
-void ReplicaDecoder::add(Parameters& all, Parameters own, size_t r) {
+void ReplicaGrids::add(Parameters& all, Parameters own, size_t r) {
   for (quant::Parameter& p : own) {
     p.name = numbered(p.name, r);
     all.push_back(std::move(p));
   }
 }
 
-Parameters ReplicaDecoder::of(const Parameters& all, size_t r) const {
+Parameters ReplicaGrids::of(const Parameters& all, size_t r) const {
   Parameters own = grids_[r]->layout(1, in_features_);  // for the names
   for (quant::Parameter& p : own) {
     p.tensor = all.at(numbered(p.name, r));
@@ -160,7 +142,7 @@ Parameters ReplicaDecoder::of(const Parameters& all, size_t r) const {
   return own;
 }
 
-Parameters ReplicaDecoder::mean(const Parameters& all) const {
+Parameters ReplicaGrids::mean(const Parameters& all) const {
   Parameters one = of(all, 0);
   for (quant::Parameter& p : one) {
     at::Tensor sum = at::zeros_like(p.tensor, at::kFloat);
@@ -171,45 +153,85 @@ Parameters ReplicaDecoder::mean(const Parameters& all) const {
   return one;
 }
 
-at::Tensor ReplicaDecoder::noise(const Parameters& parameters, size_t r, const at::Tensor& codes) const {
+at::Tensor ReplicaGrids::noise(const Parameters& parameters, size_t r, const at::Tensor& codes) const {
   const int64_t O = codes.size(0), I = codes.size(1);
   const quant::ElementGrid grid = grids_[r]->element_grid(of(parameters, r), O, I);
-  const at::Tensor draw = quant::normal_draw(place(), "noise", r, O, I).to(codes.device());
+  const at::Tensor draw = quant::normal_draw(place_, "noise", r, O, I).to(codes.device());
   return draw * grid.scale.repeat_interleave(grid.group_size, 1) * replicas_[r].noise;
 }
 
-// ---- OwnCodesDecoder ----
+// ---- ReplicaFormat ----
 
-quant::Needs OwnCodesDecoder::needs() const {
+ReplicaFormat::ReplicaFormat(const WeightConfig& weight, const quant::Place& place, std::vector<Replica> replicas,
+                             int64_t in_features, core::Node description)
+    : ElementFormat(weight, place),
+      replicas_(weight, place, std::move(replicas), in_features),
+      description_(std::move(description)) {}
+
+Parameters ReplicaFormat::fit(const at::Tensor&, const quant::Statistics&) const {
+  TORCH_CHECK(false, "scales refines; methods encode for its grid");
+}
+
+quant::Encoded ReplicaFormat::encode(const at::Tensor&, Parameters) const {
+  TORCH_CHECK(false, "scales refines; methods encode for its grid");
+}
+
+at::Tensor ReplicaFormat::decode(const at::Tensor& codes, const Parameters& parameters) const {
+  return replicas_.decode(parameters, [&](size_t) { return codes; });
+}
+
+std::optional<quant::PackedForm> ReplicaFormat::packed_form(const Parameters& parameters, int64_t O, int64_t I) const {
+  for (size_t r = 0; r < replicas_.size(); ++r) {
+    if (replicas_.replica(r).noise > 0) return {};
+  }
+  quant::PackedForm form{replicas_.part(parameters, 0, O, I)};
+  for (size_t r = 1; r < replicas_.size(); ++r) form.further.push_back(replicas_.part(parameters, r, O, I));
+  return form;
+}
+
+// ---- OwnCodesFormat ----
+
+OwnCodesFormat::OwnCodesFormat(const WeightConfig& weight, const quant::Place& place, std::vector<Replica> replicas,
+                               int64_t in_features, core::Node description)
+    : SequenceFormat(weight, place),
+      replicas_(weight, place, std::move(replicas), in_features),
+      description_(std::move(description)) {}
+
+quant::Needs OwnCodesFormat::needs() const {
   quant::Needs all;
-  for (size_t r = 0; r < size(); ++r) all = all | grid(r).needs();
+  for (size_t r = 0; r < replicas_.size(); ++r) all = all | replicas_.grid(r).needs();
   return all;
 }
 
-Parameters OwnCodesDecoder::fit(const at::Tensor& w, const quant::Statistics& x) const {
+Parameters OwnCodesFormat::fit(const at::Tensor& w, const quant::Statistics& x) const {
   Parameters all;
-  for (size_t r = 0; r < size(); ++r) add(all, replica(r).overridden(grid(r).fit(w, x)), r);
+  for (size_t r = 0; r < replicas_.size(); ++r)
+    ReplicaGrids::add(all, replicas_.replica(r).overridden(replicas_.grid(r).fit(w, x)), r);
   return all;
 }
 
-quant::Encoded OwnCodesDecoder::encode(const at::Tensor& w, Parameters parameters) const {
+quant::Encoded OwnCodesFormat::encode(const at::Tensor& w, Parameters parameters) const {
   return {encode_columns(w, parameters, 0, w.size(1)).codes, std::move(parameters)};
 }
 
-quant::EncodedColumns OwnCodesDecoder::encode_columns(const at::Tensor& w, const Parameters& parameters, int64_t first,
-                                                      int64_t in_features) const {
+quant::EncodedColumns OwnCodesFormat::encode_columns(const at::Tensor& w, const Parameters& parameters, int64_t first,
+                                                     int64_t in_features) const {
   const at::Tensor x = w.cpu(), codes = at::zeros_like(x, at::kByte), sum = at::zeros_like(x);
-  for (size_t r = 0; r < size(); ++r) {
+  for (size_t r = 0; r < replicas_.size(); ++r) {
     const quant::ElementGrid part =
-        grid(r).element_grid(of(parameters, r), w.size(0), in_features).columns(first, w.size(1));
+        replicas_.grid(r).element_grid(replicas_.of(parameters, r), w.size(0), in_features).columns(first, w.size(1));
     const at::Tensor own = part.encode(x);
     codes.bitwise_or_(own.bitwise_left_shift(shift(r)));
     sum.add_(part.decode(own));
   }
-  return {codes.to(w.device()), (sum / static_cast<double>(size())).to(w.device())};
+  return {codes.to(w.device()), (sum / static_cast<double>(replicas_.size())).to(w.device())};
 }
 
-at::Tensor OwnCodesDecoder::codes_of(const at::Tensor& codes, size_t r) const {
+at::Tensor OwnCodesFormat::decode(const at::Tensor& codes, const Parameters& parameters) const {
+  return replicas_.decode(parameters, [&](size_t r) { return codes_of(codes, r); });
+}
+
+at::Tensor OwnCodesFormat::codes_of(const at::Tensor& codes, size_t r) const {
   return codes.bitwise_right_shift(shift(r)).bitwise_and((int64_t{1} << config().bits) - 1);
 }
 

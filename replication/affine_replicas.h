@@ -2,8 +2,13 @@
 // codes of its own. The strategy `scales` chooses their parameters.
 #pragma once
 
-#include "quant/affine.h"
-#include "replication/strategy.h"
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "quant/grids/activation.h"
+#include "quant/grids/affine.h"
 
 namespace replication {
 
@@ -30,26 +35,11 @@ struct Replica : core::Section {
   quant::Parameters overridden(quant::Parameters own) const;
 };
 
-class ReplicaDecoder : public quant::Decoder {
+// The grids of R replicas, and their parameters as one list: those of replica r have names with its number.
+class ReplicaGrids {
  public:
-  ReplicaDecoder(const quant::WeightConfig& weight, quant::Place place, std::vector<Replica> replicas,
-                 int64_t in_features, core::Node description);
-
-  std::string name() const override { return "scales"; }
-  quant::Order order() const override { return quant::Order::elementwise; }
-  int64_t groups(int64_t in_features) const override { return grids_.front()->groups(in_features); }
-  core::Node replication() const override { return description_; }
-  int64_t macs(int64_t O, int64_t I) const override { return O * I * static_cast<int64_t>(size()); }
-
-  quant::Parameters fit(const at::Tensor& w, const quant::Statistics& x) const override;
-  quant::Encoded encode(const at::Tensor& w, quant::Parameters parameters) const override;
-  quant::Parameters layout(int64_t O, int64_t I) const override;
-  at::Tensor decode(const at::Tensor& codes, const quant::Parameters& parameters) const override;
-  // Of the mean: its scale and shift on the common refinement of the groups.
-  quant::ElementGrid element_grid(const quant::Parameters& parameters, int64_t O, int64_t I) const override;
-  // R grids, so that the replicas cost what they cost while they are not fused. None where they have noise.
-  std::optional<quant::PackedForm> packed_form(const quant::Parameters& parameters, int64_t O,
-                                               int64_t I) const override;
+  ReplicaGrids(const quant::WeightConfig& weight, const quant::Place& place, std::vector<Replica> replicas,
+               int64_t in_features);
 
   size_t size() const { return grids_.size(); }
   const quant::AffineGrid& grid(size_t r) const { return *grids_[r]; }
@@ -63,40 +53,82 @@ class ReplicaDecoder : public quant::Decoder {
   // offset.
   quant::Parameters mean(const quant::Parameters& all) const;
 
- protected:
-  virtual at::Tensor codes_of(const at::Tensor& codes, size_t) const { return codes; }  // of replica r
+  quant::Parameters layout(int64_t O, int64_t I) const;
+  // The mean of what the replicas decode, each with its noise. codes_of: [O, I] of replica r.
+  at::Tensor decode(const quant::Parameters& parameters, const std::function<at::Tensor(size_t r)>& codes_of) const;
+  // Of replica r on the refinement, its scale divided by R: the weight is the sum of these.
+  quant::ElementGrid part(const quant::Parameters& parameters, size_t r, int64_t O, int64_t I) const;
+  // Of the mean: its scale and shift on the common refinement of the groups.
+  quant::ElementGrid mean_grid(const quant::Parameters& parameters, int64_t O, int64_t I) const;
 
  private:
   at::Tensor noise(const quant::Parameters& parameters, size_t r, const at::Tensor& codes) const;
-  // Of replica r on the refinement, its scale divided by R: the weight is the sum of these.
-  quant::ElementGrid part(const quant::Parameters& parameters, size_t r, int64_t O, int64_t I) const;
 
+  quant::Place place_;
   std::vector<Replica> replicas_;
   std::vector<std::shared_ptr<quant::AffineGrid>> grids_;
   int64_t in_features_;
+};
+
+// The replicas on one set of codes.
+class ReplicaFormat : public quant::ElementFormat {
+ public:
+  ReplicaFormat(const quant::WeightConfig& weight, const quant::Place& place, std::vector<Replica> replicas,
+                int64_t in_features, core::Node description);
+
+  std::string name() const override { return "scales"; }
+  int64_t groups(int64_t in_features) const override { return replicas_.grid(0).groups(in_features); }
+  core::Node replication() const override { return description_; }
+  int64_t macs(int64_t O, int64_t I) const override { return O * I * static_cast<int64_t>(replicas_.size()); }
+
+  quant::Parameters fit(const at::Tensor& w, const quant::Statistics& x) const override;
+  quant::Encoded encode(const at::Tensor& w, quant::Parameters parameters) const override;
+  quant::Parameters layout(int64_t O, int64_t I) const override { return replicas_.layout(O, I); }
+  at::Tensor decode(const at::Tensor& codes, const quant::Parameters& parameters) const override;
+  quant::ElementGrid element_grid(const quant::Parameters& parameters, int64_t O, int64_t I) const override {
+    return replicas_.mean_grid(parameters, O, I);
+  }
+  // R grids, so that the replicas cost what they cost while they are not fused. None where they have noise.
+  std::optional<quant::PackedForm> packed_form(const quant::Parameters& parameters, int64_t O,
+                                               int64_t I) const override;
+
+  const ReplicaGrids& replicas() const { return replicas_; }
+
+ private:
+  ReplicaGrids replicas_;
   core::Node description_;
 };
 
 // Every replica with codes of its own, the first in the lowest bits of what is stored: R b bits. The codes of a weight
 // are chosen together, so that methods treat them as those of a sequence.
-class OwnCodesDecoder : public ReplicaDecoder {
+class OwnCodesFormat : public quant::SequenceFormat {
  public:
-  using ReplicaDecoder::ReplicaDecoder;
+  OwnCodesFormat(const quant::WeightConfig& weight, const quant::Place& place, std::vector<Replica> replicas,
+                 int64_t in_features, core::Node description);
 
-  quant::Order order() const override { return quant::Order::sequence; }
-  int64_t code_bits() const override { return config().bits * static_cast<int64_t>(size()); }
-  std::optional<quant::PackedForm> packed_form(const quant::Parameters&, int64_t, int64_t) const override { return {}; }
+  std::string name() const override { return "scales"; }
+  int64_t code_bits() const override { return config().bits * static_cast<int64_t>(replicas_.size()); }
+  int64_t groups(int64_t in_features) const override { return replicas_.grid(0).groups(in_features); }
   quant::Needs needs() const override;
+  core::Node replication() const override { return description_; }
+  int64_t macs(int64_t O, int64_t I) const override { return O * I * static_cast<int64_t>(replicas_.size()); }
+
   quant::Parameters fit(const at::Tensor& w, const quant::Statistics& x) const override;
   quant::Encoded encode(const at::Tensor& w, quant::Parameters parameters) const override;
+  quant::Parameters layout(int64_t O, int64_t I) const override { return replicas_.layout(O, I); }
+  at::Tensor decode(const at::Tensor& codes, const quant::Parameters& parameters) const override;
   quant::EncodedColumns encode_columns(const at::Tensor& w, const quant::Parameters& parameters, int64_t first,
                                        int64_t in_features) const override;
-
- protected:
-  at::Tensor codes_of(const at::Tensor& codes, size_t r) const override;
+  at::Tensor noise_scale(const quant::Parameters& parameters, int64_t O, int64_t I) const override {
+    return replicas_.mean_grid(parameters, O, I).scale;
+  }
 
  private:
   int64_t shift(size_t r) const { return config().bits * static_cast<int64_t>(r); }
+  at::Tensor codes_of(const at::Tensor& codes, size_t r) const;
+
+  ReplicaGrids replicas_;
+  core::Node description_;
 };
 
 }  // namespace replication

@@ -1,10 +1,12 @@
 #include "replication/config.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
-#include <map>
 
 #include "core/config/nearest.h"
 #include "core/error.h"
+#include "quant/grids/make_format.h"
 #include "replication/own_parameters.h"
 #include "replication/unread.h"
 
@@ -12,12 +14,25 @@ namespace replication {
 
 namespace {
 
-std::vector<std::string> control_names(std::vector<std::string> first) {
-  for (const char* name :
-       {"finer_groups", "more_bits", ReplicationConfig::kMoreBitsSelected, ReplicationConfig::kMoreBitsAttention,
-        "low_rank", ReplicationConfig::kRandomSelection, ReplicationConfig::kFollowersRemoved})
-    first.emplace_back(name);
-  return first;
+std::vector<std::string> all_controls() {
+  std::vector<std::string> names;
+  for (const Control& control : controls()) names.emplace_back(control.name);
+  return names;
+}
+
+std::vector<std::string> controls_in_place() {
+  std::vector<std::string> names{ReplicationConfig::kNone};
+  for (const Control& control : controls()) {
+    if (control.in_place) names.emplace_back(control.name);
+  }
+  return names;
+}
+
+// "single: every code used once; curve: …"
+std::string help_of_controls() {
+  std::string text;
+  for (const Control& control : controls()) text += fmt::format("; {}: {}", control.name, control.help);
+  return text.substr(2);
 }
 
 }  // namespace
@@ -26,18 +41,12 @@ void ReplicationConfig::keys(core::Keys& k) {
   std::vector<std::string> names{kNone};
   for (const auto& [name, strategy] : strategies) names.push_back(name);
   k.key("strategy", strategy, "how one set of codes is used several times; none: every code is used once", names);
-  for (const auto& [name, strategy] : strategies) k.section(name, *strategy, strategy->summary());
+  for (auto& [name, strategy] : strategies) k.section(name, *strategy, strategy->summary());
   k.section("select", select, "which linears the strategy is applied to").only_if_given();
-  k.key(
-       "controls", controls,
-       "runs beside this one that could prove the replica wrong, and a table that compares them with it; single: every "
-       "code used once; finer_groups, more_bits, low_rank: two group sizes, bit widths or ranks, mixed over the "
-       "linears in order of sensitivity so that they store as much as the replica; more_bits_selected: the same over "
-       "the replicated linears alone; more_bits_attention: over attention and shared experts; random_selection: as "
-       "many units, drawn five times; followers_removed: of adjacent, the model without the blocks that use the codes "
-       "of others; curve: the single replica in groups of 128, 64 and 32 and with a bit more, on which a replica's KL "
-       "is read as bits",
-       control_names({kSingle, kCurve}))
+  k.key("controls", controls,
+        "runs beside this one that could prove the replica wrong, and a table that compares them with it; " +
+            help_of_controls(),
+        all_controls())
       .only_if_given();
   k.key("ladder", ladder,
         "runs beside this one with replicas all alike, jittered at random, and averaged back to one, compared like "
@@ -50,10 +59,17 @@ void ReplicationConfig::keys(core::Keys& k) {
       .only_if_given();
   core::Key& instead = k.key("control", control,
                              "run this in place of the strategy, at its stored bits: what `controls` does, one by one",
-                             control_names({kNone}));
-  core::Key& drawn = k.key("draw", draw, "which of the draws; read by control: random_selection", {1, kDraws});
+                             controls_in_place());
+  core::Key& drawn =
+      k.key("draw", draw, fmt::format("which of the draws; read by control: {}", kRandomSelection), {1, kDraws});
   if (control == kNone) instead.only_if_given();
-  if (control != kRandomSelection) drawn.only_if_given();
+  if (!draws_units()) drawn.only_if_given();
+}
+
+bool ReplicationConfig::collapses() const {
+  if (!selected() || control != kNone) return false;
+  const auto* linear = dynamic_cast<const LinearStrategy*>(&chosen());
+  return linear != nullptr && linear->collapses();
 }
 
 void ReplicationConfig::check() const {
@@ -68,13 +84,13 @@ void ReplicationConfig::check() const {
   const auto asks = [&](const char* name) {
     return std::find(controls.begin(), controls.end(), name) != controls.end();
   };
-  core::require(!asks(kCurve) || asks(kSingle), "{}: curve counts bits from those of `single`. Name it too.",
-                where("controls"));
+  core::require(!asks(kCurve) || asks(kSingle), "{}: {} counts bits from those of `{}`. Name it too.",
+                where("controls"), kCurve, kSingle);
   core::require(controls.empty() || control == kNone, "{}: controls is given too. Keep one of them.", where("control"));
-  core::require(!(asks(kFollowersRemoved) || removes_followers()) || chosen().has_followers(),
-                "{}: followers_removed takes away blocks that use the codes of others, and {} has none. Use it with "
-                "adjacent.",
-                where(controls.empty() ? "control" : "controls"), strategy);
+  core::require(!(asks(kFollowersRemoved) || removes_followers()) ||
+                    (block_strategy() != nullptr && block_strategy()->has_followers()),
+                "{}: {} takes away blocks that use the codes of others, and {} has none. Use it with adjacent.",
+                where(controls.empty() ? "control" : "controls"), kFollowersRemoved, strategy);
   if (ladder) {
     std::vector<std::string> with_ladder;
     for (const auto& [name, other] : strategies)
@@ -91,11 +107,11 @@ void ReplicationConfig::check() const {
     const std::string reason = chosen().refuses_average();
     core::require(reason.empty(), "{}: {}: {}. Remove it.", where("average"), strategy, reason);
   }
-  core::require(!given("draw") || control == kRandomSelection,
-                "{} is read with control: random_selection only. Remove it.", where("draw"));
+  core::require(!given("draw") || draws_units(), "{} is read with control: {} only. Remove it.", where("draw"),
+                kRandomSelection);
   if (!is_of_blocks() || !given("select")) return;
-  core::require(chosen().selects(), "{}: {} says itself which blocks run. Remove one of the two.", where("select"),
-                strategy);
+  core::require(block_strategy()->selects(), "{}: {} says itself which blocks run. Remove one of the two.",
+                where("select"), strategy);
   core::require(select.unit == "block" || select.policy == "all",
                 "{}: {} runs whole blocks. Select them with unit: block.", select.where("unit"), strategy);
 }
@@ -103,20 +119,23 @@ void ReplicationConfig::check() const {
 void follow_plan(const ReplicationConfig& config, core::Model& model, const std::set<std::string>& linears) {
   if (!config.is_of_blocks()) return;
   std::set<int64_t> blocks;
-  for (const std::string& linear : linears) blocks.insert(model.block_of(linear));
-  model.follow(config.removes_followers() ? config.chosen().without_followers(model.shape())
-                                          : config.chosen().plan(model.shape(), blocks));
+  for (const std::string& linear : linears) blocks.insert(model.slot(linear).block());
+  const BlockStrategy& strategy = *config.block_strategy();
+  model.follow(config.removes_followers() ? strategy.without_followers(model.shape())
+                                          : strategy.plan(model.shape(), blocks));
 }
 
-int64_t bits_of_replicas(const ReplicationConfig& config, Own own, const core::Plan& plan, int64_t block,
+int64_t bits_of_replicas(const ReplicationConfig& config, OwnParameters own, const core::Plan& plan, int64_t block,
                          int64_t parameters, int64_t norms) {
   constexpr int64_t kGate = 32;  // bits
+  const BlockStrategy* strategy = config.block_strategy();
+  if (strategy == nullptr) return 0;
   int64_t replicas = 0;
   for (const core::Step& step : plan) {
     if (step.block == block) replicas = std::max(replicas, step.replica + step.parallel - 1);
   }
-  int64_t each = kGate * config.chosen().gates();
-  if (own.parameters || config.chosen().gives_parameters()) each += parameters;
+  int64_t each = kGate * strategy->gates();
+  if (own.parameters || strategy->gives_parameters()) each += parameters;
   if (own.norms) each += norms;
   return replicas * each;
 }
@@ -124,14 +143,9 @@ int64_t bits_of_replicas(const ReplicationConfig& config, Own own, const core::P
 void add_further_inputs(const ReplicationConfig& config, core::Model& model,
                         std::vector<quant::Assignment>& assignments) {
   if (!config.is_of_blocks() || config.removes_followers()) return;
-  std::map<std::string, int64_t> blocks;
-  for (int64_t i = 0; i < model.shape().layers; ++i) {
-    for (const core::Slot* slot : model.block(i).slots()) blocks[slot->path()] = i;
-  }
   for (quant::Assignment& a : assignments) {
-    const auto found = blocks.find(a.slot->path());
-    if (found == blocks.end() || !a.decoder) continue;
-    a.further = config.chosen().further_inputs(a.slot->path(), found->second, model.plan());
+    if (a.slot->block() < 0 || !a.format) continue;
+    a.further = config.block_strategy()->further_inputs(*a.slot, model.plan());
     core::require(a.further.empty() || !a.reads_inputs,
                   "{}: its method runs the block on the inputs of its first step, and sums no statistics. Choose "
                   "another method, or calibrate on the first step and block alone.",
@@ -143,61 +157,31 @@ void add_further_inputs(const ReplicationConfig& config, core::Model& model,
   }
 }
 
-void prepare_replicas(const ReplicationConfig& config, Own own, core::Model& model, int64_t block, uint64_t seed) {
+void prepare_replicas(const ReplicationConfig& config, OwnParameters own, core::Model& model, int64_t block,
+                      uint64_t seed) {
   if (!config.is_of_blocks()) return;
   for (core::Block* replica : model.replicas(block)) {
     if (own.parameters) give_own_parameters(model.block(block), *replica, /*jitter=*/0, seed);
     if (own.norms) give_own_norms(*replica);
-    config.chosen().prepare(model.block(block), *replica, seed);
+    config.block_strategy()->prepare(model.block(block), *replica, seed);
   }
 }
 
-namespace {
-
-// A strategy's refine, with the decoders of one linear.
-class StrategyRefinement : public quant::Refinement {
- public:
-  StrategyRefinement(std::shared_ptr<const Strategy> strategy, std::shared_ptr<const quant::Decoder> encoder,
-                     std::shared_ptr<const quant::Decoder> decoder)
-      : strategy_(std::move(strategy)), encoder_(std::move(encoder)), decoder_(std::move(decoder)) {}
-
-  quant::Needs needs() const override { return strategy_->needs(); }
-  const std::shared_ptr<const quant::Decoder>& decoder() const override { return decoder_; }
-  quant::Refined refine(const at::Tensor& w, quant::Encoded encoded, const quant::Statistics& x) const override {
-    return strategy_->refine(w, std::move(encoded), x, *encoder_, *decoder_);
-  }
-
- private:
-  std::shared_ptr<const Strategy> strategy_;
-  std::shared_ptr<const quant::Decoder> encoder_, decoder_;
-};
-
-}  // namespace
-
 quant::CodingOf coding_of(const ReplicationConfig& config, const std::optional<std::set<std::string>>& chosen) {
   if (!config.selected()) return quant::grid_coding;
-  const std::shared_ptr<const Strategy> strategy = config.strategies.at(config.strategy);
+  const std::shared_ptr<const Strategy> strategy = config.strategies.at(config.strategy).share();
   const std::string name = config.strategy;
   const bool everywhere = config.select.policy == "all";
-  return [=](const core::Slot& slot, const quant::WeightConfig& given, uint64_t seed) -> quant::Coding {
-    if (chosen && !chosen->contains(slot.path())) return quant::grid_coding(slot, given, seed);
-    const quant::Place place{slot.path(), seed};
-    const Shape shape{slot.out_features(), slot.in_features()};
-    if (everywhere) refuse_unread(given, place.path, name, strategy->unread());
-    const quant::WeightConfig weight = without(given, strategy->unread());
-    auto encoder = strategy->encoder(weight, place, shape);
-    auto decoder = strategy->decoder(weight, place, shape);
-    return {.decoder = encoder ? encoder : decoder,
-            .refinement = encoder ? std::make_shared<StrategyRefinement>(strategy, encoder, decoder) : nullptr,
-            .codes_of = strategy->codes_of(slot.path()),
-            .inputs = strategy->inputs(),
-            .mean_with = strategy->mean_with(slot.path())};
+  return [=](const core::Slot& slot, const quant::WeightConfig& weight, uint64_t seed) -> quant::Coding {
+    if (chosen && !chosen->contains(slot.path())) return quant::grid_coding(slot, weight, seed);
+    if (everywhere) refuse_unread(weight, name, strategy->unread());
+    return coding_by(name, strategy, slot, weight, seed);
   };
 }
 
 quant::WeightConfig single_grid(const ReplicationConfig& config, const quant::WeightConfig& weight) {
   if (!config.selected() || config.select.policy != "all") return weight;
-  const std::vector<std::string> keys = config.strategies.at(config.strategy)->unread();
+  const std::vector<std::string> keys = config.chosen().unread();
   const auto unread = [&](const char* key) { return std::find(keys.begin(), keys.end(), key) != keys.end(); };
   quant::WeightConfig single = weight;
   if (unread("symmetry")) single.symmetry = "midrise";
@@ -205,32 +189,28 @@ quant::WeightConfig single_grid(const ReplicationConfig& config, const quant::We
   return single;
 }
 
-int64_t stored_bits(const quant::Decoder& decoder, const Shape& shape) {
-  return decoder.code_bits() * shape.out_features * shape.in_features +
-         quant::parameter_bits(decoder.layout(shape.out_features, shape.in_features));
+int64_t stored_bits(const quant::WeightFormat& format, const Shape& shape) {
+  return format.code_bits() * shape.out_features * shape.in_features +
+         quant::parameter_bits(format.layout(shape.out_features, shape.in_features));
 }
 
-double parameters_per_weight(const quant::Decoder& decoder, int64_t width) {
-  const int64_t group = std::max<int64_t>(1, decoder.config().group_size);
+double parameters_per_weight(const quant::WeightFormat& format, int64_t width) {
+  const int64_t group = std::max<int64_t>(1, format.config().group_size);
   const int64_t columns = (width + group - 1) / group * group;
-  return static_cast<double>(quant::parameter_bits(decoder.layout(width, columns))) /
+  return static_cast<double>(quant::parameter_bits(format.layout(width, columns))) /
          static_cast<double>(width * columns);
 }
 
-std::shared_ptr<const quant::Decoder> restored_decoder(const quant::WeightConfig& weight, const core::Node& replication,
-                                                       const quant::Place& place, const Shape& shape,
-                                                       const std::string& where) {
-  if (replication.is_null()) return quant::make_decoder(weight, place.path, shape.in_features, place.seed);
+std::shared_ptr<const quant::WeightFormat> restored_format(const quant::WeightConfig& weight,
+                                                           const core::Node& replication, const quant::Place& place,
+                                                           const Shape& shape, const std::string& where) {
+  if (replication.is_null()) return quant::make_format(weight, place.path, shape.in_features, place.seed);
   ReplicationConfig config;
   core::bind(replication, config, where);
-  return config.strategies.at(config.strategy)->decoder(weight, place, shape);
-}
-
-core::Node description(const std::string& name, const Strategy& strategy) {
-  core::Node node = core::make_map();
-  node.entries.emplace_back("strategy", core::make_string(name));
-  node.entries.emplace_back(name, core::to_node(const_cast<Strategy&>(strategy)));
-  return node;
+  const auto* strategy = dynamic_cast<const LinearStrategy*>(&config.chosen());
+  core::require(strategy != nullptr, "{}: {} decodes no linear. Use the Refrain that wrote the checkpoint.", where,
+                config.strategy);
+  return strategy->format(weight, place, shape);
 }
 
 }  // namespace replication

@@ -4,8 +4,8 @@
 
 #include <algorithm>
 
-#include "quant/draws.h"
-#include "quant/quantized_linear.h"
+#include "quant/grids/draws.h"
+#include "quant/linear/quantized_linear.h"
 
 namespace replication {
 
@@ -30,7 +30,7 @@ void give_own_parameters(core::Block& block, core::Block& replica, double jitter
       const bool scales = p.kind == core::Kind::scale || p.kind == core::Kind::row_scale;
       p.tensor = scales && jitter > 0 ? jittered(p, jitter, {to[i]->path(), seed}) : p.tensor.clone();
     }
-    auto own = original->with(original->shared_decoder(), std::move(parameters));
+    auto own = original->with(original->shared_format(), std::move(parameters));
     own->share_codes(original->codes_of().empty() ? from[i]->path() : original->codes_of());
     to[i]->put(std::move(own));
   }
@@ -59,7 +59,7 @@ std::shared_ptr<quant::QuantizedLinear> mean_of(const std::vector<const quant::Q
     for (const auto* linear : linears) all.push_back(linear->parameters().at(p.name));
     p.tensor = mean_of(all, p.kind, p.stored_dtype);
   }
-  auto mean = linears.front()->with(linears.front()->shared_decoder(), std::move(parameters));
+  auto mean = linears.front()->with(linears.front()->shared_format(), std::move(parameters));
   if (mean->input() == nullptr) return mean;
   quant::Parameters of_input = mean->input()->parameters();
   for (size_t i = 0; i < of_input.size(); ++i) {
@@ -69,7 +69,7 @@ std::shared_ptr<quant::QuantizedLinear> mean_of(const std::vector<const quant::Q
   }
   if (!of_input.empty()) {
     auto input = mean->input()->with(std::move(of_input));
-    mean = linears.front()->with(mean->shared_decoder(), mean->parameters());
+    mean = linears.front()->with(mean->shared_format(), mean->parameters());
     mean->quantize_input(std::move(input));
   }
   return mean;

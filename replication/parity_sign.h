@@ -3,7 +3,7 @@
 // window decide: a trellis code (cf. QTIP, Tseng et al. 2024, arXiv 2406.11235) at the bits of the plain grid.
 #pragma once
 
-#include "replication/window_decoder.h"
+#include "replication/window_format.h"
 
 namespace replication {
 

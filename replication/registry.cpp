@@ -6,7 +6,7 @@
 
 namespace replication {
 
-#define DECLARE(name) std::shared_ptr<Strategy> make_##name();
+#define DECLARE(name) core::Polymorphic<Strategy> make_##name();
 STRATEGIES(DECLARE)
 #undef DECLARE
 

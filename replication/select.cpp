@@ -9,7 +9,6 @@
 
 #include "core/error.h"
 #include "core/random.h"
-#include "quant/expert_bits.h"
 
 namespace replication {
 
@@ -72,163 +71,179 @@ void Selection::check() const {
                 where("candidates"));
 }
 
-std::vector<std::string> Selection::units(core::Model& model) const {
-  std::vector<std::string> all;
+std::vector<std::string> paths_of(const std::vector<Unit>& units) {
+  std::vector<std::string> paths;
+  for (const Unit& unit : units) paths.push_back(unit.path);
+  return paths;
+}
+
+namespace {
+
+Unit unit_of(std::string path, int64_t block, const std::vector<core::Slot*>& slots) {
+  Unit unit{std::move(path), block, {}};
+  for (const core::Slot* slot : slots) unit.linears.insert(slot->path());
+  return unit;
+}
+
+}  // namespace
+
+std::vector<Unit> Selection::units(core::Model& model) const {
+  std::vector<Unit> all;
   for (int64_t i = 0; i < model.shape().layers; ++i) {
+    core::Block& block = model.block(i);
     if (unit == "block") {
-      all.push_back("model.layers." + std::to_string(i));
+      all.push_back(unit_of(core::path_of_block(i), i, block.slots()));
     } else if (of_experts()) {
-      for (const core::Slot* slot : model.block(i).slots()) {
-        const std::string expert = quant::expert_of(slot->path());
-        if (!expert.empty() && (all.empty() || all.back() != expert)) all.push_back(expert);
-      }
+      core::Mixture* mixture = block.mixture();
+      for (int64_t e = 0; mixture != nullptr && e < mixture->experts(); ++e)
+        all.push_back(unit_of(mixture->expert_path(e), i, mixture->slots_of(e)));
     } else {
-      for (const core::Slot* slot : model.block(i).slots()) all.push_back(slot->path());
+      for (core::Slot* slot : block.slots()) all.push_back(unit_of(slot->path(), i, {slot}));
     }
   }
   return all;
 }
 
-bool is_inside(const std::string& linear, const std::string& unit) {
-  return linear == unit || linear.starts_with(unit + ".");
-}
-
-OutputError Selection::error_of(const std::string& unit, const OutputErrors& errors) {
+OutputError Selection::error_of(const std::set<std::string>& linears, const OutputErrors& errors) {
   OutputError sum;
-  for (const auto& [linear, found] : errors) {
-    if (!is_inside(linear, unit)) continue;
-    sum.error += found.error;
-    sum.energy += found.energy;
+  for (const std::string& linear : linears) {
+    const auto found = errors.find(linear);
+    if (found == errors.end()) continue;
+    sum.error += found->second.error;
+    sum.energy += found->second.energy;
   }
   return sum;
+}
+
+std::set<std::string> Selection::linears_of(const std::vector<Unit>& units) {
+  std::set<std::string> linears;
+  for (const Unit& unit : units) linears.insert(unit.linears.begin(), unit.linears.end());
+  return linears;
 }
 
 namespace {
 
 // Units by a number, the largest first; equal ones stay in the order of the model.
-std::vector<std::string> by_number(std::vector<std::string> units,
-                                   const std::function<double(const std::string&)>& number) {
-  std::vector<std::pair<double, std::string>> ranked;
-  for (std::string& unit : units) {
+std::vector<Unit> by_number(std::vector<Unit> units, const std::function<double(const Unit&)>& number) {
+  std::vector<std::pair<double, Unit>> ranked;
+  for (Unit& unit : units) {
     const double value = number(unit);
     ranked.emplace_back(value, std::move(unit));
   }
   std::stable_sort(ranked.begin(), ranked.end(), [](const auto& a, const auto& b) { return a.first > b.first; });
-  std::vector<std::string> order;
+  std::vector<Unit> order;
   for (auto& [value, unit] : ranked) order.push_back(std::move(unit));
   return order;
 }
 
 // What the strategy adds in a unit, bits.
-int64_t extra_of(const std::string& unit, const Evidence& evidence) {
+int64_t extra_of(const Unit& unit, const RankingStatistics& evidence) {
   int64_t sum = 0;
-  for (const auto& [linear, bits] : evidence.extra_bits) sum += is_inside(linear, unit) ? bits : 0;
+  for (const std::string& linear : unit.linears) {
+    const auto found = evidence.extra_bits.find(linear);
+    if (found != evidence.extra_bits.end()) sum += found->second;
+  }
   return sum;
 }
 
-double per_weight(int64_t bits, const Evidence& evidence) {
+double per_weight(int64_t bits, const RankingStatistics& evidence) {
   return static_cast<double>(bits) / static_cast<double>(evidence.covered);
 }
 
 }  // namespace
 
-std::vector<std::string> Selection::ranked(core::Model& model, const Evidence& evidence) const {
+std::vector<Unit> Selection::ranked(core::Model& model, const RankingStatistics& evidence) const {
   if (policy == "frequency")
-    return by_number(units(model), [&](const std::string& path) { return evidence.expert_frequency.at(path); });
-  std::vector<std::string> order = by_number(units(model), [&](const std::string& path) {
-    return of_experts() ? evidence.expert_error.at(path) : error_of(path, evidence.errors).relative();
+    return by_number(units(model), [&](const Unit& unit) { return evidence.expert_frequency.at(unit.path); });
+  std::vector<Unit> order = by_number(units(model), [&](const Unit& unit) {
+    return of_experts() ? evidence.expert_error.at(unit.path) : error_of(unit.linears, evidence.errors).relative();
   });
   if (!by_kl()) return order;
-  return by_number(std::move(order), [&](const std::string& path) {
-    const auto found = evidence.kl.find(path);
+  return by_number(std::move(order), [&](const Unit& unit) {
+    const auto found = evidence.kl.find(unit.path);
     return found == evidence.kl.end() ? -1.0 : found->second;
   });
 }
 
-std::vector<std::string> Selection::kl_candidates(core::Model& model, const OutputErrors& errors) const {
-  std::vector<std::string> order =
-      by_number(units(model), [&](const std::string& path) { return error_of(path, errors).relative(); });
+std::vector<Unit> Selection::kl_candidates(core::Model& model, const OutputErrors& errors) const {
+  std::vector<Unit> order =
+      by_number(units(model), [&](const Unit& unit) { return error_of(unit.linears, errors).relative(); });
   if (candidates > 0 && candidates < static_cast<int64_t>(order.size())) order.resize(candidates);
   return order;
 }
 
 // By fraction, or as many as the budget holds.
-std::set<std::string> Selection::first_of(const std::vector<std::string>& order, const Evidence& evidence) const {
+std::vector<Unit> Selection::first_of(std::vector<Unit> order, const RankingStatistics& evidence) const {
   if (!has_budget()) {
     const auto count = std::lround(fraction * static_cast<double>(order.size()));
     core::require(count > 0, "{}: {} of {} units is none. Raise it.", where("fraction"), fraction, order.size());
-    return {order.begin(), order.begin() + count};
+    order.resize(count);
+    return order;
   }
-  std::set<std::string> chosen;
+  std::vector<Unit> chosen;
   int64_t spent = 0;
-  for (const std::string& path : order) {
-    const int64_t extra = extra_of(path, evidence);
+  for (const Unit& unit : order) {
+    const int64_t extra = extra_of(unit, evidence);
     if (per_weight(spent + extra, evidence) > budget) continue;
     spent += extra;
-    chosen.insert(path);
+    chosen.push_back(unit);
   }
   return chosen;
 }
 
 // By the policies that name units.
-std::set<std::string> Selection::named(const std::vector<std::string>& all) const {
+std::vector<Unit> Selection::named(const std::vector<Unit>& all) const {
+  const auto listed = [&](const Unit& u) { return std::find(list.begin(), list.end(), u.path) != list.end(); };
   if (policy == "list") {
+    const std::vector<std::string> paths = paths_of(all);
     for (const std::string& path : list) {
-      core::require(std::count(all.begin(), all.end(), path) > 0,
-                    "{}: `{}` is no {} of this model. They are named like {}.", where("list"), path, unit, all.back());
+      core::require(std::count(paths.begin(), paths.end(), path) > 0,
+                    "{}: `{}` is no {} of this model. They are named like {}.", where("list"), path, unit,
+                    paths.back());
     }
-    core::require(!list.empty(), "{}: the list is empty. Name a {}, e.g. {}.", where("list"), unit, all.front());
-    return {list.begin(), list.end()};
+    core::require(!list.empty(), "{}: the list is empty. Name a {}, e.g. {}.", where("list"), unit, paths.front());
   }
-  std::set<std::string> chosen;
+  std::vector<Unit> chosen;
   for (size_t i = 0; i < all.size(); ++i) {
-    const bool matches = policy == "every"     ? i % static_cast<size_t>(every) == 0
-                         : policy == "pattern" ? fnmatch(pattern.c_str(), all[i].c_str(), 0) == 0
+    const bool matches = policy == "list"      ? listed(all[i])
+                         : policy == "every"   ? i % static_cast<size_t>(every) == 0
+                         : policy == "pattern" ? fnmatch(pattern.c_str(), all[i].path.c_str(), 0) == 0
                                                : true;
-    if (matches) chosen.insert(all[i]);
+    if (matches) chosen.push_back(all[i]);
   }
   core::require(!chosen.empty(), "{}: `{}` matches no {} of this model. They are named like {}.", where("pattern"),
-                pattern, unit, all.front());
+                pattern, unit, all.front().path);
   return chosen;
 }
 
-void Selection::require_room(core::Model& model, const Evidence& evidence) const {
+void Selection::require_room(core::Model& model, const RankingStatistics& evidence) const {
   core::require(!units(model).empty(), "{}: this model has no experts. Choose unit: linear or block.", where("unit"));
   if (!has_budget()) return;
   int64_t least = std::numeric_limits<int64_t>::max();
-  for (const std::string& path : units(model)) least = std::min(least, extra_of(path, evidence));
+  for (const Unit& one : units(model)) least = std::min(least, extra_of(one, evidence));
   core::require(per_weight(least, evidence) <= budget,
                 "{}: {} bits per weight hold no {}: the cheapest adds {:.3g}. Raise it.", where("budget"), budget, unit,
                 per_weight(least, evidence));
 }
 
-std::vector<std::string> Selection::drawn(core::Model& model, uint64_t seed) const {
+std::vector<Unit> Selection::drawn(core::Model& model, uint64_t seed) const {
   core::Random random(seed, "", "selection");
-  return by_number(units(model), [&](const std::string&) { return random.uniform(); });
+  return by_number(units(model), [&](const Unit&) { return random.uniform(); });
 }
 
-std::set<std::string> Selection::chosen_units(core::Model& model, const Evidence& evidence, uint64_t seed) const {
+std::vector<Unit> Selection::chosen_units(core::Model& model, const RankingStatistics& evidence, uint64_t seed) const {
   require_room(model, evidence);
   if (is_ranked()) return first_of(ranked(model, evidence), evidence);
   if (policy == "random") return first_of(drawn(model, seed), evidence);
-  std::set<std::string> chosen = named(units(model));
+  std::vector<Unit> chosen = named(units(model));
   if (has_budget()) {
     int64_t spent = 0;
-    for (const std::string& path : chosen) spent += extra_of(path, evidence);
+    for (const Unit& one : chosen) spent += extra_of(one, evidence);
     core::require(per_weight(spent, evidence) <= budget,
                   "{}: the selection adds {:.3g} bits per weight, more than {}. Raise it, or select less.",
                   where("budget"), per_weight(spent, evidence), budget);
   }
   return chosen;
-}
-
-std::set<std::string> Selection::linears_of(core::Model& model, const std::set<std::string>& units) const {
-  std::set<std::string> linears;
-  for (const core::Slot* slot : model.slots()) {
-    const auto in = [&](const std::string& unit) { return is_inside(slot->path(), unit); };
-    if (std::any_of(units.begin(), units.end(), in)) linears.insert(slot->path());
-  }
-  return linears;
 }
 
 }  // namespace replication

@@ -12,6 +12,15 @@
 
 namespace replication {
 
+// What is chosen as a whole: a linear, an expert or a block.
+struct Unit {
+  std::string path;               // "model.layers.3", "model.layers.3.mlp.experts.7", or that of a linear
+  int64_t block = 0;              // in which it stands
+  std::set<std::string> linears;  // paths of its linears
+};
+
+std::vector<std::string> paths_of(const std::vector<Unit>& units);
+
 // What quantization does to a linear's output.
 struct OutputError {
   double error = 0;   // tr(ΔHΔᵀ)
@@ -23,7 +32,7 @@ struct OutputError {
 using OutputErrors = std::map<std::string, OutputError>;  // by path of the linear
 
 // What is known of a model when units are chosen.
-struct Evidence {
+struct RankingStatistics {
   OutputErrors errors = {};                        // on full-precision inputs; read by policy sensitivity
   std::map<std::string, double> kl = {};           // of the candidates, by unit, nats per token; read by metric kl
   std::map<std::string, int64_t> extra_bits = {};  // of every linear: what the strategy stores beyond the plain grid
@@ -47,35 +56,32 @@ struct Selection : core::Section {
   bool of_experts() const { return unit == "expert"; }
   bool has_budget() const { return given("budget"); }
 
-  // Paths of the units of a model in its order: "model.layers.3", "model.layers.3.mlp.experts.7", or its linears.
-  std::vector<std::string> units(core::Model& model) const;
+  // The units of a model in its order.
+  std::vector<Unit> units(core::Model& model) const;
   // All units, most sensitive first: by output error (of experts: of their blocks), or with metric kl the candidates by
   // KL and the others behind them. By frequency: those that most tokens are sent to.
-  std::vector<std::string> ranked(core::Model& model, const Evidence& evidence) const;
+  std::vector<Unit> ranked(core::Model& model, const RankingStatistics& evidence) const;
   // The units whose KL is to be measured: the first `candidates` by output error.
-  std::vector<std::string> kl_candidates(core::Model& model, const OutputErrors& errors) const;
+  std::vector<Unit> kl_candidates(core::Model& model, const OutputErrors& errors) const;
   // Those that are chosen; seed: of policy random. Error: a list or a pattern that names nothing, a fraction that is no
   // unit, a budget that no unit fits into or that the named ones exceed.
-  std::set<std::string> chosen_units(core::Model& model, const Evidence& evidence, uint64_t seed) const;
+  std::vector<Unit> chosen_units(core::Model& model, const RankingStatistics& evidence, uint64_t seed) const;
   // All units in an order drawn from the seed.
-  std::vector<std::string> drawn(core::Model& model, uint64_t seed) const;
-  // The linears in units.
-  std::set<std::string> linears_of(core::Model& model, const std::set<std::string>& units) const;
-  std::set<std::string> chosen_linears(core::Model& model, const Evidence& evidence, uint64_t seed) const {
-    return linears_of(model, chosen_units(model, evidence, seed));
+  std::vector<Unit> drawn(core::Model& model, uint64_t seed) const;
+  std::set<std::string> chosen_linears(core::Model& model, const RankingStatistics& evidence, uint64_t seed) const {
+    return linears_of(chosen_units(model, evidence, seed));
   }
   // Error when the model has no unit, or the budget holds none, however they are ranked.
-  void require_room(core::Model& model, const Evidence& evidence) const;
-  // Of a unit: over its linears, Σ error / Σ energy.
-  static OutputError error_of(const std::string& unit, const OutputErrors& errors);
+  void require_room(core::Model& model, const RankingStatistics& evidence) const;
+  // Σ error and Σ energy over the linears of a unit.
+  static OutputError error_of(const std::set<std::string>& linears, const OutputErrors& errors);
+  // Paths of the linears in units.
+  static std::set<std::string> linears_of(const std::vector<Unit>& units);
 
  private:
   bool reads(const std::string& key) const;  // whether the policy has a use for it
-  std::set<std::string> first_of(const std::vector<std::string>& order, const Evidence& evidence) const;
-  std::set<std::string> named(const std::vector<std::string>& all) const;
+  std::vector<Unit> first_of(std::vector<Unit> order, const RankingStatistics& evidence) const;
+  std::vector<Unit> named(const std::vector<Unit>& all) const;
 };
-
-// Whether a linear is the unit, or in the expert or block that is.
-bool is_inside(const std::string& linear, const std::string& unit);
 
 }  // namespace replication

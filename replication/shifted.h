@@ -3,7 +3,7 @@
 // Fischer 1990). R = 1 would be an ordinary codebook.
 #pragma once
 
-#include "replication/window_decoder.h"
+#include "replication/window_format.h"
 
 namespace replication {
 

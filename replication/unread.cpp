@@ -6,7 +6,7 @@
 
 namespace replication {
 
-void refuse_unread(const quant::WeightConfig& weight, const std::string& path, const std::string& strategy,
+void refuse_unread(const quant::WeightConfig& weight, const std::string& strategy,
                    const std::vector<std::string>& keys) {
   quant::WeightConfig given = weight, standard;
   const core::Node values = core::to_node(given), defaults = core::to_node(standard);
@@ -17,9 +17,7 @@ void refuse_unread(const quant::WeightConfig& weight, const std::string& path, c
                                      return entry.first == key && entry.second.scalar == text;
                                    });
     core::require(same != defaults.entries.end(),
-                  "{}: {} is not read with replication.strategy: {}. Remove one of the "
-                  "two.",
-                  path, weight.where(name), strategy);
+                  "{} is not read with replication.strategy: {}. Remove one of the two.", weight.where(name), strategy);
   }
 }
 

@@ -1,6 +1,6 @@
-// The cheapest sequence of symbols under a decoder that looks at a window of them (Viterbi 1967, Forney 1973). Symbol
+// The cheapest sequence of symbols under a format that looks at a window of them (Viterbi 1967, Forney 1973). Symbol
 // q_t has k bits, the window at t is the L bits of q_t and the L/k − 1 symbols before it, level[window] is what it
-// stands for; symbols before the first are 0. The encoder finds the symbols of least Σ (x_t − level[window_t])².
+// stands for; symbols before the first are 0. The initial_format finds the symbols of least Σ (x_t − level[window_t])².
 //
 // The state is the window without its newest symbol: 2^(L−k) of them, 2^k ways into each. States are numbered with the
 // newest symbol in the HIGH bits, unlike windows, so that one step runs along contiguous memory for all states at once.

@@ -4,6 +4,9 @@
   core <- quant <- replication <- export          core/config, core/io, core/text: no ATen, not even through others
   core <- models <--------------- export          experiments, tests, bench: all; nobody else includes experiments
 
+Inside of experiments the rooms have an order too (ROOMS). No two units, a unit being x.h with x.cpp, include each other,
+be it through others.
+
 Float64 tensors are made in core/linalg alone, on the CPU: not every device has them. (C++ doubles are free.)
 
 Run without arguments in a checkout; prints one line per violation, exit code 1 if there are any.
@@ -22,6 +25,9 @@ MAY_INCLUDE = {
 }
 ALL = set(MAY_INCLUDE) | {"experiments"}
 MAY_INCLUDE |= {"experiments": ALL, "tests": ALL | {"tests"}, "bench": ALL | {"bench"}}
+
+# Folders of experiments, each of which may include those before it.
+ROOMS = ["measure", "config", "inputs", "results", "analysis", "run", "programs"]
 
 WITHOUT_ATEN = ("core/config/", "core/io/", "core/text/", "quant/kernels/")
 ATEN = re.compile(r"(ATen|torch|c10)/")
@@ -75,6 +81,48 @@ def check_includes(root: Path, names: list[str]):
                 yield f"{name}:{number}: {folder} may not include {included}. It may include: {allowed(folder)}."
             elif quote == '"' and not (root / included).is_file():
                 yield f'{name}:{number}: "{included}" is not in this checkout. Write it from the root, others in <>.'
+
+
+def room_of(name: str) -> int:
+    """Place in ROOMS of a file of experiments; -1 where it is in none of them, or is no such file."""
+    parts = name.split("/")
+    return ROOMS.index(parts[1]) if parts[0] == "experiments" and len(parts) > 2 and parts[1] in ROOMS else -1
+
+
+def check_rooms(root: Path, names: list[str]):
+    for name in names:
+        room = room_of(name)
+        if room < 0 or Path(name).suffix not in CPP:
+            continue
+        for number, _, included in includes(root / name):
+            if room_of(included) > room:
+                yield (f"{name}:{number}: experiments/{ROOMS[room]} may not include {included}. "
+                       f"The order is: {', '.join(ROOMS)}.")
+
+
+def unit_of(name: str) -> str:
+    """x.h, x.cpp and x-inl.h are one unit."""
+    return re.sub(r"(-inl)?\.(h|cpp)$", "", name)
+
+
+def check_cycles(root: Path, names: list[str]):
+    units: dict[str, set[str]] = {}
+    for name in names:
+        if Path(name).suffix in {".h", ".cpp"} and name.split("/")[0] in ALL:
+            found = {unit_of(included) for _, quote, included in includes(root / name) if quote == '"'}
+            units.setdefault(unit_of(name), set()).update(found - {unit_of(name)})
+    for first in sorted(units):
+        reached, waiting = {}, [(first, [first])]
+        while waiting:
+            unit, path = waiting.pop()
+            for other in sorted(units.get(unit, ())):
+                if other == first and first == min(path):
+                    yield f"{' -> '.join([*path, first])}: these units include each other. Move what one needs of the other."
+                    waiting = []
+                    break
+                if other not in reached:
+                    reached[other] = True
+                    waiting.append((other, [*path, other]))
 
 
 def allowed(folder: str) -> str:
@@ -143,7 +191,7 @@ def check_words(root: Path, names: list[str]):
 def check(root: Path) -> list[str]:
     """Every violation in the checkout at `root`, one line each."""
     names = files(root)
-    return [line for part in (check_includes, check_without_aten, check_float64, check_registries, check_words)
+    return [line for part in (check_includes, check_rooms, check_cycles, check_without_aten, check_float64, check_registries, check_words)
             for line in part(root, names)]
 
 

@@ -121,10 +121,11 @@ class Binder {
     }
   }
 
-  // Inner sections first.
+  // Inner sections first; what may be left out and was is not checked.
   static void check(Section& section) {
     const Keys keys = keys_of(section);
     for (const Key& key : keys.all()) {
+      if (key.optional && !section.given(key.name)) continue;
       if (Section* const* inner = std::get_if<Section*>(&key.target)) check(**inner);
       if (const auto* list = std::get_if<SectionList>(&key.target)) {
         for (std::size_t i = 0; i < list->size(); ++i) check(list->item(i));

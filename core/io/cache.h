@@ -4,7 +4,7 @@
 // that was not committed, or whose files are not as they were left, is made anew. When the entries together exceed the
 // limit, those used longest ago are removed, except what somebody is using.
 //
-//   core::CacheEntry entry = cache.open(key);          // key: experiments/cache_key.h
+//   core::CacheEntry entry = cache.open(key);          // key: experiments/inputs/cache_key.h
 //   if (!entry.complete()) {
 //     compute_into(entry.path("hidden"));              // any size, written by any means
 //     entry.write("nll.json", text);                   // small

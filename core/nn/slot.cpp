@@ -82,8 +82,8 @@ std::vector<State> Slot::state() const {
 
 Cost Slot::cost() const {
   Cost cost = linear().cost();
-  cost.macs = std::llround(static_cast<double>(cost.macs) * seen_);
-  cost.bytes_read = std::llround(static_cast<double>(cost.bytes_read) * seen_);
+  cost.macs = std::llround(static_cast<double>(cost.macs) * token_fraction_);
+  cost.bytes_read = std::llround(static_cast<double>(cost.bytes_read) * token_fraction_);
   if (original_ == nullptr) return cost;
   if (!filled()) return cost.running();
   cost.weights = cost.dense_bits = 0;  // the original stands for the weights and stores the bias

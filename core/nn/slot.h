@@ -49,7 +49,41 @@ constexpr bool reads_norm(Role role) {
   }
 }
 
+// The half of a block in which a linear stands; none: it is no linear of a block.
+enum class Half { none, attention, feed_forward };
+
+constexpr Half half_of(Role role) {
+  switch (role) {
+    case Role::q_proj:
+    case Role::k_proj:
+    case Role::v_proj:
+    case Role::o_proj:
+    case Role::q_a_proj:
+    case Role::q_b_proj:
+    case Role::kv_a_proj:
+    case Role::kv_b_proj:
+      return Half::attention;
+    case Role::gate_proj:
+    case Role::up_proj:
+    case Role::down_proj:
+    case Role::router:
+    case Role::shared_expert_gate:
+      return Half::feed_forward;
+    case Role::lm_head:
+    case Role::embed_tokens:
+      return Half::none;
+  }
+  return Half::none;
+}
+
 const char* name_of(Role role);
+
+// Where a slot stands in its model.
+struct SlotPlace {
+  int64_t block = -1;      // index of its block, that of the block for a replica too; -1: it stands in no block
+  int64_t expert = -1;     // index of its expert in the mixture of the block; -1: it belongs to none
+  bool is_shared = false;  // whether it belongs to shared experts, their gate included
+};
 
 class Slot : public torch::nn::Module, public Loadable {
  public:
@@ -73,14 +107,21 @@ class Slot : public torch::nn::Module, public Loadable {
   // Of one that shares: what running costs, and what its own linear stores beside the codes.
   Cost cost() const override;
   void share(const Loadable& original) override;
-  // Of the tokens, which part it sees on average: what one token computes and reads is billed so. An expert's: k / E.
-  double seen() const { return seen_; }
-  void seen(double part) { seen_ = part; }
+  // Fraction of tokens that reach this linear, k/E for an expert. The bill multiplies the cost per token by it.
+  double token_fraction() const { return token_fraction_; }
+  void set_token_fraction(double fraction) { token_fraction_ = fraction; }
 
-  // Of a model that is streamed it is read when it is used, not with its block: those of
+  // Whether a streamed model reads the linear whenever it is used instead of with its block: the linears of
   // feed-forward networks and experts, which hold most of the weights.
   bool stays_in_file() const { return stays_in_file_; }
-  void stays_in_file(bool stays) { stays_in_file_ = stays; }
+  void set_stays_in_file(bool stays) { stays_in_file_ = stays; }
+
+  // The model sets the place when it builds the block.
+  int64_t block() const { return place_.block; }
+  int64_t expert() const { return place_.expert; }
+  bool is_shared() const { return place_.is_shared; }
+  Half half() const { return half_of(role_); }
+  void set_place(const SlotPlace& place) { place_ = place; }
 
   const std::string& path() const { return path_; }
   Role role() const { return role_; }
@@ -92,11 +133,12 @@ class Slot : public torch::nn::Module, public Loadable {
  private:
   std::string path_;
   Role role_;
+  SlotPlace place_;
   int64_t out_features_, in_features_;
   bool has_bias_;
   std::shared_ptr<Linear> linear_;
   const Slot* original_ = nullptr;
-  double seen_ = 1;
+  double token_fraction_ = 1;
   bool stays_in_file_ = false;
 };
 

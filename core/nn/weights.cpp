@@ -76,14 +76,14 @@ at::Tensor over_mapping(std::shared_ptr<const Checkpoint> checkpoint, const Tens
 }
 
 // A tensor of the file, or a part of one.
-struct Found {
+struct FoundTensor {
   std::string name;  // of the whole
   TensorView view;
 };
 
 // Experts may lie in one tensor: experts.gate_up_proj [E, 2F, D], the gate above the up projection, and
 // experts.down_proj [E, D, F]. Null: `name`, "….experts.7.up_proj.weight", is not in such a tensor.
-std::optional<Found> in_fused(const Checkpoint& checkpoint, const std::string& name) {
+std::optional<FoundTensor> in_fused(const Checkpoint& checkpoint, const std::string& name) {
   static const std::string kExperts = ".experts.";
   const size_t at = name.find(kExperts);
   if (at == std::string::npos) return std::nullopt;
@@ -104,11 +104,11 @@ std::optional<Found> in_fused(const Checkpoint& checkpoint, const std::string& n
   part.data += bytes * (expert * parts + (up ? 1 : 0));
   part.bytes = bytes;
   part.shape = {part.shape[1] / parts, part.shape[2]};
-  return Found{fused, part};
+  return FoundTensor{fused, part};
 }
 
 // Error (naming tensor and file) when it is not there.
-Found find(const Checkpoint& checkpoint, const std::string& name) {
+FoundTensor find(const Checkpoint& checkpoint, const std::string& name) {
   if (!checkpoint.has(name)) {
     if (auto part = in_fused(checkpoint, name)) return *part;
   }

@@ -81,12 +81,12 @@ std::string hint(const std::string& name, const std::vector<std::string>& known,
   return did_you_mean(name, known) + " Known " + kind + ": " + joined(known) + ". " + more;
 }
 
-struct Found {
+struct FoundCorpus {
   std::string path;
   Registered as;
 };
 
-Found find(const std::string& name) {
+FoundCorpus find(const std::string& name) {
   const std::map<std::string, Registered> known = registry();
   if (const auto entry = known.find(name); entry != known.end()) {
     const std::string path = in_roots(entry->second.file);
@@ -122,7 +122,7 @@ std::vector<std::string> data_roots() {
 }
 
 Corpus find_corpus(const std::string& name_or_path) {
-  const Found found = find(name_or_path);
+  const FoundCorpus found = find(name_or_path);
   return {.name = name_or_path, .path = found.path, .text = {}, .join = found.as.join, .windows = found.as.windows};
 }
 

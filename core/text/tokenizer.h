@@ -51,16 +51,11 @@ class Tokenizer {
   std::string hash() const { return hash_; }
 
  protected:
-  SpecialTokens special_;  // set by load_tokenizer, except what the tokenizer's own file says
-  std::string hash_;       // set by the constructor
+  SpecialTokens
+      special_;       // set by load_tokenizer (core/text/load_tokenizer.h), except what the tokenizer's own file says
+  std::string hash_;  // set by the constructor
 
   friend std::unique_ptr<Tokenizer> load_tokenizer(const std::string& model_directory);
 };
-
-// The tokenizer of a model directory: tokenizer.json, else tokenizer.model; the latter first when the former is no more
-// than its mirror (model.byte_fallback, as Llama 2 has it). BOS and EOS come from tokenizer_config.json
-// (strings or AddedToken objects), else from the sentencepiece model, else from config.json.
-// Throws UserError naming the file when there is none, when it is corrupt, or when it needs a feature we lack.
-std::unique_ptr<Tokenizer> load_tokenizer(const std::string& model_directory);
 
 }  // namespace core

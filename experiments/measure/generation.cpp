@@ -8,7 +8,9 @@
 
 #include "core/context.h"
 #include "core/error.h"
+#include "core/io/files.h"
 #include "core/text/windows.h"
+#include "experiments/measure/measures.h"
 
 namespace experiments {
 
@@ -17,6 +19,10 @@ void GenerationConfig::keys(core::Keys& k) {
   k.key("prompts", prompts, "how many, spread evenly over the text", {1, 1 << 20});
   k.key("prompt_tokens", prompt_tokens, "tokens of a prompt", {1, 1 << 20});
   k.key("new_tokens", new_tokens, "tokens that continue it", {1, 1 << 20});
+}
+
+void GenerationConfig::check() const {
+  core::require(!corpus.empty(), "{}: corpus is missing. Name a text, e.g. tiny/test.", where(""));
 }
 
 Prompts make_prompts(const GenerationConfig& config, const std::vector<int32_t>& ids, const core::Tokenizer& tokenizer,
@@ -81,6 +87,52 @@ Likeness likeness(const Continuations& full, const Continuations& other) {
   }
   likeness.same_tokens /= static_cast<double>(N);
   return likeness;
+}
+
+// ---- the measure ----
+
+namespace {
+
+constexpr const char* kWritten = "written.json";  // token ids of the full-precision model
+
+Json values_of(const Prompts& prompts, const Continuations& written) {
+  return {{"corpus", prompts.corpus},         {"prompts", prompts.count},
+          {"prompt_tokens", prompts.length},  {"new_tokens", written.new_tokens},
+          {"token_hash", prompts.token_hash}, {"repeated_4grams", written.repeated_4grams()}};
+}
+
+Found measured(const Prompts& prompts, int64_t new_tokens, const Subject& subject) {
+  const Continuations written = continuations(subject.model, prompts, new_tokens);
+  Found found{.values = values_of(prompts, written)};
+  if (subject.keep) core::write_atomically(subject.keep(kWritten), Json(written.ids).dump());
+  if (subject.full == nullptr) return found;
+  const Json ids = Json::parse(core::read_file(subject.full->file(kWritten)));
+  const Likeness like = likeness({new_tokens, ids.get<std::vector<int32_t>>()}, written);
+  found.values["same_tokens"] = like.same_tokens;
+  found.values["agreement"] = like.mean_agreement();
+  found.values["agreement_by_position"] = like.agreement;
+  return found;
+}
+
+}  // namespace
+
+Prepared GenerationConfig::prepare(Texts& texts) const {
+  const auto prompts = std::make_shared<const Prompts>(
+      make_prompts(*this, texts.tokens(core::find_corpus(corpus)), texts.tokenizer(), texts.shape()));
+  return {prompts->token_hash,
+          [prompts, count = new_tokens](const Subject& subject) { return measured(*prompts, count, subject); }};
+}
+
+std::vector<Column> GenerationConfig::columns() const {
+  const auto percent = Column::Unit::percent;
+  return {{.heading = "same tokens", .path = "same_tokens", .digits = 1, .less_is_better = false},
+          {.heading = "agree", .path = "agreement", .digits = 1, .unit = percent, .less_is_better = false},
+          {.heading = "repeated", .path = "repeated_4grams", .digits = 1, .unit = percent}};
+}
+
+MeasureKind make_generation() {
+  return {.help = "what the model writes, beside the full-precision model; nothing unless given",
+          .make = [] { return GenerationConfig{}; }};
 }
 
 }  // namespace experiments

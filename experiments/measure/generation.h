@@ -5,21 +5,25 @@
 #include <string>
 #include <vector>
 
-#include "core/config/keys.h"
 #include "core/model.h"
 #include "core/text/tokenizer.h"
+#include "experiments/measure/measure.h"
 
 namespace experiments {
 
-inline constexpr int kGenerationVersion = 1;  // bumped by hand when the numbers change
-
-struct GenerationConfig : core::Section {
+struct GenerationConfig : Measure {
   std::string corpus;
   int64_t prompts = 64;
   int64_t prompt_tokens = 64;
   int64_t new_tokens = 64;
 
   void keys(core::Keys& k) override;
+  void check() const override;
+
+  int version() const override { return 1; }
+  bool decodes() const override { return true; }
+  Prepared prepare(Texts& texts) const override;
+  std::vector<Column> columns() const override;
 };
 
 // Prompts of equal length from a text. Axes: N prompts, T = prompt_tokens.
@@ -56,11 +60,5 @@ struct Likeness {
   double mean_agreement() const;
 };
 Likeness likeness(const Continuations& full, const Continuations& other);
-
-// The whole measurement of one model.
-struct Generation {
-  Prompts prompts;
-  Continuations written;
-};
 
 }  // namespace experiments

@@ -17,6 +17,7 @@
 #include "core/io/file_lock.h"
 #include "core/machine.h"
 #include "core/random.h"
+#include "experiments/measure/measures.h"
 
 namespace experiments {
 
@@ -109,6 +110,77 @@ Latency measure_latency(core::Model& model, const LatencyConfig& config, uint64_
     spdlog::info("latency: other processes kept {:.1f} cores busy; the figures are those of a busy machine",
                  *latency.others);
   return latency;
+}
+
+// ---- the measure ----
+
+namespace {
+
+Json values_of(const Latency& latency, const LatencyConfig& config, const Subject& subject) {
+  const core::Cost& all = subject.bill->all;
+  Json contexts = Json::array();
+  for (const LatencyAt& at : latency.at) {
+    const double rate = at.tokens_per_s.mean * static_cast<double>(all.bytes_read);
+    contexts.push_back({{"context", at.context},
+                        {"ttft_ms", at.ttft_ms.mean},
+                        {"ttft_ms_sd", at.ttft_ms.sd},
+                        {"prompt_tokens_per_s", at.prompt_tokens_per_s.mean},
+                        {"prompt_tokens_per_s_sd", at.prompt_tokens_per_s.sd},
+                        {"tokens_per_s", at.tokens_per_s.mean},
+                        {"tokens_per_s_sd", at.tokens_per_s.sd},
+                        {"bandwidth_fraction", rate / latency.read_bandwidth}});
+  }
+  const double at_16_bits = 2.0 * static_cast<double>(all.weights);
+  return {{"contexts", std::move(contexts)},
+          {"generate", config.generate},
+          {"repetitions", config.repetitions},
+          {"weight_bytes_per_token", all.bytes_read},
+          {"read_bandwidth", latency.read_bandwidth},
+          {"peak_rss_bytes", latency.peak_rss_bytes},
+          {"file_bytes", subject.file_bytes},
+          {"compression", at_16_bits / static_cast<double>(subject.file_bytes)},
+          {"load_average", latency.load_average},
+          {"busy_cores_of_others", latency.others ? Json(*latency.others) : Json(nullptr)}};
+}
+
+}  // namespace
+
+Prepared LatencyConfig::prepare(Texts& texts) const {
+  check_context(texts.shape());
+  return {{}, [config = *this](const Subject& subject) {
+            const Latency latency = measure_latency(subject.model, config, subject.seed);
+            return Found{.values = values_of(latency, config, subject)};
+          }};
+}
+
+std::vector<Column> LatencyConfig::columns() const {
+  return {{.heading = "tokens/s", .path = "contexts/0/tokens_per_s", .digits = 1, .less_is_better = false}};
+}
+
+DetailTable LatencyConfig::details() const {
+  constexpr double kMegabytes = 1e-6;
+  const auto rate = [](const char* heading, const char* path, int digits, const char* spread) {
+    return Column{.heading = heading, .path = path, .digits = digits, .less_is_better = false, .spread = spread};
+  };
+  return {.list = "contexts",
+          .columns = {{.heading = "context", .path = "context", .digits = 0},
+                      {.heading = "TTFT ms", .path = "ttft_ms", .digits = 2, .spread = "ttft_ms_sd"},
+                      rate("prompt tokens/s", "prompt_tokens_per_s", 0, "prompt_tokens_per_s_sd"),
+                      rate("tokens/s", "tokens_per_s", 1, "tokens_per_s_sd"),
+                      {.heading = "MB/token", .path = "/weight_bytes_per_token", .digits = 1, .scale = kMegabytes},
+                      {.heading = "of bandwidth",
+                       .path = "bandwidth_fraction",
+                       .digits = 1,
+                       .unit = Column::Unit::percent,
+                       .less_is_better = false},
+                      {.heading = "peak MB", .path = "/peak_rss_bytes", .digits = 1, .scale = kMegabytes},
+                      {.heading = "file MB", .path = "/file_bytes", .digits = 1, .scale = kMegabytes},
+                      {.heading = "compression", .path = "/compression", .digits = 2, .less_is_better = false}}};
+}
+
+MeasureKind make_latency() {
+  return {.help = "how fast it reads and writes, one sequence at a time; nothing unless given",
+          .make = [] { return LatencyConfig{}; }};
 }
 
 }  // namespace experiments

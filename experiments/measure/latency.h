@@ -6,14 +6,12 @@
 #include <optional>
 #include <vector>
 
-#include "core/config/keys.h"
 #include "core/model.h"
+#include "experiments/measure/measure.h"
 
 namespace experiments {
 
-inline constexpr int kLatencyVersion = 1;  // bumped by hand when the numbers change their meaning
-
-struct LatencyConfig : core::Section {
+struct LatencyConfig : Measure {
   std::vector<int64_t> contexts{64};
   int64_t generate = 64;
   int64_t repetitions = 5;
@@ -21,6 +19,13 @@ struct LatencyConfig : core::Section {
   void keys(core::Keys& k) override;
   void check() const override;
   void check_context(const core::Shape& shape) const;  // UserError when a context and what is generated do not fit
+
+  int version() const override { return 1; }
+  bool decodes() const override { return true; }
+  bool measures_full_precision() const override { return false; }
+  Prepared prepare(Texts& texts) const override;
+  std::vector<Column> columns() const override;
+  DetailTable details() const override;
 };
 
 // Of repetitions: mean and sample standard deviation (0 of a single one).

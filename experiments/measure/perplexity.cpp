@@ -4,8 +4,12 @@
 
 #include <cmath>
 #include <numeric>
+#include <optional>
 
 #include "core/error.h"
+#include "core/io/csv.h"
+#include "core/progress.h"
+#include "experiments/measure/measures.h"
 
 namespace experiments {
 
@@ -91,6 +95,129 @@ std::string running_estimate(const Perplexity& p) {
     if (n % 10 == 0 || n == p.scores.window_nll.size()) text += "\n";
   }
   return text;
+}
+
+// ---- the measure ----
+
+core::Windows PerplexityConfig::windows_of(Texts& texts) const {
+  const core::Shape& shape = texts.shape();
+  core::require(length() <= shape.context, "{} is {}, longer than the context of {} ({} tokens). Lower it.",
+                where("seq_len"), length(), texts.model_directory(), shape.context);
+  const core::Corpus text = core::find_corpus(corpus);
+  const core::WindowOptions options{
+      .protocol = protocol, .seq_len = length(), .bos = bos, .windows = windows, .embedding_rows = shape.vocabulary};
+  return core::make_windows(text, texts.tokens(text), texts.tokenizer(), options);
+}
+
+namespace {
+
+constexpr const char* kStates = "final_states";  // of the full-precision model, kept for the KL divergence
+
+Json values_of(const Perplexity& p) {
+  Json json = {{"corpus", p.corpus},
+               {"protocol", p.protocol},
+               {"bos", p.bos},
+               {"seq_len", p.seq_len},
+               {"windows", p.windows},
+               {"tokens", p.tokens},
+               {"token_hash", p.token_hash},
+               {"nll", p.nll()},
+               {"ppl", p.ppl()},
+               {"ppl_stderr", p.ppl_stderr()},
+               {"ppl_stderr_tokens", p.ppl_stderr_tokens()}};
+  if (const auto& distance = p.scores.distance) {
+    json["kl_mean"] = p.kl_mean();
+    json["kl_p99"] = distance->p99;
+    json["kl_max"] = distance->max;
+    json["top1_agreement"] = p.top1_agreement();
+  }
+  return json;
+}
+
+// One row of windows.csv per window.
+std::vector<std::vector<std::string>> rows_of(const Perplexity& p) {
+  std::vector<std::vector<std::string>> rows;
+  const auto& distance = p.scores.distance;
+  for (size_t n = 0; n < p.scores.window_nll.size(); ++n) {
+    rows.push_back({p.corpus, p.protocol, core::csv_cell(static_cast<int64_t>(n)), core::csv_cell(p.tokens / p.windows),
+                    core::csv_cell(p.scores.window_nll[n]), distance ? core::csv_cell(distance->window_kl[n]) : "",
+                    distance ? core::csv_cell(distance->window_top1[n]) : ""});
+  }
+  return rows;
+}
+
+Found found(const Perplexity& p) {
+  Found all{.values = values_of(p), .items = rows_of(p)};
+  if (p.protocol != core::kLlamaCpp) return all;  // what llama.cpp's tool prints
+  all.log_file = fmt::format("{} ({}), running estimate:\n{}", p.corpus, p.protocol, running_estimate(p));
+  all.log = {fmt::format("{} ({}): final estimate: PPL = {:.4f} +/- {:.5f}", p.corpus, p.protocol, p.ppl(),
+                         p.ppl_stderr_tokens())};
+  return all;
+}
+
+Found measured(const PerplexityConfig& config, const core::Windows& windows, const Subject& subject) {
+  const FinalStates::Shape shape{windows.count, windows.scored_per_window(), subject.model.shape().width,
+                                 subject.dtype};
+  std::optional<FinalStates> kept, states;
+  std::optional<FinalLayers> layers;
+  std::optional<Reference> reference;
+  if (subject.settings.kl && subject.keep) kept.emplace(subject.keep(kStates), shape, FinalStates::Open::create);
+  if (subject.settings.kl && subject.full != nullptr) {
+    states.emplace(subject.full->file(kStates), shape, FinalStates::Open::read);
+    layers.emplace(subject.model, subject.full->weights);
+    reference.emplace(*states, *layers);
+  }
+  const bool is_full = static_cast<bool>(subject.keep);
+  core::Progress progress((is_full ? "full precision on " : "perplexity on ") + config.corpus, subject.quiet);
+  Perplexity p = unmeasured(config, windows);
+  p.scores = score(subject.model, subject.source, windows,
+                   {.batch_tokens = subject.settings.batch_tokens,
+                    .reference = reference ? &*reference : nullptr,
+                    .keep = kept ? &*kept : nullptr,
+                    .on_step = [&](int64_t done, int64_t total) { progress.update(done, total); }});
+  return found(p);
+}
+
+}  // namespace
+
+Prepared PerplexityConfig::prepare(Texts& texts) const {
+  const auto windows = std::make_shared<const core::Windows>(windows_of(texts));
+  return {windows->token_hash,
+          [config = *this, windows](const Subject& subject) { return measured(config, *windows, subject); }};
+}
+
+std::vector<Column> PerplexityConfig::columns() const {
+  return {{.heading = "ppl", .path = "ppl"},
+          {.heading = "±", .path = "ppl_stderr", .deviation_of = "ppl"},
+          {.heading = "change", .path = "ppl", .digits = 2, .unit = Column::Unit::change},
+          {.heading = "KL", .path = "kl_mean", .optional = true, .is_distance = true},
+          {.heading = "top-1",
+           .path = "top1_agreement",
+           .digits = 2,
+           .unit = Column::Unit::percent,
+           .less_is_better = false,
+           .optional = true}};
+}
+
+ItemFile PerplexityConfig::items() const {
+  return {.name = "windows.csv",
+          .columns = {"corpus", "protocol", "window", "tokens", "nll_sum", "kl_sum", "top1_agree"},
+          .count = "windows",
+          .tokens = "tokens",
+          .quantities = {{.column = "nll_sum", .name = "NLL", .exponential = "ppl"},
+                         {.column = "kl_sum", .name = "KL"},
+                         {.column = "top1_agree", .name = "top-1", .less_is_better = false}}};
+}
+
+std::string PerplexityConfig::label(const Json& values) const {
+  return fmt::format("{} ({} {})", values.at("corpus").get<std::string>(), values.at("protocol").get<std::string>(),
+                     values.at("seq_len").get<int64_t>());
+}
+
+MeasureKind make_perplexity() {
+  return {.help = "perplexities to measure, each on one corpus by one protocol", .is_list = true, .make = [] {
+            return PerplexityConfig{};
+          }};
 }
 
 }  // namespace experiments

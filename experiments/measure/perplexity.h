@@ -3,14 +3,12 @@
 
 #include <string>
 
-#include "core/config/keys.h"
+#include "experiments/measure/measure.h"
 #include "experiments/measure/score.h"
 
 namespace experiments {
 
-inline constexpr int kMeasureVersion = 2;  // bumped by hand when the numbers change
-
-struct PerplexityConfig : core::Section {
+struct PerplexityConfig : Measure {
   std::string corpus;
   std::string protocol = core::kGptq;
   int64_t seq_len = 0;
@@ -20,6 +18,14 @@ struct PerplexityConfig : core::Section {
   void keys(core::Keys& k) override;
   void check() const override;
 
+  int version() const override { return 2; }
+  Prepared prepare(Texts& texts) const override;
+  std::vector<Column> columns() const override;
+  ItemFile items() const override;
+  std::string label(const Json& values) const override;
+  std::vector<std::string> identity() const override { return {"corpus", "protocol", "seq_len", "windows"}; }
+
+  core::Windows windows_of(Texts& texts) const;
   int64_t length() const;  // tokens of a window: seq_len, or the protocol's published one
 };
 

@@ -5,11 +5,11 @@
 
 #include <algorithm>
 
-#include "experiments/compare.h"
+#include "experiments/measure/measures.h"
+#include "experiments/results/compare.h"
+#include "replication/controls.h"
 
 namespace experiments {
-
-using Json = nlohmann::ordered_json;
 
 namespace {
 
@@ -19,7 +19,7 @@ constexpr const char* kNone = replication::ReplicationConfig::kNone;
 // A file's points by what they are in the comparison.
 class Beside {
  public:
-  Beside(const std::vector<Point>& points, const std::vector<Json>& rows, const std::vector<std::string>& directories)
+  Beside(const std::vector<Point>& points, const std::vector<Row>& rows, const std::vector<std::string>& directories)
       : points_(points), rows_(rows), directories_(directories) {}
 
   std::vector<size_t> of(int64_t group, const std::string& control) const {
@@ -53,15 +53,16 @@ class Beside {
   double bits(int64_t group, const std::string& control, const char* field) const {
     double sum = 0, count = 0;
     for (const size_t i : of(group, control)) {
-      if (!finished(i) || !rows_[i]["bits"].contains(field) || rows_[i]["bits"][field].is_null()) continue;
-      sum += rows_[i]["bits"][field].get<double>();
+      const std::optional<double> bits = finished(i) ? rows_[i].number(std::string("bits/") + field) : std::nullopt;
+      if (!bits) continue;
+      sum += *bits;
       ++count;
     }
     return count > 0 ? sum / count : 0;
   }
   std::string reason(int64_t group, const std::string& control) const {
     for (const size_t i : of(group, control)) {
-      if (!finished(i)) return rows_[i].is_null() ? "not run yet" : rows_[i]["failed"].get<std::string>();
+      if (!finished(i)) return rows_[i].failure();
     }
     return "the replica was not finished";
   }
@@ -77,10 +78,10 @@ class Beside {
   }
 
  private:
-  bool finished(size_t i) const { return !rows_[i].is_null() && !rows_[i].contains("failed"); }
+  bool finished(size_t i) const { return rows_[i].finished(); }
 
   const std::vector<Point>& points_;
-  const std::vector<Json>& rows_;
+  const std::vector<Row>& rows_;
   const std::vector<std::string>& directories_;
 };
 
@@ -89,27 +90,29 @@ std::string verdict(const Comparison& c, const std::string& control, double repl
   constexpr double kSame = 1.01;
   if (!c.excludes_zero()) return "undecided";
   if (!c.seeds_agree())
-    return control == "random_selection" ? "undecided: the draws disagree" : "undecided: the seeds disagree";
-  const bool equal_bits = control == "finer_groups" || control == "more_bits" || control == "low_rank" ||
-                          control == replication::ReplicationConfig::kRandomSelection;
+    return control == replication::kRandomSelection ? "undecided: the draws disagree" : "undecided: the seeds disagree";
+  const replication::Control* row = replication::find_control(control);  // null: a rung of the ladder
+  const bool equal_bits = row != nullptr && row->holds_bits;
   const double winner = c.b_is_better() ? replica_at_4096 : control_at_4096;
   const double loser = c.b_is_better() ? control_at_4096 : replica_at_4096;
   if (equal_bits && winner > kSame * loser) return "undecided at this width";
   return c.b_is_better() ? "the replica is better" : "the control is better";
 }
 
-bool is_finished(const Json& row) { return !row.is_null() && !row.contains("failed"); }
-
-// KL of the first measurement, if there is one.
-std::optional<double> kl_of(const Json& row) {
-  if (!is_finished(row)) return std::nullopt;
-  const Json& all = row["quantized"]["perplexity"];
-  if (all.empty() || !all[0].contains("kl_mean")) return std::nullopt;
-  return all[0]["kl_mean"].get<double>();
+// The distance from full precision of the first measurement that knows it.
+std::optional<double> kl_of(const Row& row) {
+  for (const MeasureKind& kind : measure_kinds()) {
+    const auto found = row.quantized().find(kind.name);
+    if (found == row.quantized().end() || found->second.empty()) continue;
+    for (const Column& column : kind.make()->columns()) {
+      if (column.is_distance) return Row::number_at(found->second.front(), column.path);
+    }
+  }
+  return std::nullopt;
 }
 
 // One entry per seed.
-std::string curve_text(const std::vector<Point>& points, const std::vector<Json>& rows,
+std::string curve_text(const std::vector<Point>& points, const std::vector<Row>& rows,
                        const std::vector<size_t>& replicas) {
   std::vector<std::string> parts;
   for (const size_t i : replicas) {
@@ -126,7 +129,7 @@ std::string curve_text(const std::vector<Point>& points, const std::vector<Json>
 
 }  // namespace
 
-std::optional<KlExchange> kl_exchange_of(const std::vector<Point>& points, const std::vector<Json>& rows,
+std::optional<KlExchange> kl_exchange_of(const std::vector<Point>& points, const std::vector<Row>& rows,
                                          size_t replica) {
   const Point& mine = points[replica];
   std::vector<std::pair<double, double>> curve;
@@ -135,16 +138,16 @@ std::optional<KlExchange> kl_exchange_of(const std::vector<Point>& points, const
     const Point& other = points[i];
     const auto kl = kl_of(rows[i]);
     if (other.group != mine.group || other.spec.seed != mine.spec.seed || !kl) continue;
-    const double bits = rows[i]["bits"]["with_parameters"];
-    if (other.control == replication::ReplicationConfig::kCurve) curve.emplace_back(bits, *kl);
-    if (other.control == replication::ReplicationConfig::kSingle) single = bits;
+    const double bits = rows[i].number("bits/with_parameters").value_or(0);
+    if (other.control == replication::kCurve) curve.emplace_back(bits, *kl);
+    if (other.control == replication::kSingle) single = bits;
   }
   const auto kl = kl_of(rows[replica]);
   if (!kl || !single) return std::nullopt;
-  return kl_exchange(std::move(curve), *kl, rows[replica]["bits"]["with_parameters"], *single);
+  return kl_exchange(std::move(curve), *kl, rows[replica].number("bits/with_parameters").value_or(0), *single);
 }
 
-Table control_table(const std::vector<Point>& points, const std::vector<Json>& rows,
+Table control_table(const std::vector<Point>& points, const std::vector<Row>& rows,
                     const std::vector<std::string>& directories) {
   Table table{.columns = {"replica", "control", "measured on", "bits", "at 4096²", "control's bits", "at 4096²", "NLL",
                           "control's NLL", "ΔNLL", "95 % interval", "by seed or draw", "verdict"},
@@ -156,7 +159,7 @@ Table control_table(const std::vector<Point>& points, const std::vector<Json>& r
     if (beside.of(group, kNone).empty()) continue;
     for (const std::string& control : beside.controls(group)) {
       std::vector<std::string> row{beside.name(group), control};
-      if (control == replication::ReplicationConfig::kCurve) {
+      if (control == replication::kCurve) {
         row.resize(table.columns.size() - 1, kMissing);
         row.push_back(curve_text(points, rows, beside.of(group, kNone)));
         table.rows.push_back(std::move(row));
@@ -173,9 +176,9 @@ Table control_table(const std::vector<Point>& points, const std::vector<Json>& r
                    control_bits = beside.bits(group, control, "with_parameters"),
                    control_wide = beside.bits(group, control, "at_4096");
       for (const Comparison& c : compare_pairs(pairs)) {
-        if (c.quantity != "NLL") continue;
+        if (!c.is_first) continue;
         std::vector<std::string>& full = table.rows.emplace_back(row);
-        full.push_back(fmt::format("{} ({})", c.corpus, c.protocol));
+        full.push_back(c.measured_on);
         for (const double value : {bits, wide, control_bits, control_wide})
           full.push_back(fmt::format("{:.4f}", value));
         full.push_back(fmt::format("{:.4f}", c.b));

@@ -1,14 +1,16 @@
 // Runs of one point that differ by their seed alone, and the row that stands for them.
 #pragma once
 
-#include <nlohmann/json.hpp>
 #include <vector>
+
+#include "experiments/results/row.h"
 
 namespace experiments {
 
-// The runs, and behind the last one of each point that several seeds finished a row of their means: every real number
-// of `quantized` and `bits`, and the seconds. Its `ppl_stderr` is the standard deviation of ppl over the seeds (n − 1),
-// its swept seed reads "mean ± sd of 3".
-std::vector<nlohmann::ordered_json> with_means(const std::vector<nlohmann::ordered_json>& runs);
+// The rows, and behind the last one of each point that several seeds finished a row of their means: of every number of
+// what was measured, of `bits` and of `replication`, none where a run has none; and of the seconds. A column that says
+// so (Column::deviation_of) has the standard deviation over the seeds instead (n − 1). Full precision is the first
+// run's. The swept seed reads "mean ± sd of 3".
+std::vector<Row> with_means(const std::vector<Row>& rows);
 
 }  // namespace experiments

@@ -1,34 +1,39 @@
 #include "experiments/results/table.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 
 #include "core/io/csv.h"
+#include "experiments/measure/measures.h"
 #include "experiments/results/seeds.h"
 
 namespace experiments {
 
-using Json = nlohmann::ordered_json;
-using Cells = std::vector<std::string>;
-
 namespace {
+
+using Cells = std::vector<std::string>;
 
 constexpr const char* kMissing = "–";
 
-}  // namespace
+void append(Cells& row, const Cells& more) { row.insert(row.end(), more.begin(), more.end()); }
 
-Cells swept_keys(const std::vector<Json>& results) {
+// ---- what was swept ----
+
+// Every swept key of any run, in the order of appearance.
+Cells swept_keys(const std::vector<Row>& rows) {
   Cells keys;
-  for (const Json& run : results) {
-    for (const auto& [key, value] : run["swept"].items()) {
+  for (const Row& row : rows) {
+    for (const auto& [key, value] : row.swept()) {
       if (std::find(keys.begin(), keys.end(), key) == keys.end()) keys.push_back(key);
     }
   }
   return keys;
 }
 
-Cells short_names(const Cells& keys) {
+// Shorter names for them: "bits", unless two end alike. A file without a sweep has one column, the model.
+Cells swept_headings(const Cells& keys) {
   const auto last = [](const std::string& key) { return key.substr(key.rfind('.') + 1); };
   Cells names;
   for (const std::string& key : keys) {
@@ -36,102 +41,20 @@ Cells short_names(const Cells& keys) {
         std::count_if(keys.begin(), keys.end(), [&](const std::string& other) { return last(other) == last(key); });
     names.push_back(alike == 1 ? last(key) : key);
   }
-  return names;
+  return names.empty() ? Cells{"model"} : names;
 }
 
-Cells swept_cells(const Json& run, const Cells& keys) {
+Cells swept_cells(const Row& row, const Cells& keys) {
   if (keys.empty()) return {"quantized"};
   Cells cells;
-  for (const std::string& key : keys)
-    cells.push_back(run["swept"].contains(key) ? run["swept"][key].get<std::string>() : "");
+  for (const std::string& key : keys) cells.push_back(row.swept(key));
   return cells;
-}
-
-namespace {
-
-std::string number(const Json& value, int digits) {
-  return value.is_null() ? kMissing : fmt::format("{:.{}f}", value.get<double>(), digits);
-}
-
-// "wikitext2/test (gptq 512)"; of a run's measurements that read alike the second gets a number.
-Cells measurements_of(const Json& run) {
-  Cells plain, names;
-  for (const Json& p : run["quantized"]["perplexity"]) {
-    plain.push_back(fmt::format("{} ({} {})", p["corpus"].get<std::string>(), p["protocol"].get<std::string>(),
-                                p["seq_len"].get<int64_t>()));
-    const auto alike = std::count(plain.begin(), plain.end(), plain.back());
-    names.push_back(alike == 1 ? plain.back() : fmt::format("{} #{}", plain.back(), alike));
-  }
-  return names;
-}
-
-bool finished(const Json& run) { return !run.contains("failed"); }
-
-// The measurements of all runs, in the order of appearance.
-Cells all_measurements(const std::vector<Json>& results) {
-  Cells all;
-  for (const Json& run : results) {
-    for (const std::string& name : finished(run) ? measurements_of(run) : Cells()) {
-      if (std::find(all.begin(), all.end(), name) == all.end()) all.push_back(name);
-    }
-  }
-  return all;
-}
-
-// Whether any run was compared with full precision token by token.
-bool knows_kl(const std::vector<Json>& results) {
-  return std::any_of(results.begin(), results.end(), [](const Json& run) {
-    if (!finished(run)) return false;
-    const Json& all = run["quantized"]["perplexity"];
-    return std::any_of(all.begin(), all.end(), [](const Json& p) { return p.contains("kl_mean"); });
-  });
-}
-
-Cells figure_names(const std::string& measurement, bool kl) {
-  Cells names{measurement.empty() ? "ppl" : "ppl " + measurement, "±", "change"};
-  if (kl) names.insert(names.end(), {"KL", "top-1"});
-  return names;
-}
-
-// ppl, standard error, change, and KL and top-1 agreement where asked for; `measured` is the run's `quantized` or its
-// `baseline`.
-Cells figures(const Json& run, const Json& measured, const std::string& measurement, bool kl) {
-  const Cells names = measurements_of(run);
-  const auto i = static_cast<size_t>(std::find(names.begin(), names.end(), measurement) - names.begin());
-  if (i == names.size()) return Cells(kl ? 5 : 3, kMissing);
-  const Json &p = measured["perplexity"][i], &baseline = run["baseline"];
-  const double ppl = p["ppl"];
-  Cells cells{fmt::format("{:.4f}", ppl), fmt::format("{:.4f}", p["ppl_stderr"].get<double>()),
-              baseline.is_null()
-                  ? kMissing
-                  : fmt::format("{:+.2f} %", 100 * (ppl / baseline["perplexity"][i]["ppl"].get<double>() - 1))};
-  if (!kl) return cells;
-  const bool known = p.contains("kl_mean");
-  cells.push_back(known ? fmt::format("{:.4f}", p["kl_mean"].get<double>()) : kMissing);
-  cells.push_back(known ? fmt::format("{:.2f} %", 100 * p["top1_agreement"].get<double>()) : kMissing);
-  return cells;
-}
-
-double total_seconds(const Json& run) {
-  double seconds = 0;
-  for (const Json& stage : run["stages"]) seconds += stage["seconds"].get<double>();
-  return seconds;
-}
-
-// Reasons that are not failures and say so themselves.
-bool is_told(const std::string& reason) { return reason.starts_with("held by ") || reason.starts_with("no control: "); }
-
-Cells failed_row(const Json& run, Cells row, size_t columns) {
-  const std::string reason = run["failed"];
-  row.push_back(is_told(reason) ? reason : "failed: " + reason);
-  row.resize(columns, kMissing);
-  return row;
 }
 
 // What is swept in the full-precision model too, i.e. all but the variables of quantization.
-Cells full_precision_cells(const Json& run, const Cells& keys) {
+Cells full_precision_cells(const Row& row, const Cells& keys) {
   if (keys.empty()) return {"full precision"};
-  Cells cells = swept_cells(run, keys);
+  Cells cells = swept_cells(row, keys);
   for (size_t i = 0; i < keys.size(); ++i) {
     if (!keys[i].starts_with("model") && !keys[i].starts_with("measure")) cells[i].clear();
   }
@@ -139,144 +62,289 @@ Cells full_precision_cells(const Json& run, const Cells& keys) {
   return cells;
 }
 
-size_t width(const std::string& text) {  // characters, not bytes
-  return static_cast<size_t>(std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xC0) != 0x80; }));
+// ---- columns ----
+
+std::string number(double value, const Column& column) {
+  switch (column.unit) {
+    case Column::Unit::percent:
+      return fmt::format("{:.{}f} %", 100 * value, column.digits);
+    case Column::Unit::change:
+      return fmt::format("{:+.{}f} %", 100 * value, column.digits);
+    case Column::Unit::plain:
+      return fmt::format("{:.{}f}", column.scale * value, column.digits);
+  }
+  return {};
 }
 
-}  // namespace
-
-namespace {
-
-void append(Cells& row, const Cells& more) { row.insert(row.end(), more.begin(), more.end()); }
-
-// Whether any run says what replication bought.
-bool knows_eta(const std::vector<Json>& results) {
-  return std::any_of(results.begin(), results.end(), [](const Json& run) {
-    return finished(run) && run.contains("replication") && run["replication"].contains("eta");
-  });
+// found: by a measurement. full: by the same one of full precision; null: there is none.
+std::string cell(const Column& column, const Json& found, const Json* full) {
+  const std::optional<double> value = Row::number_at(found, column.path);
+  if (!value) return kMissing;
+  if (column.unit == Column::Unit::change) {
+    const std::optional<double> reference = full == nullptr ? std::nullopt : Row::number_at(*full, column.path);
+    return reference ? number(*value / *reference - 1, column) : kMissing;
+  }
+  std::string text = number(*value, column);
+  if (column.spread.empty()) return text;
+  const std::optional<double> spread = Row::number_at(found, column.spread);
+  return spread ? text + " ± " + number(*spread, column) : text;
 }
 
-// eta, gain in bits.
-Cells bought_cells(const Json& run) {
-  const Json bought = run.value("replication", Json());
-  if (!bought.is_object()) return {kMissing, kMissing};
-  return {number(bought.value("eta", Json()), 2), number(bought.value("gain_bits", Json()), 3)};
+// Columns that do not belong to a measure.
+const std::vector<Column>& columns_of_runs() {
+  static const std::vector<Column> columns{
+      {.heading = "bits/weight", .path = "bits/with_parameters"},
+      {.heading = "at 4096²", .path = "bits/at_4096"},
+      {.heading = "eta", .path = "replication/eta", .digits = 2, .less_is_better = false, .optional = true},
+      {.heading = "gain, bits",
+       .path = "replication/gain_bits",
+       .digits = 3,
+       .less_is_better = false,
+       .optional = true}};
+  return columns;
 }
 
-// What is measured by generating tokens: its columns, and a run's cells, of what is measured in `quantized` or
-// `baseline`.
-struct Generated {
-  bool text, speed;  // measured in any run
+bool any_has(const std::vector<Row>& rows, const std::string& path) {
+  return std::any_of(rows.begin(), rows.end(), [&](const Row& row) { return row.finished() && row.has(path); });
+}
 
-  explicit Generated(const std::vector<Json>& results)
-      : text(any(results, "generation")), speed(any(results, "latency")) {}
+// ---- measurements ----
 
-  Cells columns() const {
-    Cells names;
-    if (text) append(names, {"same tokens", "agree", "repeated"});
-    if (speed) append(names, {"tokens/s"});
-    return names;
-  }
-  Cells cells(const Json& measured) const {
-    Cells cells;
-    const auto percent = [](const Json& share) {
-      return share.is_null() ? kMissing : fmt::format("{:.1f} %", 100 * share.get<double>());
-    };
-    if (text) {
-      const Json written = measured.value("generation", Json::object());
-      append(cells, {number(written.value("same_tokens", Json()), 1), percent(written.value("agreement", Json())),
-                     percent(written.value("repeated_4grams", Json()))});
-    }
-    if (speed) {
-      const bool known = measured.contains("latency");
-      append(cells, {known ? number(measured["latency"]["contexts"][0]["tokens_per_s"], 1) : kMissing});
-    }
-    return cells;
-  }
-
- private:
-  static bool any(const std::vector<Json>& results, const char* what) {
-    return std::any_of(results.begin(), results.end(),
-                       [&](const Json& run) { return finished(run) && run["quantized"].contains(what); });
-  }
+// One measurement as a table tells it from others.
+struct Named {
+  std::string measure, name;
+  bool operator==(const Named&) const = default;
 };
 
-// One row of a table before its measurements: a full-precision model, a run, or the reason why there is none.
+// Of a run, in its order; of those that read alike the second gets a number.
+std::vector<Named> measurements_of(const Row& row, const MeasureKind& kind) {
+  std::vector<Named> names;
+  Cells plain;
+  const auto found = row.quantized().find(kind.name);
+  if (found == row.quantized().end()) return names;
+  const auto measure = kind.make();
+  for (const Json& entry : found->second) {
+    plain.push_back(measure->label(entry));
+    const auto alike = std::count(plain.begin(), plain.end(), plain.back());
+    names.push_back({kind.name, alike == 1 ? plain.back() : fmt::format("{} #{}", plain.back(), alike)});
+  }
+  return names;
+}
+
+// A measure with the columns that the runs of a table have.
+struct Shown {
+  const MeasureKind* kind;
+  std::vector<Column> columns;
+};
+
+std::vector<Shown> shown_measures(const std::vector<Row>& rows) {
+  std::vector<Shown> all;
+  for (const MeasureKind& kind : measure_kinds()) {
+    std::vector<const Json*> entries;
+    for (const Row& row : rows) {
+      const auto found = row.quantized().find(kind.name);
+      if (!row.finished() || found == row.quantized().end()) continue;
+      for (const Json& entry : found->second) entries.push_back(&entry);
+    }
+    if (entries.empty()) continue;
+    Shown& shown = all.emplace_back(Shown{&kind, kind.make()->columns()});
+    std::erase_if(shown.columns, [&](const Column& column) {
+      const Json::json_pointer place("/" + column.path);
+      return column.optional &&
+             std::none_of(entries.begin(), entries.end(), [&](const Json* entry) { return entry->contains(place); });
+    });
+  }
+  return all;
+}
+
+// The cells of one measurement, `name` of `shown`, of a run's quantized or (full) full-precision model.
+Cells measured_cells(const Row& row, bool full, const Shown& shown, const std::string& name) {
+  size_t i = 0;  // a single section has one measurement
+  if (shown.kind->is_list) {
+    const std::vector<Named> names = measurements_of(row, *shown.kind);
+    const Named wanted{shown.kind->name, name};
+    i = static_cast<size_t>(std::find(names.begin(), names.end(), wanted) - names.begin());
+  }
+  const auto entry = [&](const MeasuredModel* model) -> const Json* {
+    if (model == nullptr) return nullptr;
+    const auto found = model->find(shown.kind->name);
+    return found == model->end() || i >= found->second.size() ? nullptr : &found->second[i];
+  };
+  const Json* baseline = entry(row.baseline() ? &*row.baseline() : nullptr);
+  const Json* found = full ? baseline : entry(&row.quantized());
+  Cells cells;
+  for (const Column& column : shown.columns)
+    cells.push_back(found == nullptr ? kMissing : cell(column, *found, baseline));
+  return cells;
+}
+
+// ---- lines ----
+
+// One row of a table before the measurements of lists: a full-precision model, a run, or the reason why there is none.
 struct Line {
-  const Json* run;
-  const Json* measured;  // null for a failed run
-  Cells first;           // what was swept, bits
+  const Row* row;
+  bool full;    // the full-precision model of `row`
+  Cells first;  // what was swept, bits, single measurements
   std::string seconds;
 };
 
 // Every full-precision model stands before its first run.
-std::vector<Line> lines_of(const std::vector<Json>& results, const Cells& keys, bool replicated,
-                           const Generated& generated) {
+std::vector<Line> lines_of(const std::vector<Row>& rows, const Cells& keys, const std::vector<Column>& of_runs,
+                           const std::vector<Shown>& singles) {
   std::vector<Line> lines;
   std::vector<Json> baselines;  // that have their line
-  for (const Json& run : results) {
-    Cells swept = swept_cells(run, keys);
-    if (!finished(run)) {
-      lines.push_back({&run, nullptr, std::move(swept), ""});
+  for (const Row& row : rows) {
+    if (!row.finished()) {
+      lines.push_back({&row, false, swept_cells(row, keys), ""});
       continue;
     }
-    if (const Json& full = run["baseline"];
-        !full.is_null() && std::find(baselines.begin(), baselines.end(), full) == baselines.end()) {
-      Line& line = lines.emplace_back(&run, &full, full_precision_cells(run, keys), kMissing);
-      line.first.resize(line.first.size() + (replicated ? 4 : 2), kMissing);
-      append(line.first, generated.cells(full));
-      baselines.push_back(full);
+    if (row.baseline() && std::find(baselines.begin(), baselines.end(), row["baseline"]) == baselines.end()) {
+      Line& line = lines.emplace_back(Line{&row, true, full_precision_cells(row, keys), kMissing});
+      line.first.resize(line.first.size() + of_runs.size(), kMissing);
+      for (const Shown& single : singles) append(line.first, measured_cells(row, true, single, ""));
+      baselines.push_back(row["baseline"]);
     }
-    swept.push_back(number(run["bits"]["with_parameters"], 4));
-    swept.push_back(number(run["bits"].value("at_4096", Json()), 4));
-    if (replicated) append(swept, bought_cells(run));
-    append(swept, generated.cells(run["quantized"]));
-    lines.push_back({&run, &run["quantized"], std::move(swept), fmt::format("{:.1f}", total_seconds(run))});
+    Line& line = lines.emplace_back(Line{&row, false, swept_cells(row, keys), fmt::format("{:.1f}", row.seconds())});
+    for (const Column& column : of_runs) line.first.push_back(cell(column, row.json(), nullptr));
+    for (const Shown& single : singles) append(line.first, measured_cells(row, false, single, ""));
   }
   return lines;
 }
 
+// Reasons that are not failures and say so themselves.
+bool is_told(const std::string& reason) { return reason.starts_with("held by ") || reason.starts_with("no control: "); }
+
+bool is_reason(const std::string& cell) { return cell.starts_with("failed: ") || is_told(cell); }
+
+Cells failed_row(const Row& row, Cells cells, size_t columns) {
+  cells.push_back(is_told(row.failure()) ? row.failure() : "failed: " + row.failure());
+  cells.resize(columns, kMissing);
+  return cells;
+}
+
+size_t width(const std::string& text) {  // characters, not bytes
+  return static_cast<size_t>(std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xC0) != 0x80; }));
+}
+
+// The measurements of lists that some run has, in the order of appearance.
+std::vector<Named> listed_measurements(const std::vector<Row>& rows, const std::vector<Shown>& lists) {
+  std::vector<Named> all;
+  for (const Row& row : rows) {
+    for (const Shown& list : lists) {
+      for (const Named& one : measurements_of(row, *list.kind)) {
+        if (std::find(all.begin(), all.end(), one) == all.end()) all.push_back(one);
+      }
+    }
+  }
+  return all;
+}
+
+// The headings of a measurement, the first of which says which it is; "": it stands in a column of its own.
+Cells headings(const Shown& shown, const std::string& name) {
+  Cells names;
+  for (const Column& column : shown.columns) names.push_back(column.heading);
+  if (!names.empty() && !name.empty()) names.front() += " " + name;
+  return names;
+}
+
 }  // namespace
 
-Table make_table(const std::vector<Json>& runs) {
+Table make_table(const std::vector<Row>& given) {
   constexpr size_t kSideBySide = 2;  // more measurements would not fit a page: they stand below each other
-  const std::vector<Json> results = with_means(runs);
-  const Cells keys = swept_keys(results), measurements = all_measurements(results);
-  const bool kl = knows_kl(results), below = measurements.size() > kSideBySide;
-  Table table{.columns = short_names(keys), .rows = {}};
-  if (table.columns.empty()) table.columns = {"model"};
-  append(table.columns, {"bits/weight", "at 4096²"});
-  const bool replicated = knows_eta(results);
-  if (replicated) append(table.columns, {"eta", "gain, bits"});
-  const Generated generated(results);
-  append(table.columns, generated.columns());
-  if (below) append(table.columns, {"measured on"});
-  for (const std::string& name : below ? Cells{""} : measurements) append(table.columns, figure_names(name, kl));
+  const std::vector<Row> rows = with_means(given);
+  const Cells keys = swept_keys(rows);
+  std::vector<Column> of_runs = columns_of_runs();
+  std::erase_if(of_runs, [&](const Column& column) { return column.optional && !any_has(rows, column.path); });
+  std::vector<Shown> singles, lists;
+  for (Shown& shown : shown_measures(rows)) (shown.kind->is_list ? lists : singles).push_back(std::move(shown));
+  const std::vector<Named> measurements = listed_measurements(rows, lists);
+  const bool below = measurements.size() > kSideBySide;
+
+  Table table{.columns = swept_headings(keys), .rows = {}};
+  for (const Column& column : of_runs) table.columns.push_back(column.heading);
+  for (const Shown& single : singles) append(table.columns, headings(single, ""));
+  if (below) table.columns.push_back("measured on");
+  for (const Shown& list : lists) {
+    if (below) append(table.columns, headings(list, ""));
+    for (const Named& one : below ? std::vector<Named>() : measurements) {
+      if (one.measure == list.kind->name) append(table.columns, headings(list, one.name));
+    }
+  }
   if (!below) table.columns.push_back("seconds");
-  const std::vector<Line> lines = lines_of(results, keys, replicated, generated);
-  const auto add = [&](const Line& line, const Cells& shown) {
-    if (line.measured == nullptr) return table.rows.push_back(failed_row(*line.run, line.first, table.columns.size()));
+
+  const auto add = [&](const Line& line, const std::vector<Named>& shown) {
+    if (!line.row->finished()) return table.rows.push_back(failed_row(*line.row, line.first, table.columns.size()));
     Cells row = line.first;
-    if (below) row.push_back(shown[0]);
-    for (const std::string& name : shown) append(row, figures(*line.run, *line.measured, name, kl));
+    if (below) row.push_back(shown[0].name);
+    for (const Shown& list : lists) {
+      for (const Named& one : shown) {
+        const bool here = one.measure == list.kind->name;
+        if (here) append(row, measured_cells(*line.row, line.full, list, one.name));
+        if (!here && below) row.resize(row.size() + list.columns.size(), kMissing);
+      }
+    }
     if (!below) row.push_back(line.seconds);
     table.rows.push_back(std::move(row));
   };
+  const std::vector<Line> lines = lines_of(rows, keys, of_runs, singles);
   if (!below) {
     for (const Line& line : lines) add(line, measurements);
   }
-  for (const std::string& name : below ? measurements : Cells()) {
-    for (const Line& line : lines) add(line, {name});
+  for (const Named& one : below ? measurements : std::vector<Named>()) {
+    for (const Line& line : lines) add(line, {one});
   }
   return table;
+}
+
+std::vector<std::pair<std::string, Table>> detail_tables(const std::vector<Row>& rows) {
+  std::vector<std::pair<std::string, Table>> tables;
+  const Cells keys = swept_keys(rows);
+  const Column& bits = columns_of_runs().front();
+  for (const MeasureKind& kind : measure_kinds()) {
+    const DetailTable details = kind.make()->details();
+    if (details.columns.empty()) continue;
+    Table table{.columns = swept_headings(keys), .rows = {}};
+    table.columns.push_back(bits.heading);
+    for (const Column& column : details.columns) table.columns.push_back(column.heading);
+    for (const Row& row : rows) {
+      const auto measured = row.quantized().find(kind.name);
+      if (measured == row.quantized().end()) continue;
+      for (const Json& entry : measured->second) {
+        for (const Json& item : entry.at(Json::json_pointer("/" + details.list))) {
+          Cells cells = swept_cells(row, keys);
+          cells.push_back(cell(bits, row.json(), nullptr));
+          for (Column column : details.columns) {
+            const bool of_entry = column.path.starts_with("/");
+            if (of_entry) column.path.erase(0, 1);
+            cells.push_back(cell(column, of_entry ? entry : item, nullptr));
+          }
+          table.rows.push_back(std::move(cells));
+        }
+      }
+    }
+    if (!table.rows.empty()) tables.emplace_back(kind.name, std::move(table));
+  }
+  return tables;
+}
+
+std::pair<std::string, std::string> headline(const Row& row) {
+  for (const MeasureKind& kind : measure_kinds()) {
+    const auto found = row.quantized().find(kind.name);
+    if (found == row.quantized().end() || found->second.empty()) continue;
+    const auto measure = kind.make();
+    const Json& entry = found->second.front();
+    const std::vector<Column> columns = measure->columns();
+    const auto value = columns.empty() ? std::nullopt : Row::number_at(entry, columns.front().path);
+    return {measure->label(entry), value ? core::csv_cell(*value) : ""};
+  }
+  return {};
 }
 
 std::string Table::text() const {
   std::vector<size_t> widths;
   for (size_t c = 0; c < columns.size(); ++c) {
     widths.push_back(width(columns[c]));
-    for (const Cells& row : rows)
-      widths[c] = std::max(widths[c], row[c].starts_with("failed: ") || is_told(row[c]) ? 0 : width(row[c]));
+    for (const Cells& row : rows) widths[c] = std::max(widths[c], is_reason(row[c]) ? 0 : width(row[c]));
   }
   std::string out;
   const auto add = [&](const Cells& row) {

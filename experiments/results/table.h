@@ -1,9 +1,11 @@
-// The table of a sweep, made from results.json of its runs: on the screen, as summary.csv and as summary.md.
+// The table of a sweep, made from the columns of its measures: on the screen, as summary.csv and as summary.md.
 #pragma once
 
-#include <nlohmann/json.hpp>
 #include <string>
+#include <utility>
 #include <vector>
+
+#include "experiments/results/row.h"
 
 namespace experiments {
 
@@ -17,22 +19,21 @@ struct Table {
 };
 
 // One row per run: what was swept, bits per weight here and of the same coding on linears of 4096 × 4096, of replicas
-// eta and the gain in bits (experiments/efficiency.h); of measure.generation the mean number of tokens before the first
-// that full precision does not write, the share of equal tokens, the share of repeated 4-grams; of measure.latency the
-// tokens per second with the first context (all of it: latency_table.h); per measurement the perplexity with its
-// standard error and change against full precision, KL divergence (mean, nats) and top-1 agreement if a run has them;
-// seconds. More than two measurements stand below each other instead of side by side: one row per measurement and run,
-// without seconds. Each full-precision model stands before its first run. A failed run shows its reason. A point that
-// ran with several seeds ends with a row of their means, whose ± is the standard deviation over the seeds.
-Table make_table(const std::vector<nlohmann::ordered_json>& results);
+// eta and the gain in bits (experiments/analysis/efficiency.h); the columns of every measure that some run has;
+// seconds. Of more than two measurements that are items of lists each has a row of its own instead of columns beside
+// the others'. Each full-precision model stands before its first run. A failed run shows its reason. A point that ran
+// with several seeds ends with a row of their means (results/seeds.h).
+Table make_table(const std::vector<Row>& rows);
 
-// Every swept key of any run, in the order of appearance, and shorter names for them: "bits", unless two end alike.
-std::vector<std::string> swept_keys(const std::vector<nlohmann::ordered_json>& results);
-std::vector<std::string> short_names(const std::vector<std::string>& keys);
-// What was swept in a run, in the order of the keys; "quantized" without keys.
-std::vector<std::string> swept_cells(const nlohmann::ordered_json& run, const std::vector<std::string>& keys);
+// The tables of details that measures of finished runs have, under the names of the measures: latency with every
+// context. One row per run and item.
+std::vector<std::pair<std::string, Table>> detail_tables(const std::vector<Row>& rows);
 
 // "quant.weight.bits=2 quant.weight.group_size=64"; "" for a file without a sweep.
 std::string label(const std::vector<std::pair<std::string, std::string>>& swept);
+
+// What the whole run is called and was found to be, for a line of an index: the label and the first number of its first
+// measurement; "" without one.
+std::pair<std::string, std::string> headline(const Row& row);
 
 }  // namespace experiments

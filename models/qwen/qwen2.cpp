@@ -8,7 +8,8 @@ namespace models {
 
 namespace {
 
-std::shared_ptr<core::Model> assembled(const core::JsonObject& json, const core::Shape& shape, MakeFeedForward mlp) {
+std::shared_ptr<core::Model> assemble_qwen2(const core::JsonObject& json, const core::Shape& shape,
+                                            MakeFeedForward mlp) {
   refuse_sliding_window(json, shape);
   const auto rotary = std::make_shared<core::Rotary>(core::Rotary::from_config(json, shape.head_width));
   return assemble(
@@ -25,7 +26,7 @@ std::shared_ptr<core::Model> assembled(const core::JsonObject& json, const core:
 std::shared_ptr<core::Model> build_qwen2(const core::JsonObject& json) {
   const core::Shape shape = read_shape(json);
   const int64_t ffn = json.positive("intermediate_size");
-  return assembled(json, shape, [=](const std::string& path, int64_t) {
+  return assemble_qwen2(json, shape, [=](const std::string& path, int64_t) {
     return std::make_shared<Mlp>(path, shape.width, ffn, /*has_bias=*/false);
   });
 }
@@ -36,7 +37,7 @@ std::shared_ptr<core::Model> build_qwen2_moe(const core::JsonObject& json) {
   moe.shared_ffn = json.positive("shared_expert_intermediate_size", 5632);
   moe.shared_name = "shared_expert";
   moe.shared_gate = true;
-  return assembled(json, shape, qwen_feed_forward(json, shape, moe));
+  return assemble_qwen2(json, shape, qwen_feed_forward(json, shape, moe));
 }
 
 }  // namespace models

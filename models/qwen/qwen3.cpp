@@ -12,7 +12,8 @@ core::Shape shape_of(const core::JsonObject& json) {
   return read_shape(json, /*head_width=*/128);  // head_dim is its own key: H · C need not be D
 }
 
-std::shared_ptr<core::Model> assembled(const core::JsonObject& json, const core::Shape& shape, MakeFeedForward mlp) {
+std::shared_ptr<core::Model> assemble_qwen3(const core::JsonObject& json, const core::Shape& shape,
+                                            MakeFeedForward mlp) {
   refuse_sliding_window(json, shape);
   const bool bias = json.boolean("attention_bias", false);  // of q, k, v and o
   const auto rotary = std::make_shared<core::Rotary>(core::Rotary::from_config(json, shape.head_width));
@@ -30,14 +31,14 @@ std::shared_ptr<core::Model> assembled(const core::JsonObject& json, const core:
 std::shared_ptr<core::Model> build_qwen3(const core::JsonObject& json) {
   const core::Shape shape = shape_of(json);
   const int64_t ffn = json.positive("intermediate_size");
-  return assembled(json, shape, [=](const std::string& path, int64_t) {
+  return assemble_qwen3(json, shape, [=](const std::string& path, int64_t) {
     return std::make_shared<Mlp>(path, shape.width, ffn, /*has_bias=*/false);
   });
 }
 
 std::shared_ptr<core::Model> build_qwen3_moe(const core::JsonObject& json) {
   const core::Shape shape = shape_of(json);
-  return assembled(json, shape, qwen_feed_forward(json, shape, read_qwen_moe(json, shape)));
+  return assemble_qwen3(json, shape, qwen_feed_forward(json, shape, read_qwen_moe(json, shape)));
 }
 
 }  // namespace models

@@ -17,7 +17,7 @@
 #include <numbers>
 
 #include "core/error.h"
-#include "quant/hessian_factor.h"
+#include "quant/columns/hessian_factor.h"
 #include "quant/method.h"
 
 namespace quant {
@@ -25,7 +25,7 @@ namespace quant {
 namespace {
 
 constexpr double kZeta = 1.1, kGamma = -0.1;
-constexpr int64_t kWeightsAtOnce = 1 << 20;  // whose variables are held at a time
+constexpr int64_t kWeightsLearnedAtOnce = 1 << 20;  // whose variables are held at a time
 
 // The levels around every weight: codes `below` and `below` + 1, and where between them it lies.
 struct Between {
@@ -97,8 +97,8 @@ struct AdaRound : Method {
                   beta.size());
   }
   Needs needs() const override { return {.hessian = true}; }
-  std::string refuses(const Decoder& decoder, int64_t, int64_t) const override {
-    return decoder.config().rounding == "nearest"
+  std::string refuses(const WeightFormat& format, int64_t, int64_t) const override {
+    return format.config().rounding == "nearest"
                ? ""
                : "it chooses the rounding itself. Set quant.weight.rounding: nearest.";
   }
@@ -107,18 +107,18 @@ struct AdaRound : Method {
     std::vector<Quantized> all;
     for (const Target& target : targets) {
       const at::Tensor w = target.slot->linear().weight().to(at::kFloat);  // [O, I]
-      all.push_back(named(target.slot->path(), [&] { return rounded(w, *target.decoder, target.inputs); }));
+      all.push_back(named(target.slot->path(), [&] { return rounded(w, as_elements(*target.format), target.inputs); }));
     }
     return all;
   }
 
  private:
-  Quantized rounded(const at::Tensor& w, const Decoder& decoder, const Statistics& x) const {
-    Encoded nearest = round_to_nearest(w, decoder, x);
+  Quantized rounded(const at::Tensor& w, const ElementFormat& format, const Statistics& x) const {
+    Encoded nearest = round_to_nearest(w, format, x);
     if (std::string reason = unusable(x); !reason.empty()) return {std::move(nearest), std::move(reason), {}};
-    const ElementGrid grid = decoder.element_grid(nearest.parameters, w.size(0), w.size(1));
+    const ElementGrid grid = format.element_grid(nearest.parameters, w.size(0), w.size(1));
     const at::Tensor codes = nearest.codes.clone();
-    const int64_t at_once = std::max<int64_t>(1, kWeightsAtOnce / w.size(1));
+    const int64_t at_once = std::max<int64_t>(1, kWeightsLearnedAtOnce / w.size(1));
     int64_t improved = 0;
     for (int64_t first = 0; first < w.size(0); first += at_once) {
       const int64_t count = std::min(at_once, w.size(0) - first);
@@ -170,6 +170,6 @@ struct AdaRound : Method {
 
 }  // namespace
 
-std::shared_ptr<Method> make_adaround() { return std::make_shared<AdaRound>(); }
+core::Polymorphic<Method> make_adaround() { return AdaRound{}; }
 
 }  // namespace quant

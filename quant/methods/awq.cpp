@@ -7,9 +7,9 @@
 
 #include <cmath>
 
-#include "quant/hessian_factor.h"
+#include "quant/columns/hessian_factor.h"
+#include "quant/grids/range_search.h"
 #include "quant/method.h"
-#include "quant/range_search.h"
 #include "quant/transform.h"
 
 namespace quant {
@@ -17,7 +17,7 @@ namespace quant {
 namespace {
 
 struct Awq : Method {
-  std::shared_ptr<Transform> scales = make_transforms().at("awq");
+  core::Polymorphic<Transform> scales = make_transforms().at("awq");
   bool clip = true;
   int64_t clip_grid = 20;
   double max_shrink = 0.5;
@@ -31,7 +31,7 @@ struct Awq : Method {
     k.key("clip_grid", clip_grid, "fractions p = 1 - i/clip_grid of a group's range that are tried", {1, 1000});
     k.key("max_shrink", max_shrink, "for i < clip_grid * max_shrink", {0, 1, /*low_open=*/true});
   }
-  std::shared_ptr<const Transform> transform() const override { return scales; }
+  std::shared_ptr<const Transform> transform() const override { return scales.share(); }
   Needs needs() const override { return {.hessian = clip}; }
 
   std::vector<Quantized> quantize(core::BlockContext&, const std::vector<Target>& targets) const override {
@@ -39,12 +39,12 @@ struct Awq : Method {
     for (const Target& target : targets) {
       const at::Tensor w = target.slot->linear().weight().to(at::kFloat);  // [O, I]
       all.push_back(named(target.slot->path(), [&]() -> Quantized {
-        if (!clips(target)) return {round_to_nearest(w, *target.decoder, target.inputs)};
+        if (!clips(target)) return {round_to_nearest(w, *target.format, target.inputs)};
         const std::string reason = unusable(target.inputs);
-        if (!reason.empty()) return {round_to_nearest(w, *target.decoder, target.inputs), reason};
-        const at::Tensor clipped = best_clipped(w, *target.decoder, target.inputs);
-        const Parameters parameters = target.decoder->fit(clipped, target.inputs);
-        return {target.decoder->encode(clipped, parameters)};
+        if (!reason.empty()) return {round_to_nearest(w, *target.format, target.inputs), reason};
+        const at::Tensor clipped = best_clipped(w, *target.format, target.inputs);
+        const Parameters parameters = target.format->fit(clipped, target.inputs);
+        return {target.format->encode(clipped, parameters)};
       }));
     }
     return all;
@@ -64,10 +64,10 @@ struct Awq : Method {
   }
 
   // w: [O, I], each group within the fraction of its range that is best.
-  at::Tensor best_clipped(const at::Tensor& w, const Decoder& decoder, const Statistics& x) const {
-    const int64_t O = w.size(0), I = w.size(1), G = decoder.groups(I), S = I / G;
+  at::Tensor best_clipped(const at::Tensor& w, const WeightFormat& format, const Statistics& x) const {
+    const int64_t O = w.size(0), I = w.size(1), G = format.groups(I), S = I / G;
     const at::Tensor groups = w.reshape({O, G, S});
-    const Range range = sides(groups, decoder.config());
+    const Range range = sides(groups, format.config());
     // The blocks of H on its diagonal: [G, S, S].
     const at::Tensor blocks = x.hessian.reshape({G, S, G, S}).diagonal(0, 0, 2).permute({2, 0, 1}).contiguous();
     const auto clipped = [&](const at::Tensor& p) {
@@ -75,11 +75,11 @@ struct Awq : Method {
       return at::clamp(groups, part.lo.unsqueeze(-1), part.hi.unsqueeze(-1)).reshape({O, I});
     };
     const auto loss = [&](const at::Tensor& candidate) {  // [O, G]
-      const Encoded encoded = round_to_nearest(candidate, decoder, x);
+      const Encoded encoded = round_to_nearest(candidate, format, x);
       const at::Tensor error =
-          (decoder.decode(encoded.codes, encoded.parameters) - w).reshape({O, G, S}).transpose(0, 1);
+          (format.decode(encoded.codes, encoded.parameters) - w).reshape({O, G, S}).transpose(0, 1);
       const at::Tensor found = (at::bmm(error, blocks) * error).sum(-1).t();
-      return decoder.config().group_size == 0 ? found.sum(0, /*keepdim=*/true).expand({O, G}) : found;
+      return format.config().group_size == 0 ? found.sum(0, /*keepdim=*/true).expand({O, G}) : found;
     };
     at::Tensor best = at::ones({O, G}, w.options()), least = loss(clipped(best));
     const auto candidates = static_cast<int64_t>(std::ceil(static_cast<double>(clip_grid) * max_shrink - 1e-9));
@@ -96,6 +96,6 @@ struct Awq : Method {
 
 }  // namespace
 
-std::shared_ptr<Method> make_awq() { return std::make_shared<Awq>(); }
+core::Polymorphic<Method> make_awq() { return Awq{}; }
 
 }  // namespace quant

@@ -15,8 +15,9 @@
 #include <numeric>
 
 #include "core/error.h"
-#include "quant/gptq_columns.h"
-#include "quant/hessian_factor.h"
+#include "quant/columns/gptq_columns.h"
+#include "quant/columns/hessian_factor.h"
+#include "quant/grids/make_format.h"
 #include "quant/method.h"
 
 namespace quant {
@@ -53,10 +54,10 @@ Order_ falling_by_group(const std::vector<double>& diagonal, int64_t group_size)
 }
 
 // Whether groups can be fitted one by one: each has parameters of its own, besides numbers that are the same for all.
-bool fits_group_by_group(const Decoder& decoder, int64_t out_features, int64_t in_features) {
-  const Parameters layout = decoder.layout(out_features, in_features);
+bool fits_group_by_group(const WeightFormat& format, int64_t out_features, int64_t in_features) {
+  const Parameters layout = format.layout(out_features, in_features);
   return std::all_of(layout.begin(), layout.end(), [&](const Parameter& p) {
-    return p.kind == core::Kind::offset || p.shape == std::vector<int64_t>{out_features, decoder.groups(in_features)};
+    return p.kind == core::Kind::offset || p.shape == std::vector<int64_t>{out_features, format.groups(in_features)};
   });
 }
 
@@ -124,8 +125,8 @@ struct Gptq : Method {
   }
   Needs needs() const override { return {.hessian = true}; }
   bool true_sequential() const override { return sequential; }
-  std::string refuses(const Decoder& decoder, int64_t out_features, int64_t in_features) const override {
-    if (static_groups || fits_group_by_group(decoder, out_features, in_features)) return {};
+  std::string refuses(const WeightFormat& format, int64_t out_features, int64_t in_features) const override {
+    if (static_groups || fits_group_by_group(format, out_features, in_features)) return {};
     return "groups that share scales or a table cannot be fitted one by one. Set quant.gptq.static_groups: true.";
   }
 
@@ -144,17 +145,17 @@ struct Gptq : Method {
  private:
   // Columns that share a scale within a row.
   static int64_t row_group(const Target& target) {
-    return target.slot->in_features() / target.decoder->groups(target.slot->in_features());
+    return target.slot->in_features() / target.format->groups(target.slot->in_features());
   }
 
   Quantized quantize_linear(const Target& target, const HessianFactor& factor) const {
     const at::Tensor w = target.slot->linear().weight().to(at::kFloat);  // [O, I]
     return named(target.slot->path(), [&]() -> Quantized {
-      const Decoder& decoder = *target.decoder;
-      if (!factor.u.defined()) return {round_to_nearest(w, decoder, target.inputs), factor.reason, {}};
-      const bool on_the_way = !static_groups && decoder.groups(w.size(1)) > 1;
-      return {on_the_way ? fit_on_the_way(w, decoder, target.inputs, factor)
-                         : fit_beforehand(w, decoder, target.inputs, factor),
+      const ElementFormat& format = as_elements(*target.format);
+      if (!factor.u.defined()) return {round_to_nearest(w, format, target.inputs), factor.reason, {}};
+      const bool on_the_way = !static_groups && format.groups(w.size(1)) > 1;
+      return {on_the_way ? fit_on_the_way(w, format, target.inputs, factor)
+                         : fit_beforehand(w, format, target.inputs, factor),
               {},
               factor.note};
     });
@@ -187,11 +188,11 @@ struct Gptq : Method {
     return grid;
   }
 
-  Encoded fit_beforehand(const at::Tensor& w, const Decoder& decoder, const Statistics& x,
+  Encoded fit_beforehand(const at::Tensor& w, const ElementFormat& format, const Statistics& x,
                          const HessianFactor& factor) const {
     const int64_t O = w.size(0), I = w.size(1);
-    Parameters parameters = decoder.fit(w, x);
-    const ElementGrid grid = on_cpu(decoder.element_grid(parameters, O, I));
+    Parameters parameters = format.fit(w, x);
+    const ElementGrid grid = on_cpu(format.element_grid(parameters, O, I));
     Visit visit = begin(w, factor);
     if (grid.dither.defined()) visit.dither = grid.dither.cpu().index_select(1, at::tensor(factor.order, at::kLong));
     for (int64_t first = 0; first < I; first += block_size) {
@@ -204,14 +205,14 @@ struct Gptq : Method {
   }
 
   // The order keeps groups whole: group after group is fitted, on the weights as they are by then, and visited.
-  Encoded fit_on_the_way(const at::Tensor& w, const Decoder& decoder, const Statistics& x,
+  Encoded fit_on_the_way(const at::Tensor& w, const ElementFormat& format, const Statistics& x,
                          const HessianFactor& factor) const {
-    const int64_t O = w.size(0), I = w.size(1), G = decoder.groups(I), S = I / G;
-    WeightConfig config = decoder.config();
+    const int64_t O = w.size(0), I = w.size(1), G = format.groups(I), S = I / G;
+    WeightConfig config = format.config();
     config.group_size = -1;
-    const auto group_decoder = make_decoder(config, decoder.place().path, S, decoder.place().seed);
-    const at::Tensor dither = decoder.element_grid(group_parameters(decoder, O, I), O, I).dither;
-    Parameters parameters = group_parameters(decoder, O, I);
+    const auto group_format = make_format(config, format.place().path, S, format.place().seed);
+    const at::Tensor dither = format.element_grid(group_parameters(format, O, I), O, I).dither;
+    Parameters parameters = group_parameters(format, O, I);
     Visit visit = begin(w, factor);
     const at::Tensor order = at::tensor(factor.order, at::kLong);
     if (dither.defined()) visit.dither = dither.cpu().index_select(1, order);
@@ -220,12 +221,12 @@ struct Gptq : Method {
       Statistics inputs;
       inputs.tokens = x.tokens;
       inputs.mean_square = x.mean_square.cpu().index_select(0, order.slice(0, begin, begin + S));
-      const Parameters fitted = group_decoder->fit(visit.w.slice(1, begin, begin + S).contiguous(), inputs);
+      const Parameters fitted = group_format->fit(visit.w.slice(1, begin, begin + S).contiguous(), inputs);
       for (Parameter& p : parameters) {
         const at::Tensor& value = fitted.at(p.name);
         p.kind == core::Kind::offset ? p.tensor.copy_(value) : p.tensor.select(1, g).copy_(value.select(1, 0));
       }
-      const ElementGrid grid = on_cpu(group_decoder->element_grid(fitted, O, S));
+      const ElementGrid grid = on_cpu(group_format->element_grid(fitted, O, S));
       for (int64_t first = begin; first < begin + S; first += block_size) {
         const int64_t last = std::min(first + block_size, begin + S);
         visit.columns(first, last, grid, std::vector<int64_t>(last - first, 0));
@@ -236,8 +237,8 @@ struct Gptq : Method {
   }
 
   // Parameters of the whole weight with room for the values.
-  static Parameters group_parameters(const Decoder& decoder, int64_t out_features, int64_t in_features) {
-    Parameters parameters = decoder.layout(out_features, in_features);
+  static Parameters group_parameters(const WeightFormat& format, int64_t out_features, int64_t in_features) {
+    Parameters parameters = format.layout(out_features, in_features);
     for (Parameter& p : parameters)
       p.tensor = at::ones(p.shape, at::TensorOptions().dtype(core::is_codes(p.kind) ? at::kByte : at::kFloat));
     return parameters;
@@ -246,6 +247,6 @@ struct Gptq : Method {
 
 }  // namespace
 
-std::shared_ptr<Method> make_gptq() { return std::make_shared<Gptq>(); }
+core::Polymorphic<Method> make_gptq() { return Gptq{}; }
 
 }  // namespace quant

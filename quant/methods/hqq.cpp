@@ -16,7 +16,7 @@ namespace quant {
 
 namespace {
 
-constexpr int64_t kWeightsAtOnce = 1 << 18;  // whose temporaries are held at a time
+constexpr int64_t kWeightsSolvedAtOnce = 1 << 18;  // whose temporaries are held at a time
 
 struct Hqq : LinearMethod {
   double lp_norm = 0.7;
@@ -36,33 +36,33 @@ struct Hqq : LinearMethod {
     k.key("iterations", iterations, "steps at most; 0: round to nearest", {0, 100000});
     k.key("early_stop", early_stop, "a group's zero point stays once a step does not lower its error");
   }
-  std::string refuses(const Decoder& decoder, int64_t, int64_t) const override {
-    const WeightConfig& grid = decoder.config();
-    const bool fits = decoder.name() == "affine" && grid.symmetry == "asymmetric" && grid.zero_point == "float";
+  std::string refuses(const WeightFormat& format, int64_t, int64_t) const override {
+    const WeightConfig& grid = format.config();
+    const bool fits = format.name() == "affine" && grid.symmetry == "asymmetric" && grid.zero_point == "float";
     return fits ? ""
                 : "it moves float zero points, and this grid has none. Set quant.weight: {symmetry: asymmetric, "
                   "zero_point: float} and leave codebook: uniform.";
   }
 
   // w: [O, I]
-  Encoded quantize(const at::Tensor& w, const Decoder& decoder, const Statistics& x) const override {
-    Parameters parameters = decoder.fit(w, x);
+  Encoded quantize(const at::Tensor& w, const WeightFormat& format, const Statistics& x) const override {
+    Parameters parameters = format.fit(w, x);
     const auto zero_point = std::find_if(parameters.begin(), parameters.end(),
                                          [](const Parameter& p) { return p.kind == core::Kind::zero_point; });
     TORCH_CHECK(zero_point != parameters.end(), "hqq needs a float zero point");
     const int64_t rows = zero_point->tensor.size(0);  // O, or 1 when the matrix is one group
-    const Grid grid{decoder.element_grid(parameters, w.size(0), w.size(1)).scale.narrow(0, 0, rows),
-                    decoder.config().offset, static_cast<double>((int64_t{1} << decoder.code_bits()) - 1),
+    const Grid grid{as_elements(format).element_grid(parameters, w.size(0), w.size(1)).scale.narrow(0, 0, rows),
+                    format.config().offset, static_cast<double>((int64_t{1} << format.code_bits()) - 1),
                     zero_point->stored_dtype};
     const at::Tensor groups = w.reshape({rows, zero_point->tensor.size(1), -1}), found = zero_point->tensor.clone();
-    const int64_t at_once = std::max<int64_t>(1, kWeightsAtOnce * rows / w.numel());
+    const int64_t at_once = std::max<int64_t>(1, kWeightsSolvedAtOnce * rows / w.numel());
     for (int64_t first = 0; first < rows; first += at_once) {
       const int64_t count = std::min(at_once, rows - first);
       found.narrow(0, first, count)
           .copy_(best_zero(groups.narrow(0, first, count), grid.rows(first, count), found.narrow(0, first, count)));
     }
     zero_point->tensor = found;
-    return decoder.encode(w, std::move(parameters));
+    return format.encode(w, std::move(parameters));
   }
 
  private:
@@ -101,6 +101,6 @@ struct Hqq : LinearMethod {
 
 }  // namespace
 
-std::shared_ptr<Method> make_hqq() { return std::make_shared<Hqq>(); }
+core::Polymorphic<Method> make_hqq() { return Hqq{}; }
 
 }  // namespace quant

@@ -2,10 +2,12 @@
 // 2024, arXiv 2402.04396): 16 columns are coded together, from left to right, and their errors E are spread over the
 // columns to the right, W_rest −= E U_BB⁻¹ U_B,rest with (H + damping)⁻¹ = Uᵀ U. For one column at a time this is GPTQ
 // without act_order. Inside a block errors are not spread: the codes of a block may depend on each other, which is what
-// decoders that look at neighbouring codes need.
+// formats that look at neighbouring codes need.
 #include <ATen/ATen.h>
 
-#include "quant/hessian_factor.h"
+#include <functional>
+
+#include "quant/columns/hessian_factor.h"
 #include "quant/method.h"
 
 namespace quant {
@@ -14,27 +16,23 @@ namespace {
 
 constexpr int64_t kBlock = 16;  // columns
 
-// Codes and levels of columns first … first + n, whatever the decoder's order.
-class ColumnEncoder {
- public:
-  ColumnEncoder(const Decoder& decoder, const Parameters& parameters, int64_t out_features, int64_t in_features)
-      : decoder_(decoder), parameters_(parameters), in_features_(in_features) {
-    if (decoder.order() == Order::elementwise) grid_ = decoder.element_grid(parameters, out_features, in_features);
-  }
+using EncodeColumns = std::function<EncodedColumns(const at::Tensor& w, int64_t first)>;
 
-  EncodedColumns operator()(const at::Tensor& w, int64_t first) const {
-    if (decoder_.order() == Order::sequence) return decoder_.encode_columns(w, parameters_, first, in_features_);
-    const ElementGrid part = grid_.columns(first, w.size(1));
-    const at::Tensor codes = part.encode(w);
-    return {codes, part.decode(codes)};
+// Codes and levels of columns first … first + n of a weight [O, I], whatever the format's order.
+EncodeColumns encoder_of(const WeightFormat& format, const Parameters& parameters, int64_t O, int64_t I) {
+  if (format.order() == Order::elementwise) {
+    return [grid = as_elements(format).element_grid(parameters, O, I)](const at::Tensor& w, int64_t first) {
+      const ElementGrid part = grid.columns(first, w.size(1));
+      const at::Tensor codes = part.encode(w);
+      return EncodedColumns{codes, part.decode(codes)};
+    };
   }
-
- private:
-  const Decoder& decoder_;
-  const Parameters& parameters_;
-  int64_t in_features_;
-  ElementGrid grid_;
-};
+  const SequenceFormat& sequence = as_sequence(format);
+  TORCH_CHECK(kBlock % sequence.column_block() == 0, "columns are coded ", sequence.column_block(), " together");
+  return [&sequence, &parameters, I](const at::Tensor& w, int64_t first) {
+    return sequence.encode_columns(w, parameters, first, I);
+  };
+}
 
 struct Ldlq : Method {
   double damp = 0.01;
@@ -56,8 +54,8 @@ struct Ldlq : Method {
       if (!factor.h.defined() || !factor.h.is_same(target.inputs.hessian)) factor = factor_of(target.inputs);
       const at::Tensor w = target.slot->linear().weight().to(at::kFloat);  // [O, I]
       all.push_back(named(target.slot->path(), [&]() -> Quantized {
-        if (!factor.u.defined()) return {round_to_nearest(w, *target.decoder, target.inputs), factor.reason, {}};
-        return {spread(w, *target.decoder, target.inputs, factor.u), {}, factor.note};
+        if (!factor.u.defined()) return {round_to_nearest(w, *target.format, target.inputs), factor.reason, {}};
+        return {spread(w, *target.format, target.inputs, factor.u), {}, factor.note};
       }));
     }
     return all;
@@ -70,11 +68,10 @@ struct Ldlq : Method {
   }
 
   // u: [I, I]
-  static Encoded spread(const at::Tensor& w, const Decoder& decoder, const Statistics& x, const at::Tensor& u) {
+  static Encoded spread(const at::Tensor& w, const WeightFormat& format, const Statistics& x, const at::Tensor& u) {
     const int64_t O = w.size(0), I = w.size(1);
-    TORCH_CHECK(kBlock % decoder.column_block() == 0, "columns are coded ", decoder.column_block(), " together");
-    Parameters parameters = decoder.fit(w, x);
-    const ColumnEncoder encode(decoder, parameters, O, I);
+    Parameters parameters = format.fit(w, x);
+    const EncodeColumns encode = encoder_of(format, parameters, O, I);
     const at::Tensor rest = w.cpu().clone(), codes = at::empty({O, I}, rest.options().dtype(at::kByte));
     for (int64_t first = 0; first < I; first += kBlock) {
       const int64_t last = std::min(first + kBlock, I);
@@ -93,6 +90,6 @@ struct Ldlq : Method {
 
 }  // namespace
 
-std::shared_ptr<Method> make_ldlq() { return std::make_shared<Ldlq>(); }
+core::Polymorphic<Method> make_ldlq() { return Ldlq{}; }
 
 }  // namespace quant

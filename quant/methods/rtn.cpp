@@ -9,13 +9,13 @@ namespace {
 struct Rtn : LinearMethod {
   std::string summary() const override { return "round to nearest: every weight takes the closest level of its grid"; }
   std::vector<Order> accepts() const override { return {Order::elementwise, Order::sequence}; }
-  Encoded quantize(const at::Tensor& w, const Decoder& decoder, const Statistics& x) const override {  // w: [O, I]
-    return round_to_nearest(w, decoder, x);
+  Encoded quantize(const at::Tensor& w, const WeightFormat& format, const Statistics& x) const override {  // w: [O, I]
+    return round_to_nearest(w, format, x);
   }
 };
 
 }  // namespace
 
-std::shared_ptr<Method> make_rtn() { return std::make_shared<Rtn>(); }
+core::Polymorphic<Method> make_rtn() { return Rtn{}; }
 
 }  // namespace quant

@@ -20,9 +20,9 @@
 
 #include "core/batches.h"
 #include "core/random.h"
-#include "quant/affine.h"
+#include "quant/grids/affine.h"
+#include "quant/linear/swapped.h"
 #include "quant/method.h"
-#include "quant/swapped.h"
 
 namespace quant {
 
@@ -43,7 +43,7 @@ class Rounded : public core::Linear {
   Rounded(const Target& target, bool trains_range)
       : Linear(target.slot->out_features(), target.slot->in_features()),
         inner_(target.slot->pointer()),
-        grid_(dynamic_cast<const AffineGrid&>(*target.decoder)),
+        grid_(dynamic_cast<const AffineGrid&>(*target.format)),
         input_(target.input),
         w_(inner_->weight().to(at::kFloat)),
         range_(grid_.range_of(w_, target.inputs)) {
@@ -90,9 +90,9 @@ class Rounded : public core::Linear {
 };
 
 // The linears of a block while they are trained: in the slots as long as this lives.
-class Training {
+class RoundingTraining {
  public:
-  Training(const std::vector<Target>& targets, bool trains_range) {
+  RoundingTraining(const std::vector<Target>& targets, bool trains_range) {
     for (const Target& target : targets) {
       linears.push_back(std::make_shared<Rounded>(target, trains_range));
       named(target.slot->path(), [&] {  // a scale that its dtype cannot hold is said here, with the module's path
@@ -132,9 +132,10 @@ double mean_square(const at::Tensor& a, const at::Tensor& b) {
 }
 
 // A block with the text that it is trained on: hidden states in batches of [B, T, D], and what it should make of them.
-class Lesson {
+class BlockReconstruction {
  public:
-  Lesson(core::BlockContext& context, const core::HiddenStore& inputs, const core::HiddenStore& seen_in_full)
+  BlockReconstruction(core::BlockContext& context, const core::HiddenStore& inputs,
+                      const core::HiddenStore& seen_in_full)
       : block_(context.block), pass_{.step = context.step}, inputs_(inputs), wanted_(inputs.batches()) {
     TORCH_CHECK(inputs.batches() > 0 && seen_in_full.batches() == inputs.batches(), "signround needs the same windows");
     for_each([&](int64_t i) { wanted_.put(i, block_.forward(seen_in_full.get(i), pass_)); });
@@ -207,12 +208,12 @@ struct SignRound : Method {
   }
   bool reads_inputs() const override { return true; }
   bool reads_full_inputs() const override { return targets == "full"; }
-  std::string refuses(const Decoder& decoder, int64_t, int64_t) const override {
-    if (dynamic_cast<const AffineGrid*>(&decoder) == nullptr)
+  std::string refuses(const WeightFormat& format, int64_t, int64_t) const override {
+    if (dynamic_cast<const AffineGrid*>(&format) == nullptr)
       return fmt::format(
-          "it trains the ranges of uniform grids, not the decoder {}. Set quant.weight.codebook: uniform.",
-          decoder.name());
-    if (decoder.config().rounding != "nearest")
+          "it trains the ranges of uniform grids, not the format {}. Set quant.weight.codebook: uniform.",
+          format.name());
+    if (format.config().rounding != "nearest")
       return "it chooses the rounding itself. Set quant.weight.rounding: nearest.";
     return {};
   }
@@ -222,24 +223,25 @@ struct SignRound : Method {
     const core::Streams& streams = context.inputs;
     const core::HiddenStore* inputs = streams.quantized != nullptr ? streams.quantized : streams.full;
     TORCH_CHECK(inputs != nullptr, "signround runs the block, but the walk carries no inputs");
-    Lesson lesson(context, *inputs, reads_full_inputs() ? *streams.full : *inputs);
-    Training training(targets, tune_range);
+    BlockReconstruction reconstruction(context, *inputs, reads_full_inputs() ? *streams.full : *inputs);
+    RoundingTraining training(targets, tune_range);
     const std::vector<Variables> nearest = training.snapshot();
-    core::Random random(targets.front().decoder->place().seed, targets.front().slot->path(), "signround");
-    const std::vector<Variables> best = train(training, lesson, random);
-    return chosen(training, lesson, {nearest, best, training.snapshot()});
+    core::Random random(targets.front().format->place().seed, targets.front().slot->path(), "signround");
+    const std::vector<Variables> best = train(training, reconstruction, random);
+    return chosen(training, reconstruction, {nearest, best, training.snapshot()});
   }
 
  private:
   // Leaves the last values in `training`; returns those of the least loss.
-  std::vector<Variables> train(Training& training, Lesson& lesson, core::Random& random) const {
+  std::vector<Variables> train(RoundingTraining& training, BlockReconstruction& reconstruction,
+                               core::Random& random) const {
     const c10::AutoGradMode gradients(true);
     const double rate = lr > 0 ? lr : 1.0 / static_cast<double>(std::max<int64_t>(1, iterations));
     const double range_rate = minmax_lr > 0 ? minmax_lr : rate;
     std::vector<Variables> best = training.snapshot();
     double least = core::kInfinity;
     for (int64_t i = 0; i < iterations; ++i) {
-      const at::Tensor loss = lesson.loss_of(batch, random);
+      const at::Tensor loss = reconstruction.loss_of(batch, random);
       if (const double found = loss.item<double>(); found < least) {
         least = found;
         best = training.snapshot();
@@ -256,14 +258,14 @@ struct SignRound : Method {
   }
 
   // Of the candidates the one with the least loss over all windows; the first is rounding to nearest.
-  static std::vector<Quantized> chosen(Training& training, Lesson& lesson,
+  static std::vector<Quantized> chosen(RoundingTraining& training, BlockReconstruction& reconstruction,
                                        const std::vector<std::vector<Variables>>& candidates) {
     std::vector<Encoded> best;
     double least = 0, nearest = 0;
     for (const auto& values : candidates) {
       std::vector<Encoded> encoded = training.encoded(values);
       for (size_t i = 0; i < encoded.size(); ++i) training.linears[i]->hold(encoded[i]);
-      const double loss = lesson.loss();
+      const double loss = reconstruction.loss();
       if (best.empty()) nearest = loss;
       if (!best.empty() && !(loss < least)) continue;
       least = loss;
@@ -278,6 +280,6 @@ struct SignRound : Method {
 
 }  // namespace
 
-std::shared_ptr<Method> make_signround() { return std::make_shared<SignRound>(); }
+core::Polymorphic<Method> make_signround() { return SignRound{}; }
 
 }  // namespace quant

@@ -5,7 +5,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "core/nn/fused.h"
-#include "quant/draws.h"
+#include "quant/grids/draws.h"
 
 namespace quant {
 

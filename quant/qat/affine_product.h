@@ -6,7 +6,7 @@
 #pragma once
 
 #include "core/codes.h"
-#include "quant/decoder.h"
+#include "quant/grids/weight_format.h"
 
 namespace quant {
 

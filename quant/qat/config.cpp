@@ -165,9 +165,9 @@ void check_trainable(const QatConfig& config, const std::vector<Assignment>& ass
     if (a.input) {
       for (const Parameter& p : a.input->parameters()) there.insert(p.kind);
     }
-    if (!a.decoder) continue;
-    const Decoder& decoder = a.refinement ? *a.refinement->decoder() : *a.decoder;
-    for (const Parameter& p : decoder.layout(a.slot->out_features(), a.slot->in_features()))
+    if (!a.format) continue;
+    const WeightFormat& format = a.refinement ? *a.refinement->format() : *a.format;
+    for (const Parameter& p : format.layout(a.slot->out_features(), a.slot->in_features()))
       there.insert(p.kind == Kind::zero_codes ? Kind::zero_point : p.kind);
   }
   std::vector<std::string> names;

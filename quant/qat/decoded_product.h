@@ -1,4 +1,4 @@
-// The product of a linear whose weight any differentiable decoder makes: between forward and backward only codes and
+// The product of a linear whose weight any differentiable format makes: between forward and backward only codes and
 // parameters are kept, the weight is decoded again for its gradient.
 #pragma once
 

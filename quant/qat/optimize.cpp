@@ -45,11 +45,11 @@ using torch::optim::AdamWParamState;
 
 class Optimization {
  public:
-  Optimization(const QatConfig& config, Training& training, Lesson& lesson, const Progress& progress)
+  Optimization(const QatConfig& config, Training& training, TrainingObjective& objective, const Progress& progress)
       : config_(config),
         training_(training),
         leaves_(training.leaves()),
-        lesson_(lesson),
+        objective_(objective),
         progress_(progress),
         adam_(groups(leaves_), AdamWOptions(0).weight_decay(config.weight_decay)) {}
 
@@ -99,8 +99,8 @@ class Optimization {
 
   // The loss on held-out text of the iterate before this step.
   void look() {
-    training_.moment() = {step_, /*training=*/false};
-    const std::optional<double> loss = lesson_.examine();
+    training_.step() = {step_, /*training=*/false};
+    const std::optional<double> loss = objective_.held_out_loss();
     if (!loss) return;
     row().held_out = loss;
     row().seconds = seconds();
@@ -117,9 +117,9 @@ class Optimization {
   }
 
   void take_step() {
-    training_.moment() = {step_, /*training=*/true};
+    training_.step() = {step_, /*training=*/true};
     for (const Leaf& leaf : leaves_) at::Tensor(leaf.tensor).mutable_grad() = at::Tensor();
-    const double loss = lesson_.learn(step_);
+    const double loss = objective_.backward(step_);
     const double norm = gradient_norm(), lr = config_.lr * rate(config_, step_);
     LogRow& entry = row();
     entry.loss = loss;
@@ -259,7 +259,7 @@ class Optimization {
   const QatConfig& config_;
   Training& training_;
   const std::vector<Leaf>& leaves_;
-  Lesson& lesson_;
+  TrainingObjective& objective_;
   const Progress& progress_;
   AdamW adam_;
   Trained result_;
@@ -274,8 +274,8 @@ class Optimization {
 
 }  // namespace
 
-Trained optimize(const QatConfig& config, Training& training, Lesson& lesson, const Progress& progress) {
-  return Optimization(config, training, lesson, progress).run();
+Trained optimize(const QatConfig& config, Training& training, TrainingObjective& objective, const Progress& progress) {
+  return Optimization(config, training, objective, progress).run();
 }
 
 std::string to_text(const Trained& trained) { return nlohmann::json(trained).dump(); }

@@ -13,13 +13,13 @@
 namespace quant {
 
 // What is to be learned.
-class Lesson {
+class TrainingObjective {
  public:
-  virtual ~Lesson() = default;
+  virtual ~TrainingObjective() = default;
   // The loss on the text of a step; its gradient is added to the leaves'.
-  virtual double learn(int64_t step) = 0;
+  virtual double backward(int64_t step) = 0;
   // The loss on the held-out text, without gradients; none without such a text.
-  virtual std::optional<double> examine() = 0;
+  virtual std::optional<double> held_out_loss() = 0;
 };
 
 // A line of qat_log.csv: the iterate before the step of this number, and the step.
@@ -49,7 +49,7 @@ double rate(const QatConfig& config, int64_t step);
 // Trains the leaves of `training`, which then have the kept values. Goes on where the file was saved, with the same
 // bits. A loss or gradient that is not finite ends training; the best iterate, without held-out text the last one whose
 // loss was finite, stays.
-Trained optimize(const QatConfig& config, Training& training, Lesson& lesson, const Progress& progress);
+Trained optimize(const QatConfig& config, Training& training, TrainingObjective& objective, const Progress& progress);
 
 // For a file, and back.
 std::string to_text(const Trained& trained);

@@ -3,7 +3,7 @@
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/custom_function.h>
 
-#include "quant/scale_format.h"
+#include "quant/grids/scale_format.h"
 
 namespace quant {
 
@@ -23,14 +23,14 @@ at::Tensor straight_through(const at::Tensor& exact, const at::Tensor& rounded) 
   return StraightThrough::apply(exact, rounded);
 }
 
-Parameters as_stored(const Decoder& decoder, const Parameters& parameters) {
-  const ScaleFormat format(decoder.config(), /*is_signed=*/true);
+Parameters as_stored(const WeightFormat& format, const Parameters& parameters) {
+  const ScaleFormat scale_format(format.config(), /*is_signed=*/true);
   Parameters stored = parameters;
   for (Parameter& p : stored) {
     if (core::is_codes(p.kind)) continue;
     const at::Tensor exact = p.tensor.detach();
-    p.tensor = straight_through(
-        p.tensor, p.kind == core::Kind::scale ? format.rounded_scale(exact) : exact.to(p.stored_dtype).to(at::kFloat));
+    p.tensor = straight_through(p.tensor, p.kind == core::Kind::scale ? scale_format.rounded_scale(exact)
+                                                                      : exact.to(p.stored_dtype).to(at::kFloat));
   }
   return stored;
 }

@@ -3,7 +3,7 @@
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 
-#include "quant/affine.h"
+#include "quant/grids/affine.h"
 #include "quant/qat/decoded_product.h"
 #include "quant/qat/straight_through.h"
 
@@ -18,23 +18,23 @@ bool has_integer_zeros(const Parameters& parameters) {
 
 }  // namespace
 
-TrainedLinear::TrainedLinear(const QuantizedLinear& from, bool floats_zeros, const Remake& remake,
-                             std::shared_ptr<const Moment> moment)
+TrainedLinear::TrainedLinear(const QuantizedLinear& from, bool floats_zeros, const FormatFactory& format_factory,
+                             std::shared_ptr<const TrainingStep> moment)
     : Linear(from.out_features(), from.in_features()),
-      decoder_(from.shared_decoder()),
+      format_(from.shared_format()),
       codes_(from.codes()),
       codes_of_(from.codes_of()),
       bias_(from.bias()),
       bias_bits_(from.bias_bits()),
       compute_dtype_(from.compute_dtype()),
-      moment_(std::move(moment)) {
+      step_in_training_(std::move(moment)) {
   floated_ = floats_zeros && has_integer_zeros(from.parameters());
   if (floated_) {
-    WeightConfig config = decoder_->config();
+    WeightConfig config = format_->config();
     config.zero_point = "float";
-    decoder_ = remake(*decoder_, config, from.in_features(), from.out_features());
+    format_ = format_factory(*format_, config, from.in_features(), from.out_features());
   }
-  parameters_ = decoder_->layout(from.out_features(), from.in_features());
+  parameters_ = format_->layout(from.out_features(), from.in_features());
   for (Parameter& p : parameters_) {
     const at::Tensor& before = from.parameters().at(p.name);
     p.tensor = core::is_codes(p.kind) ? before : before.detach().to(at::kFloat, /*non_blocking=*/false, /*copy=*/true);
@@ -46,32 +46,32 @@ TrainedLinear::TrainedLinear(const QuantizedLinear& from, bool floats_zeros, con
 }
 
 TrainNoise TrainedLinear::noise() const {
-  const NoiseConfig& config = decoder_->config().noise;
-  if (!moment_->training || config.at != "train") return {};
-  return {decoder_->place(), moment_->step, config.sigma};
+  const NoiseConfig& config = format_->config().noise;
+  if (!step_in_training_->training || config.at != "train") return {};
+  return {format_->place(), step_in_training_->step, config.sigma};
 }
 
 at::Tensor TrainedLinear::product(const at::Tensor& x, const Parameters& stored) const {
   const int64_t O = out_features(), I = in_features();
-  if (dynamic_cast<const AffineGrid*>(decoder_.get()) != nullptr) {
-    const ElementGrid grid = decoder_->element_grid(stored, O, I);
+  if (const auto* affine = dynamic_cast<const AffineGrid*>(format_.get())) {
+    const ElementGrid grid = affine->element_grid(stored, O, I);
     return affine_product(x, codes_, grid.scale, grid.shift, noise());
   }
   std::vector<at::Tensor> floats;
   for (const Parameter& p : stored) {
     if (!core::is_codes(p.kind)) floats.push_back(p.tensor);
   }
-  const auto decode = [decoder = decoder_, codes = codes_, like = stored, O, I,
+  const auto decode = [format = format_, codes = codes_, like = stored, O, I,
                        noise = noise()](const std::vector<at::Tensor>& values) {
     Parameters parameters = like;
     size_t next = 0;
     for (Parameter& p : parameters) {
       if (!core::is_codes(p.kind)) p.tensor = values[next++];
     }
-    const at::Tensor w = decoder->decode(codes.unpack(), parameters);
+    const at::Tensor w = format->decode(codes.unpack(), parameters);
     const at::Tensor draw = noise.draw(O, I, w.device());
     if (!draw.defined()) return w;
-    const at::Tensor scale = decoder->noise_scale(parameters, O, I).unsqueeze(-1);  // [O, G, 1]
+    const at::Tensor scale = format->noise_scale(parameters, O, I).unsqueeze(-1);  // [O, G, 1]
     return w + (draw.reshape({O, scale.size(1), -1}) * scale).reshape({O, I});
   };
   return decoded_product(x, floats, decode);
@@ -79,10 +79,10 @@ at::Tensor TrainedLinear::product(const at::Tensor& x, const Parameters& stored)
 
 at::Tensor TrainedLinear::forward(const at::Tensor& x) {
   const at::Tensor seen = input_ == nullptr ? x : input_->trainable(x);
-  const Parameters stored = as_stored(*decoder_, parameters_);
-  if (!decoder_->is_weight()) {
-    const at::Tensor shared = decoder_->decode(codes_.unpack(), stored);
-    return decoder_->product(
+  const Parameters stored = as_stored(*format_, parameters_);
+  if (!format_->is_weight()) {
+    const at::Tensor shared = format_->decode(codes_.unpack(), stored);
+    return format_->product(
         seen, [&](const at::Tensor& scaled) { return at::linear(scaled, shared); }, bias_, stored);
   }
   const at::Tensor y = product(seen, stored);
@@ -90,7 +90,7 @@ at::Tensor TrainedLinear::forward(const at::Tensor& x) {
 }
 
 at::Tensor TrainedLinear::weight() const {
-  return decoder_->decode(codes_.unpack(), as_stored(*decoder_, parameters_)).to(compute_dtype_);
+  return format_->decode(codes_.unpack(), as_stored(*format_, parameters_)).to(compute_dtype_);
 }
 
 std::vector<core::State> TrainedLinear::state() const { return coded_state(codes_, parameters_, input_.get(), bias_); }
@@ -104,10 +104,10 @@ int64_t TrainedLinear::stored_bits(const at::Tensor& parameter) const {
 
 std::shared_ptr<QuantizedLinear> TrainedLinear::finished() const {
   const at::NoGradGuard no_gradient;
-  Parameters stored = as_stored(*decoder_, parameters_);
+  Parameters stored = as_stored(*format_, parameters_);
   for (Parameter& p : stored) p.tensor = p.tensor.detach().clone();
   auto linear =
-      std::make_shared<QuantizedLinear>(decoder_, codes_, std::move(stored), bias_, bias_bits_, compute_dtype_);
+      std::make_shared<QuantizedLinear>(format_, codes_, std::move(stored), bias_, bias_bits_, compute_dtype_);
   linear->share_codes(codes_of_);
   if (input_ == nullptr) return linear;
   Parameters of_input = input_->parameters();

@@ -6,26 +6,26 @@
 #include <functional>
 #include <memory>
 
+#include "quant/linear/quantized_linear.h"
 #include "quant/qat/affine_product.h"
-#include "quant/quantized_linear.h"
 
 namespace quant {
 
 // What an optimizer step tells all linears. Without `training` there is no noise of `at: train`.
-struct Moment {
+struct TrainingStep {
   int64_t step = 0;
   bool training = false;
 };
 
-// The decoder with other variables; what makes it a replication strategy's stays.
-using Remake = std::function<std::shared_ptr<const Decoder>(const Decoder&, const WeightConfig&, int64_t in_features,
-                                                            int64_t out_features)>;
+// The format with other variables; what makes it a replication strategy's stays.
+using FormatFactory = std::function<std::shared_ptr<const WeightFormat>(const WeightFormat&, const WeightConfig&,
+                                                                        int64_t in_features, int64_t out_features)>;
 
 class TrainedLinear : public core::Linear {
  public:
   // floats_zeros: integer zero points become float ones, in their dtype.
-  TrainedLinear(const QuantizedLinear& from, bool floats_zeros, const Remake& remake,
-                std::shared_ptr<const Moment> moment);
+  TrainedLinear(const QuantizedLinear& from, bool floats_zeros, const FormatFactory& format_factory,
+                std::shared_ptr<const TrainingStep> moment);
 
   at::Tensor forward(const at::Tensor& x) override;
   at::Tensor weight() const override;  // decoded from the rounded parameters, without noise
@@ -42,7 +42,7 @@ class TrainedLinear : public core::Linear {
   at::Tensor product(const at::Tensor& x, const Parameters& stored) const;
   TrainNoise noise() const;
 
-  std::shared_ptr<const Decoder> decoder_;
+  std::shared_ptr<const WeightFormat> format_;
   core::Codes codes_;
   std::string codes_of_;
   Parameters parameters_;
@@ -50,7 +50,7 @@ class TrainedLinear : public core::Linear {
   at::Tensor bias_;
   int64_t bias_bits_;
   at::ScalarType compute_dtype_;
-  std::shared_ptr<const Moment> moment_;
+  std::shared_ptr<const TrainingStep> step_in_training_;
   bool floated_ = false;
 };
 

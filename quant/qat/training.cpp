@@ -44,7 +44,8 @@ double unit_of(const core::State& state, const core::Linear* linear) {
 
 }  // namespace
 
-Training::Training(const std::vector<torch::nn::Module*>& modules, const std::set<Kind>& kinds, const Remake& remake) {
+Training::Training(const std::vector<torch::nn::Module*>& modules, const std::set<Kind>& kinds,
+                   const FormatFactory& format_factory) {
   std::vector<core::Slot*> slots;
   for (torch::nn::Module* module : modules) collect(*module, slots);
   std::map<const core::Linear*, size_t> known;        // places in held_
@@ -56,7 +57,8 @@ Training::Training(const std::vector<torch::nn::Module*>& modules, const std::se
       continue;
     }
     const auto& from = dynamic_cast<const QuantizedLinear&>(slot->linear());
-    auto trained = std::make_shared<TrainedLinear>(from, kinds.contains(Kind::zero_point), remake, moment_);
+    auto trained =
+        std::make_shared<TrainedLinear>(from, kinds.contains(Kind::zero_point), format_factory, step_in_training_);
     for (const core::State& state : trained->state()) owner[state.tensor.unsafeGetTensorImpl()] = trained.get();
     held_.push_back({{slot}, slot->pointer(), trained});
   }

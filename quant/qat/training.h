@@ -25,7 +25,8 @@ struct Leaf {
 // value that changes the weight by its rms; everything else its mean magnitude.
 class Training {
  public:
-  Training(const std::vector<torch::nn::Module*>& modules, const std::set<core::Kind>& kinds, const Remake& remake);
+  Training(const std::vector<torch::nn::Module*>& modules, const std::set<core::Kind>& kinds,
+           const FormatFactory& format_factory);
   ~Training();  // without finish(): the slots get back what they held
   Training(const Training&) = delete;
   Training& operator=(const Training&) = delete;
@@ -34,7 +35,7 @@ class Training {
   int64_t values() const;         // trained numbers
   int64_t stored_bits() const;    // of these
   int64_t floated_zeros() const;  // linears whose integer zero points became float ones
-  Moment& moment() { return *moment_; }
+  TrainingStep& step() { return *step_in_training_; }
   std::string code_hash() const;  // of all codes in the slots
 
   // The slots get quantized linears with the parameters as they are now; nothing requires gradients any more, and the
@@ -51,7 +52,7 @@ class Training {
   std::vector<Held> held_;
   std::vector<Leaf> leaves_;
   bool finished_ = false;
-  std::shared_ptr<Moment> moment_ = std::make_shared<Moment>();
+  std::shared_ptr<TrainingStep> step_in_training_ = std::make_shared<TrainingStep>();
 };
 
 }  // namespace quant

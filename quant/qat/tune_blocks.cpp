@@ -23,9 +23,9 @@ std::vector<std::pair<int64_t, int64_t>> windows_of(const core::HiddenStore& sto
   return windows;
 }
 
-class BlockLesson : public Lesson {
+class BlockObjective : public TrainingObjective {
  public:
-  BlockLesson(const QatConfig& config, const core::BlockContext& context, uint64_t seed)
+  BlockObjective(const QatConfig& config, const core::BlockContext& context, uint64_t seed)
       : model_(context.model),
         first_(context.step),
         last_(core::end_of_run(context.model.plan(), context.step)),
@@ -38,7 +38,7 @@ class BlockLesson : public Lesson {
                           seed + static_cast<uint64_t>(context.index));
   }
 
-  double learn(int64_t step) override {
+  double backward(int64_t step) override {
     std::vector<at::Tensor> x, y;
     for (const int64_t window : batches_[step]) {
       const auto [batch, row] = windows_[window];
@@ -52,7 +52,7 @@ class BlockLesson : public Lesson {
     return loss.item<double>();
   }
 
-  std::optional<double> examine() override {
+  std::optional<double> held_out_loss() override {
     if (first_held_out_ == inputs_->batches()) return std::nullopt;
     const at::NoGradGuard no_gradient;
     double sum = 0, rows = 0;
@@ -101,10 +101,10 @@ void TuneBlocks::block(core::BlockContext& context) {
   if (core::runs_in_one_go(context.model.plan())) {
     for (core::Block* replica : context.model.replicas(context.index)) modules.push_back(replica);
   }
-  Training training(modules, config_.kinds(), remake_);
+  Training training(modules, config_.kinds(), format_factory_);
   const std::string codes = training.code_hash();
-  BlockLesson lesson(config_, context, seed_);
-  Trained trained = optimize(config_, training, lesson, {});
+  BlockObjective objective(config_, context, seed_);
+  Trained trained = optimize(config_, training, objective, {});
   training.finish();
   TORCH_CHECK(config_.chosen().changes_codes || training.code_hash() == codes, "training has changed codes of block ",
               context.index);

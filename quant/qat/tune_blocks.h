@@ -20,8 +20,8 @@ class TuneBlocks : public core::Stage {
   static constexpr int kVersion = 1;  // bumped by hand when trained values change
 
   // The walk must carry both streams.
-  TuneBlocks(const QatConfig& config, Remake remake, uint64_t seed)
-      : config_(config), remake_(std::move(remake)), seed_(seed) {}
+  TuneBlocks(const QatConfig& config, FormatFactory format_factory, uint64_t seed)
+      : config_(config), format_factory_(std::move(format_factory)), seed_(seed) {}
 
   struct Report {
     int64_t block;
@@ -29,7 +29,7 @@ class TuneBlocks : public core::Stage {
     int64_t values, stored_bits, floated_zeros;  // as of Training
   };
 
-  std::string name() const override { return "qat"; }
+  std::string name() const override { return "tune"; }
   int version() const override { return kVersion; }
   void block(core::BlockContext& context) override;
   std::string record() const override;  // the report of the last block
@@ -39,7 +39,7 @@ class TuneBlocks : public core::Stage {
 
  private:
   QatConfig config_;
-  Remake remake_;
+  FormatFactory format_factory_;
   uint64_t seed_;
   std::vector<Report> reports_;
 };

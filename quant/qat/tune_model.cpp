@@ -20,23 +20,23 @@ std::vector<torch::nn::Module*> trainable_modules(core::Model& model) {
 
 namespace {
 
-class EndToEnd : public Lesson {
+class EndToEnd : public TrainingObjective {
  public:
-  EndToEnd(const QatConfig& config, core::Model& model, const ModelLesson& lesson, uint64_t seed)
+  EndToEnd(const QatConfig& config, core::Model& model, const ModelTrainingData& data, uint64_t seed)
       : config_(config),
         model_(model),
-        lesson_(lesson),
+        data_(data),
         objective_(config.model_objective()),
-        batches_(batches_of(config.steps, config.batch, lesson.text.ids.size(0), seed)) {}
+        batches_(batches_of(config.steps, config.batch, data.text.ids.size(0), seed)) {}
 
-  double learn(int64_t step) override {
+  double backward(int64_t step) override {
     const std::vector<int64_t>& windows = batches_[step];
-    const at::Tensor ids = lesson_.text.ids.index_select(0, at::tensor(windows));
+    const at::Tensor ids = data_.text.ids.index_select(0, at::tensor(windows));
     return config_.recompute ? learn_recomputed(ids, windows) : learn_at_once(ids, windows);
   }
 
-  std::optional<double> examine() override {
-    const TaughtText& text = lesson_.held_out;
+  std::optional<double> held_out_loss() override {
+    const TeacherText& text = data_.held_out;
     if (!text.ids.defined()) return std::nullopt;
     const at::NoGradGuard no_gradient;
     double sum = 0;
@@ -46,7 +46,7 @@ class EndToEnd : public Lesson {
       const at::Tensor ids = text.ids.narrow(0, first, static_cast<int64_t>(windows.size()));
       const at::Tensor hidden = states(ids);
       sum += static_cast<double>(windows.size()) *
-             head_loss(model_, hidden, taught(text, windows), ids, objective_, lesson_.teacher, nullptr);
+             head_loss(model_, hidden, taught(text, windows), ids, objective_, data_.teacher, nullptr);
     }
     return sum / static_cast<double>(text.ids.size(0));
   }
@@ -57,7 +57,7 @@ class EndToEnd : public Lesson {
     return model_.run(model_.plan()[step], hidden, {.step = static_cast<int64_t>(step), .given = given, .kept = kept});
   }
   // [B, T, D]
-  at::Tensor taught(const TaughtText& text, const std::vector<int64_t>& windows) const {
+  at::Tensor taught(const TeacherText& text, const std::vector<int64_t>& windows) const {
     if (!text.taught) return {};
     std::vector<at::Tensor> all;
     for (const int64_t window : windows) all.push_back(text.taught(window));
@@ -69,7 +69,7 @@ class EndToEnd : public Lesson {
     const at::Tensor hidden = states(ids);
     at::Tensor gradient;
     const double loss =
-        head_loss(model_, hidden, taught(lesson_.text, windows), ids, objective_, lesson_.teacher, &gradient);
+        head_loss(model_, hidden, taught(data_.text, windows), ids, objective_, data_.teacher, &gradient);
     if (std::isfinite(loss)) hidden.backward(gradient);
     return loss;
   }
@@ -91,7 +91,7 @@ class EndToEnd : public Lesson {
     }
     at::Tensor gradient;
     const double loss =
-        head_loss(model_, hidden, taught(lesson_.text, windows), ids, objective_, lesson_.teacher, &gradient);
+        head_loss(model_, hidden, taught(data_.text, windows), ids, objective_, data_.teacher, &gradient);
     if (!std::isfinite(loss)) return loss;
     const c10::AutoGradMode gradients(true);
     for (size_t i = inputs.size(); i-- > 0;) {
@@ -132,16 +132,16 @@ class EndToEnd : public Lesson {
 
   const QatConfig& config_;
   core::Model& model_;
-  const ModelLesson& lesson_;
+  const ModelTrainingData& data_;
   std::string objective_;
   std::vector<std::vector<int64_t>> batches_;
 };
 
 }  // namespace
 
-Trained tune_model(const QatConfig& config, core::Model& model, Training& training, const ModelLesson& lesson,
+Trained tune_model(const QatConfig& config, core::Model& model, Training& training, const ModelTrainingData& data,
                    uint64_t seed, const Progress& progress) {
-  EndToEnd end_to_end(config, model, lesson, seed);
+  EndToEnd end_to_end(config, model, data, seed);
   return optimize(config, training, end_to_end, progress);
 }
 

@@ -15,18 +15,18 @@
 namespace quant {
 
 // Windows of token ids with what the full-precision model makes of them.
-struct TaughtText {
+struct TeacherText {
   at::Tensor ids;                                    // [N, T] int64
   std::function<at::Tensor(int64_t window)> taught;  // [T, D], behind the last block; empty for ce
 };
 
-struct ModelLesson {
-  TaughtText text, held_out;  // held_out.ids undefined: none
+struct ModelTrainingData {
+  TeacherText text, held_out;  // held_out.ids undefined: none
   Teacher teacher;
 };
 
 // model: its blocks and ends loaded; `training` is of its parameters.
-Trained tune_model(const QatConfig& config, core::Model& model, Training& training, const ModelLesson& lesson,
+Trained tune_model(const QatConfig& config, core::Model& model, Training& training, const ModelTrainingData& data,
                    uint64_t seed, const Progress& progress);
 
 // Everything of a model that can be trained: all but embedding and head.

@@ -8,16 +8,16 @@
 #include <ATen/ATen.h>
 #include <fmt/core.h>
 
-#include "quant/fold.h"
+#include "quant/linear/swapped.h"
 #include "quant/method.h"
-#include "quant/swapped.h"
+#include "quant/stage/fold.h"
 #include "quant/transform.h"
 
 namespace quant {
 
 namespace {
 
-struct Awq : Transform {
+struct AwqTransform : Transform {
   int64_t grid = 20, tokens = 4096;
   bool duo_scaling = false;
 
@@ -35,11 +35,11 @@ struct Awq : Transform {
 
   Needs needs(const InputGroup& group) const override {
     const bool quantized = std::any_of(group.consumers.begin(), group.consumers.end(),
-                                       [](const Consumer& c) { return c.decoder != nullptr; });
+                                       [](const Consumer& c) { return c.format != nullptr; });
     if (!quantized) return {};
     Needs needs{.hessian = !group.parent, .mean_abs = true};
     for (const Consumer& c : group.consumers) {
-      if (c.decoder) needs = needs | c.decoder->needs();
+      if (c.format) needs = needs | c.format->needs();
     }
     return needs;
   }
@@ -82,7 +82,7 @@ struct Awq : Transform {
     int64_t rows = 0;
     for (const Consumer& c : group.consumers) {
       const at::Tensor w = c.slot->linear().weight().to(at::kFloat).abs();
-      const int64_t groups = c.decoder ? c.decoder->groups(w.size(1)) : 1;
+      const int64_t groups = c.format ? c.format->groups(w.size(1)) : 1;
       const at::Tensor parts = w.reshape({w.size(0), groups, -1});
       const at::Tensor relative = (parts / (parts.amax(-1, /*keepdim=*/true) + 1e-6)).reshape(w.sizes()).sum(0);
       sum = sum.defined() ? sum + relative : relative;
@@ -92,9 +92,9 @@ struct Awq : Transform {
   }
 
   // What the weight becomes when it is scaled, rounded and scaled back: Q(w ∘ f) / f.
-  static at::Tensor rounded(const at::Tensor& w, const Decoder& decoder, const Statistics& x, const at::Tensor& f) {
-    const Encoded encoded = round_to_nearest(w * f, decoder, x.divided(f));
-    return decoder.decode(encoded.codes, encoded.parameters) / f;
+  static at::Tensor rounded(const at::Tensor& w, const WeightFormat& format, const Statistics& x, const at::Tensor& f) {
+    const Encoded encoded = round_to_nearest(w * f, format, x.divided(f));
+    return format.decode(encoded.codes, encoded.parameters) / f;
   }
 
   // Σ over tokens of ‖y − ŷ‖², the parent's outputs; at least `enough` if it is not below that.
@@ -102,10 +102,10 @@ struct Awq : Transform {
                                double enough) {
     Swapped candidates;
     for (const Consumer& c : group.consumers) {
-      if (!c.decoder) continue;
+      if (!c.format) continue;
       const core::Linear& linear = c.slot->linear();
       const at::Tensor w = linear.weight();
-      const at::Tensor candidate = rounded(w.to(at::kFloat), *c.decoder, group.inputs, f).to(w.scalar_type());
+      const at::Tensor candidate = rounded(w.to(at::kFloat), *c.format, group.inputs, f).to(w.scalar_type());
       candidates.put(*c.slot, std::make_shared<core::DenseLinear>(candidate, linear.bias(), /*stored_bits=*/0));
     }
     double loss = 0;
@@ -120,9 +120,9 @@ struct Awq : Transform {
   static double loss_of_linears(const InputGroup& group, const at::Tensor& f) {
     double loss = 0;
     for (const Consumer& c : group.consumers) {
-      if (!c.decoder) continue;
+      if (!c.format) continue;
       const at::Tensor w = c.slot->linear().weight().to(at::kFloat);
-      const at::Tensor error = rounded(w, *c.decoder, group.inputs, f) - w;
+      const at::Tensor error = rounded(w, *c.format, group.inputs, f) - w;
       loss += at::sum(at::mm(error, group.inputs.hessian) * error).item<double>();
     }
     return loss;
@@ -131,6 +131,6 @@ struct Awq : Transform {
 
 }  // namespace
 
-std::shared_ptr<Transform> make_awq_transform() { return std::make_shared<Awq>(); }
+core::Polymorphic<Transform> make_awq_transform() { return AwqTransform{}; }
 
 }  // namespace quant

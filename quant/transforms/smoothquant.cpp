@@ -34,6 +34,6 @@ struct SmoothQuant : Transform {
 
 }  // namespace
 
-std::shared_ptr<Transform> make_smoothquant_transform() { return std::make_shared<SmoothQuant>(); }
+core::Polymorphic<Transform> make_smoothquant_transform() { return SmoothQuant{}; }
 
 }  // namespace quant

@@ -4,8 +4,11 @@
 // The codes are made of the first block's weights on its inputs, or (from: mean) of the mean of all members' weights
 // with the sum of their Hessians: those of the followers, which no quantized block has been run for by then, are taken
 // from the full-precision model. With init: fit the leader too then fits its scales and zero points to its own weights.
+#include <algorithm>
+
 #include "core/error.h"
-#include "quant/affine.h"
+#include "quant/grids/affine.h"
+#include "quant/grids/make_format.h"
 #include "replication/affine_fit.h"
 #include "replication/strategy.h"
 
@@ -13,17 +16,23 @@ namespace replication {
 
 namespace {
 
-constexpr std::string_view kBlocks = "model.layers.";
+// Scales and zero points of a linear's own for codes that it shares: least squares to its own weights.
+class OwnFit : public quant::Refinement {
+ public:
+  explicit OwnFit(std::shared_ptr<const quant::WeightFormat> format) : format_(std::move(format)) {}
 
-// "model.layers.3.mlp.up_proj" -> 3.
-int64_t block_of(const std::string& path) { return std::stoll(path.substr(kBlocks.size())); }
+  quant::Needs needs() const override { return {.mean_square = true}; }
+  const std::shared_ptr<const quant::WeightFormat>& format() const override { return format_; }
+  quant::Refined refine(const at::Tensor& w, quant::Encoded encoded, const quant::Statistics& x) const override {
+    const auto& grid = dynamic_cast<const quant::AffineGrid&>(*format_);
+    return {{encoded.codes, fitted(grid, encoded.codes, w, column_weights(w, x))}};
+  }
 
-// The same linear of another block.
-std::string in_block(const std::string& path, int64_t block) {
-  return std::string(kBlocks) + std::to_string(block) + path.substr(path.find('.', kBlocks.size()));
-}
+ private:
+  std::shared_ptr<const quant::WeightFormat> format_;
+};
 
-struct Adjacent : Strategy {
+struct Adjacent : BlockStrategy {
   int64_t span = 2;
   std::string init = "fit", from = "first";
 
@@ -43,7 +52,6 @@ struct Adjacent : Strategy {
         .only_if_given();
   }
 
-  bool is_of_blocks() const override { return true; }
   bool selects() const override { return false; }
   core::Plan plan(const core::Shape& shape, const std::set<int64_t>& /*chosen*/) const override {
     core::require(shape.layers % span == 0, "{}: {} blocks are no whole number of groups of {}. Choose a divisor.",
@@ -57,56 +65,52 @@ struct Adjacent : Strategy {
     std::erase_if(leaders, [&](const core::Step& step) { return step.block % span != 0; });
     return leaders;
   }
-  std::vector<quant::FurtherInput> further_inputs(const std::string& path, int64_t /*block*/,
-                                                  const core::Plan& plan) const override {
+  std::vector<quant::FurtherInput> further_inputs(const core::Slot& slot, const core::Plan& plan) const override {
     std::vector<quant::FurtherInput> all;
-    for (const std::string& member : mean_with(path)) {
-      const auto runs = [&](const core::Step& step) { return step.block == block_of(member); };
+    for (const int64_t block : blocks_in_mean(slot)) {
+      const auto runs = [&](const core::Step& step) { return step.block == block; };
       const auto step = std::find_if(plan.begin(), plan.end(), runs);
-      if (step != plan.end()) all.push_back({member, step - plan.begin()});
+      if (step != plan.end()) all.push_back({core::path_in(slot, block), step - plan.begin()});
     }
     return all;
   }
 
-  std::string codes_of(const std::string& path) const override {
-    const int64_t block = block_of(path), leader = block - block % span;
-    return block == leader ? "" : in_block(path, leader);
-  }
-  std::vector<std::string> mean_with(const std::string& path) const override {
-    std::vector<std::string> followers;
-    if (from != "mean" || !codes_of(path).empty()) return followers;
-    for (int64_t i = 1; i < span; ++i) followers.push_back(in_block(path, block_of(path) + i));
-    return followers;
+  quant::Coding coding(const core::Slot& slot, const quant::WeightConfig& weight, uint64_t seed) const override {
+    std::vector<std::string> mean_with;
+    for (const int64_t block : blocks_in_mean(slot)) mean_with.push_back(core::path_in(slot, block));
+    const auto format = wide_format(slot, weight, seed);
+    // The codes come with the parameters of the block that made them.
+    const bool has_made_them = leads(slot) && mean_with.empty();
+    return {.format = format,
+            .refinement = init == "fit" && !has_made_them ? std::make_shared<OwnFit>(format) : nullptr,
+            .codes_of = leads(slot) ? "" : core::path_in(slot, slot.block() - slot.block() % span),
+            .mean_with = std::move(mean_with)};
   }
 
-  std::shared_ptr<const quant::Decoder> decoder(const quant::WeightConfig& weight, const quant::Place& place,
-                                                const Shape& shape) const override {
+ private:
+  bool leads(const core::Slot& slot) const { return slot.block() % span == 0; }
+  // Blocks whose weights count for the codes beside those of the linear itself.
+  std::vector<int64_t> blocks_in_mean(const core::Slot& slot) const {
+    std::vector<int64_t> blocks;
+    for (int64_t i = 1; from == "mean" && leads(slot) && i < span; ++i) blocks.push_back(slot.block() + i);
+    return blocks;
+  }
+  std::shared_ptr<const quant::WeightFormat> wide_format(const core::Slot& slot, const quant::WeightConfig& weight,
+                                                         uint64_t seed) const {
     core::require(weight.codebook == "uniform" && weight.scale_bits == 0 && weight.group_size != 0,
                   "{}: adjacent shares the codes of affine grids with one level of scales. Use codebook: uniform, "
                   "scale_bits: 0 and a group_size other than 0.",
-                  place.path);
+                  slot.path());
     core::require(weight.bits * span <= 8, "{}: {} blocks of {} bits would share codes of {} bits. 8 is the most.",
-                  place.path, span, weight.bits, weight.bits * span);
+                  slot.path(), span, weight.bits, weight.bits * span);
     quant::WeightConfig wide = weight;
     wide.bits = weight.bits * span;
-    return quant::make_decoder(wide, place.path, shape.in_features, place.seed);
-  }
-  // The codes come with the parameters of the block that made them.
-  std::shared_ptr<const quant::Decoder> encoder(const quant::WeightConfig& weight, const quant::Place& place,
-                                                const Shape& shape) const override {
-    const bool has_made_them = from == "first" && codes_of(place.path).empty();
-    return init == "fit" && !has_made_them ? decoder(weight, place, shape) : nullptr;
-  }
-  quant::Needs needs() const override { return {.mean_square = true}; }
-  quant::Refined refine(const at::Tensor& w, quant::Encoded encoded, const quant::Statistics& x,
-                        const quant::Decoder& /*encoder*/, const quant::Decoder& decoder) const override {
-    const auto& grid = dynamic_cast<const quant::AffineGrid&>(decoder);
-    return {{encoded.codes, fitted(grid, encoded.codes, w, column_weights(w, x))}};
+    return quant::make_format(wide, slot.path(), slot.in_features(), seed);
   }
 };
 
 }  // namespace
 
-std::shared_ptr<Strategy> make_adjacent() { return std::make_shared<Adjacent>(); }
+core::Polymorphic<Strategy> make_adjacent() { return Adjacent{}; }
 
 }  // namespace replication

@@ -14,7 +14,7 @@ namespace replication {
 
 namespace {
 
-struct Depth : Strategy {
+struct Depth : BlockStrategy {
   std::vector<int64_t> span;
   std::string order = "block", kv = "shared", calibrate = "first";
   int64_t passes = 2;
@@ -41,7 +41,6 @@ struct Depth : Strategy {
         .only_if_given();
   }
 
-  bool is_of_blocks() const override { return true; }
   bool needs_codes() const override { return jitter > 0; }
   bool gives_parameters() const override { return jitter > 0; }
   int64_t gates() const override { return 2; }
@@ -68,11 +67,10 @@ struct Depth : Strategy {
     return plan;
   }
 
-  std::vector<quant::FurtherInput> further_inputs(const std::string& path, int64_t block,
-                                                  const core::Plan& plan) const override {
+  std::vector<quant::FurtherInput> further_inputs(const core::Slot& slot, const core::Plan& plan) const override {
     std::vector<quant::FurtherInput> all;
     for (size_t i = 0; calibrate == "all_steps" && i < plan.size(); ++i) {
-      if (plan[i].block == block && plan[i].replica > 0) all.push_back({path, static_cast<int64_t>(i)});
+      if (plan[i].block == slot.block() && plan[i].replica > 0) all.push_back({slot.path(), static_cast<int64_t>(i)});
     }
     return all;
   }
@@ -86,6 +84,6 @@ struct Depth : Strategy {
 
 }  // namespace
 
-std::shared_ptr<Strategy> make_depth() { return std::make_shared<Depth>(); }
+core::Polymorphic<Strategy> make_depth() { return Depth{}; }
 
 }  // namespace replication

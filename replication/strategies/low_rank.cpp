@@ -5,25 +5,25 @@
 #include <ATen/ATen.h>
 
 #include "core/error.h"
-#include "quant/draws.h"
-#include "quant/hessian_factor.h"
-#include "quant/scale_format.h"
-#include "replication/config.h"
+#include "quant/columns/hessian_factor.h"
+#include "quant/grids/draws.h"
+#include "quant/grids/make_format.h"
+#include "quant/grids/scale_format.h"
+#include "replication/strategy.h"
 
 namespace replication {
 
 namespace {
 
-class LowRankDecoder : public quant::Decoder {
+class LowRankFormat : public quant::ElementFormat {
  public:
-  LowRankDecoder(std::shared_ptr<const quant::Decoder> base, int64_t rank, core::Node description)
-      : Decoder(base->config(), base->place()),
+  LowRankFormat(std::shared_ptr<const quant::ElementFormat> base, int64_t rank, core::Node description)
+      : ElementFormat(base->config(), base->place()),
         base_(std::move(base)),
         rank_(rank),
         description_(std::move(description)) {}
 
   std::string name() const override { return "low_rank"; }
-  quant::Order order() const override { return base_->order(); }
   int64_t groups(int64_t in_features) const override { return base_->groups(in_features); }
   quant::Needs needs() const override { return base_->needs(); }
   core::Node replication() const override { return description_; }
@@ -40,9 +40,9 @@ class LowRankDecoder : public quant::Decoder {
   }
   quant::Parameters layout(int64_t O, int64_t I) const override {
     quant::Parameters all = base_->layout(O, I);
-    const quant::ScaleFormat format(config(), /*is_signed=*/true);
-    all.push_back({"low_rank_a", {}, core::Kind::low_rank, format.bits(), {rank_, I}, format.dtype()});
-    all.push_back({"low_rank_b", {}, core::Kind::low_rank, format.bits(), {O, rank_}, format.dtype()});
+    const quant::ScaleFormat scale_format(config(), /*is_signed=*/true);
+    all.push_back({"low_rank_a", {}, core::Kind::low_rank, scale_format.bits(), {rank_, I}, scale_format.dtype()});
+    all.push_back({"low_rank_b", {}, core::Kind::low_rank, scale_format.bits(), {O, rank_}, scale_format.dtype()});
     return all;
   }
   quant::ElementGrid element_grid(const quant::Parameters& p, int64_t O, int64_t I) const override {
@@ -55,12 +55,12 @@ class LowRankDecoder : public quant::Decoder {
   }
 
  private:
-  std::shared_ptr<const quant::Decoder> base_;
+  std::shared_ptr<const quant::ElementFormat> base_;
   int64_t rank_;
   core::Node description_;
 };
 
-struct Factors {
+struct RankFactors {
   at::Tensor a, b;  // [r, I], [O, r]
   std::string note = {};
 };
@@ -83,7 +83,7 @@ Root square_root(const quant::Statistics& x, const at::Tensor& like) {
 }
 
 // The truncated SVD of residual [O, I] under the Hessian, its singular values shared evenly by both factors.
-Factors by_svd(const at::Tensor& residual, const quant::Statistics& x, int64_t rank) {
+RankFactors by_svd(const at::Tensor& residual, const quant::Statistics& x, int64_t rank) {
   const Root root_of_h = square_root(x, residual);
   const auto [u, s, vt] = at::linalg_svd(at::mm(residual, root_of_h.l), /*full_matrices=*/false);
   const at::Tensor root = s.slice(0, 0, rank).sqrt();
@@ -95,13 +95,13 @@ Factors by_svd(const at::Tensor& residual, const quant::Statistics& x, int64_t r
 }
 
 // B = 0, so that nothing changes before training; A = N(0, 1/I).
-Factors by_zero(const at::Tensor& residual, int64_t rank, const quant::Place& place) {
+RankFactors by_zero(const at::Tensor& residual, int64_t rank, const quant::Place& place) {
   const int64_t I = residual.size(1);
   const at::Tensor a = quant::normal_draw(place, "low_rank", 0, rank, I) / std::sqrt(static_cast<double>(I));
   return {a.to(residual.device()), at::zeros({residual.size(0), rank}, residual.options())};
 }
 
-struct LowRank : Strategy {
+struct LowRank : LinearStrategy {
   int64_t rank = 4;
   std::string init = "svd";
 
@@ -113,33 +113,35 @@ struct LowRank : Strategy {
   }
   quant::Needs needs() const override { return {.hessian = init == "svd"}; }
 
-  std::shared_ptr<const quant::Decoder> encoder(const quant::WeightConfig& weight, const quant::Place& place,
-                                                const Shape& shape) const override {
-    return quant::make_decoder(weight, place.path, shape.in_features, place.seed);
+  std::shared_ptr<const quant::WeightFormat> initial_format(const quant::WeightConfig& weight,
+                                                            const quant::Place& place,
+                                                            const Shape& shape) const override {
+    return quant::make_format(weight, place.path, shape.in_features, place.seed);
   }
-  std::shared_ptr<const quant::Decoder> decoder(const quant::WeightConfig& weight, const quant::Place& place,
-                                                const Shape& shape) const override {
+  std::shared_ptr<const quant::WeightFormat> format(const quant::WeightConfig& weight, const quant::Place& place,
+                                                    const Shape& shape) const override {
     core::require(rank <= std::min(shape.out_features, shape.in_features),
                   "{}: low_rank: rank {} exceeds a weight of {} × {}. Lower replication.low_rank.rank.", place.path,
                   rank, shape.out_features, shape.in_features);
-    return std::make_shared<LowRankDecoder>(encoder(weight, place, shape), rank, description("low_rank", *this));
+    return std::make_shared<LowRankFormat>(quant::make_format(weight, place.path, shape.in_features, place.seed), rank,
+                                           description("low_rank", *this));
   }
 
   quant::Refined refine(const at::Tensor& w, quant::Encoded encoded, const quant::Statistics& x,
-                        const quant::Decoder& encoder, const quant::Decoder& decoder) const override {
-    const at::Tensor residual = w - encoder.decode(encoded.codes, encoded.parameters);
-    const Factors found = init == "svd" ? by_svd(residual, x, rank) : by_zero(residual, rank, decoder.place());
-    const quant::ScaleFormat format(decoder.config(), /*is_signed=*/true);
-    quant::Parameters all = decoder.layout(w.size(0), w.size(1));
+                        const quant::WeightFormat& initial_format, const quant::WeightFormat& format) const override {
+    const at::Tensor residual = w - initial_format.decode(encoded.codes, encoded.parameters);
+    const RankFactors found = init == "svd" ? by_svd(residual, x, rank) : by_zero(residual, rank, format.place());
+    const quant::ScaleFormat scale_format(format.config(), /*is_signed=*/true);
+    quant::Parameters all = format.layout(w.size(0), w.size(1));
     for (quant::Parameter& p : encoded.parameters) all.at(p.name) = p.tensor;
-    all.at("low_rank_a") = format.rounded(found.a);
-    all.at("low_rank_b") = format.rounded(found.b);
+    all.at("low_rank_a") = scale_format.rounded(found.a);
+    all.at("low_rank_b") = scale_format.rounded(found.b);
     return {{std::move(encoded.codes), std::move(all)}, found.note};
   }
 };
 
 }  // namespace
 
-std::shared_ptr<Strategy> make_low_rank() { return std::make_shared<LowRank>(); }
+core::Polymorphic<Strategy> make_low_rank() { return LowRank{}; }
 
 }  // namespace replication

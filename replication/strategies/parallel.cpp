@@ -8,7 +8,7 @@ namespace replication {
 
 namespace {
 
-struct Parallel : Strategy {
+struct Parallel : BlockStrategy {
   int64_t replicas = 2;
   double jitter = 0.02;
 
@@ -19,7 +19,6 @@ struct Parallel : Strategy {
           {0, 0.5});
   }
 
-  bool is_of_blocks() const override { return true; }
   bool needs_codes() const override { return jitter > 0; }
   bool gives_parameters() const override { return jitter > 0; }
   std::vector<Rung> ladder() const override {
@@ -48,6 +47,6 @@ struct Parallel : Strategy {
 
 }  // namespace
 
-std::shared_ptr<Strategy> make_parallel() { return std::make_shared<Parallel>(); }
+core::Polymorphic<Strategy> make_parallel() { return Parallel{}; }
 
 }  // namespace replication

@@ -1,13 +1,13 @@
 // Parity-sign replicas (S1; replication/parity_sign.h) as a strategy.
 #include "replication/parity_sign.h"
 
-#include "replication/config.h"
+#include "replication/strategy.h"
 
 namespace replication {
 
 namespace {
 
-struct ParitySign : Strategy {
+struct ParitySign : LinearStrategy {
   int64_t replicas = 2;
   int64_t window_bits = 12;
 
@@ -20,16 +20,16 @@ struct ParitySign : Strategy {
           {2, 16});
   }
   std::vector<std::string> unread() const override { return window_unread(); }
-  std::shared_ptr<const quant::Decoder> decoder(const quant::WeightConfig& weight, const quant::Place& place,
-                                                const Shape& shape) const override {
+  std::shared_ptr<const quant::WeightFormat> format(const quant::WeightConfig& weight, const quant::Place& place,
+                                                    const Shape& shape) const override {
     WindowFamily family = parity_sign(weight.bits, replicas, window_bits, place.path);
     family.description = description("parity_sign", *this);
-    return std::make_shared<WindowDecoder>(weight, place, family, shape.out_features, shape.in_features);
+    return std::make_shared<WindowFormat>(weight, place, family, shape.out_features, shape.in_features);
   }
 };
 
 }  // namespace
 
-std::shared_ptr<Strategy> make_parity_sign() { return std::make_shared<ParitySign>(); }
+core::Polymorphic<Strategy> make_parity_sign() { return ParitySign{}; }
 
 }  // namespace replication

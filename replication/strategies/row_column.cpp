@@ -8,9 +8,10 @@
 #include <ATen/ATen.h>
 
 #include "core/error.h"
-#include "quant/draws.h"
-#include "quant/scale_format.h"
-#include "replication/config.h"
+#include "quant/grids/draws.h"
+#include "quant/grids/make_format.h"
+#include "quant/grids/scale_format.h"
+#include "replication/strategy.h"
 
 namespace replication {
 
@@ -19,7 +20,7 @@ namespace {
 using quant::Parameters;
 
 // a: [O, R], b: [I, R].
-struct Factors {
+struct ScaleFactors {
   at::Tensor a, b;
   at::Tensor product() const { return at::mm(a, b.t()); }  // [O, I]
 };
@@ -38,7 +39,7 @@ at::Tensor ridge(const at::Tensor& w, const at::Tensor& c, const at::Tensor& b, 
 }
 
 // The R leading singular vectors of a matrix of magnitudes [O, I], by subspace iteration from drawn numbers.
-Factors leading(const at::Tensor& magnitude, int64_t R, const quant::Place& place) {
+ScaleFactors leading(const at::Tensor& magnitude, int64_t R, const quant::Place& place) {
   constexpr int kRounds = 4, kMore = 4;
   const int64_t k = std::min({R + kMore, magnitude.size(0), magnitude.size(1)});
   const at::Tensor start = quant::normal_draw(place, "row_column", 0, magnitude.size(1), k).to(magnitude.device());
@@ -51,19 +52,18 @@ Factors leading(const at::Tensor& magnitude, int64_t R, const quant::Place& plac
   return {at::mm(basis, u.slice(1, 0, R)) * s.slice(0, 0, R), vt.slice(0, 0, R).t().contiguous()};
 }
 
-class RowColumnDecoder : public quant::Decoder {
+class RowColumnFormat : public quant::ElementFormat {
  public:
-  RowColumnDecoder(const quant::WeightConfig& weight, quant::Place place, int64_t replicas, int64_t iterations,
-                   bool group_scale, core::Node description)
-      : Decoder(weight, std::move(place)),
+  RowColumnFormat(const quant::WeightConfig& weight, quant::Place place, int64_t replicas, int64_t iterations,
+                  bool group_scale, core::Node description)
+      : ElementFormat(weight, std::move(place)),
         replicas_(replicas),
         iterations_(iterations),
         group_scale_(group_scale),
         description_(std::move(description)),
-        format_(weight, /*is_signed=*/true) {}
+        scale_format_(weight, /*is_signed=*/true) {}
 
   std::string name() const override { return "row_column"; }
-  quant::Order order() const override { return quant::Order::elementwise; }
   int64_t groups(int64_t in_features) const override {
     return group_scale_ && config().group_size > 0 ? in_features / config().group_size : 1;
   }
@@ -72,10 +72,12 @@ class RowColumnDecoder : public quant::Decoder {
 
   Parameters layout(int64_t O, int64_t I) const override {
     Parameters all;
-    all.push_back({"row_scale", {}, core::Kind::row_scale, format_.bits(), {O, replicas_}, format_.dtype()});
-    all.push_back({"column_scale", {}, core::Kind::column_scale, format_.bits(), {I, replicas_}, format_.dtype()});
+    all.push_back(
+        {"row_scale", {}, core::Kind::row_scale, scale_format_.bits(), {O, replicas_}, scale_format_.dtype()});
+    all.push_back(
+        {"column_scale", {}, core::Kind::column_scale, scale_format_.bits(), {I, replicas_}, scale_format_.dtype()});
     if (group_scale_) {
-      for (quant::Parameter& p : format_.layout({O, groups(I)})) all.push_back(std::move(p));
+      for (quant::Parameter& p : scale_format_.layout({O, groups(I)})) all.push_back(std::move(p));
     }
     return all;
   }
@@ -85,7 +87,7 @@ class RowColumnDecoder : public quant::Decoder {
     Parameters best = layout(O, I);
     set_group_scales(best, w);
     const at::Tensor target = w / group_scales(best, O, I), even = at::ones({I}, w.options());
-    Factors factors = initial(target);
+    ScaleFactors factors = initial(target);
     double least = std::numeric_limits<double>::infinity();
     for (int64_t i = 0;; ++i) {
       Parameters trial = best;
@@ -111,7 +113,7 @@ class RowColumnDecoder : public quant::Decoder {
 
   std::optional<quant::PackedForm> packed_form(const Parameters& p, int64_t O, int64_t I) const override {
     const at::Tensor& rows = p.at("row_scale");
-    const at::Tensor scale = group_scale_ ? format_.scale(p).contiguous() : at::ones({O, 1}, rows.options());
+    const at::Tensor scale = group_scale_ ? scale_format_.scale(p).contiguous() : at::ones({O, 1}, rows.options());
     return quant::PackedForm{{.scale = scale,
                               .shift = at::full_like(scale, middle()),
                               .group_size = I / scale.size(1),
@@ -142,7 +144,7 @@ class RowColumnDecoder : public quant::Decoder {
     return parameters;
   }
 
-  // Factors of the first product stay.
+  // ScaleFactors of the first product stay.
   Parameters jittered(Parameters parameters, double jitter) const {
     if (jitter == 0 || replicas_ == 1) return parameters;
     for (const char* name : {"row_scale", "column_scale"}) {
@@ -151,7 +153,7 @@ class RowColumnDecoder : public quant::Decoder {
           quant::normal_draw(place(), std::string("jitter of ") + name, 0, factors.size(0), replicas_ - 1);
       at::Tensor factor = at::ones_like(factors);
       factor.slice(1, 1).add_(draw.to(factors.device()), jitter);
-      factors = format_.rounded(factors * factor);
+      factors = scale_format_.rounded(factors * factor);
     }
     return parameters;
   }
@@ -167,28 +169,28 @@ class RowColumnDecoder : public quant::Decoder {
   // [O, I], or the number 1.
   at::Tensor group_scales(const Parameters& p, int64_t O, int64_t I) const {
     if (!group_scale_) return at::ones({1, 1}, p.at("row_scale").options());
-    const at::Tensor scale = format_.scale(p);  // [O, G]
+    const at::Tensor scale = scale_format_.scale(p);  // [O, G]
     return scale.unsqueeze(-1).expand({O, groups(I), I / groups(I)}).reshape({O, I});
   }
 
-  void set(Parameters& parameters, const Factors& factors) const {
-    parameters.at("row_scale") = format_.rounded(factors.a);
-    parameters.at("column_scale") = format_.rounded(factors.b);
+  void set(Parameters& parameters, const ScaleFactors& factors) const {
+    parameters.at("row_scale") = scale_format_.rounded(factors.a);
+    parameters.at("column_scale") = scale_format_.rounded(factors.b);
   }
   // Root mean square of every group.
   void set_group_scales(Parameters& parameters, const at::Tensor& w) const {
     set(parameters, {at::ones({w.size(0), replicas_}, w.options()), at::ones({w.size(1), replicas_}, w.options())});
     if (!group_scale_) return;
     const at::Tensor rms = at::square(w.reshape({w.size(0), groups(w.size(1)), -1})).mean(-1).sqrt();
-    for (const quant::Parameter& p : format_.stored(rms.clamp_min(1e-20))) parameters.at(p.name) = p.tensor;
+    for (const quant::Parameter& p : scale_format_.stored(rms.clamp_min(1e-20))) parameters.at(p.name) = p.tensor;
   }
 
   // In steps that suit a normal distribution (Max 1960), for what is left when group scales are taken out.
-  Factors initial(const at::Tensor& w) const {
+  ScaleFactors initial(const at::Tensor& w) const {
     const double step = kSteps[config().bits];
     if (replicas_ > 1) {
       constexpr double kRmsByMean = 1.2533;  // sqrt(π / 2), of a normal distribution
-      Factors found = leading(w.abs() * kRmsByMean, replicas_, place());
+      ScaleFactors found = leading(w.abs() * kRmsByMean, replicas_, place());
       return {found.a * step, found.b};
     }
     const at::Tensor squares = at::square(w);
@@ -196,13 +198,14 @@ class RowColumnDecoder : public quant::Decoder {
     return {squares.mean(1).sqrt().unsqueeze(1) * step, (squares.mean(0).sqrt() / all).unsqueeze(1)};
   }
 
-  static Factors refitted(const at::Tensor& w, const at::Tensor& c, const Factors& from, const at::Tensor& h) {
+  static ScaleFactors refitted(const at::Tensor& w, const at::Tensor& c, const ScaleFactors& from,
+                               const at::Tensor& h) {
     const at::Tensor a = ridge(w, c, from.b, h);
     const at::Tensor b = ridge(w.t(), c.t(), a, at::ones({w.size(0)}, w.options()));  // h is one number per row of wᵀ
     return balanced({a, b});
   }
   // The same products with columns of b of mean square 1, so that both fit the dtype in which they are stored.
-  static Factors balanced(const Factors& factors) {
+  static ScaleFactors balanced(const ScaleFactors& factors) {
     const at::Tensor size = at::square(factors.b).mean(0).sqrt().clamp_min(1e-30);
     return {factors.a * size, factors.b / size};
   }
@@ -213,10 +216,10 @@ class RowColumnDecoder : public quant::Decoder {
   int64_t replicas_, iterations_;
   bool group_scale_;
   core::Node description_;
-  quant::ScaleFormat format_;
+  quant::ScaleFormat scale_format_;
 };
 
-struct RowColumn : Strategy {
+struct RowColumn : LinearStrategy {
   int64_t replicas = 1, iterations = 15;
   bool group_scale = false;
   double jitter = 0.0;
@@ -238,12 +241,13 @@ struct RowColumn : Strategy {
     return {"symmetry", "zero_point", "offset", "range", "clip", "rounding", "codebook"};
   }
 
-  std::shared_ptr<const quant::Decoder> encoder(const quant::WeightConfig& weight, const quant::Place& place,
-                                                const Shape& shape) const override {
-    return decoder(weight, place, shape);
+  std::shared_ptr<const quant::WeightFormat> initial_format(const quant::WeightConfig& weight,
+                                                            const quant::Place& place,
+                                                            const Shape& shape) const override {
+    return format(weight, place, shape);
   }
-  std::shared_ptr<const quant::Decoder> decoder(const quant::WeightConfig& weight, const quant::Place& place,
-                                                const Shape& shape) const override {
+  std::shared_ptr<const quant::WeightFormat> format(const quant::WeightConfig& weight, const quant::Place& place,
+                                                    const Shape& shape) const override {
     core::require(group_scale || weight.group_size == -1,
                   "{}: row_column has no scale per group. Set quant.weight.group_size: -1, or row_column.group_scale: "
                   "true.",
@@ -257,14 +261,14 @@ struct RowColumn : Strategy {
     core::require(replicas <= std::min(shape.out_features, shape.in_features),
                   "{}: row_column: {} replicas exceed a weight of {} × {}. Lower replication.row_column.replicas.",
                   place.path, replicas, shape.out_features, shape.in_features);
-    quant::make_decoder(weight, place.path, shape.in_features, place.seed);  // checks the group size
-    return std::make_shared<RowColumnDecoder>(weight, place, replicas, iterations, group_scale,
-                                              description("row_column", *this));
+    quant::make_format(weight, place.path, shape.in_features, place.seed);  // checks the group size
+    return std::make_shared<RowColumnFormat>(weight, place, replicas, iterations, group_scale,
+                                             description("row_column", *this));
   }
 
-  quant::Refined refine(const at::Tensor& w, quant::Encoded encoded, const quant::Statistics& x, const quant::Decoder&,
-                        const quant::Decoder& decoder) const override {
-    const auto& own = dynamic_cast<const RowColumnDecoder&>(decoder);
+  quant::Refined refine(const at::Tensor& w, quant::Encoded encoded, const quant::Statistics& x,
+                        const quant::WeightFormat&, const quant::WeightFormat& format) const override {
+    const auto& own = dynamic_cast<const RowColumnFormat&>(format);
     const bool known =
         x.tokens > 0 && at::isfinite(x.mean_square).all().item<bool>() && x.mean_square.any().item<bool>();
     const at::Tensor h = known ? x.mean_square.to(w.options()) : at::ones({w.size(1)}, w.options());
@@ -275,6 +279,6 @@ struct RowColumn : Strategy {
 
 }  // namespace
 
-std::shared_ptr<Strategy> make_row_column() { return std::make_shared<RowColumn>(); }
+core::Polymorphic<Strategy> make_row_column() { return RowColumn{}; }
 
 }  // namespace replication

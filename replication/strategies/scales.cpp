@@ -4,20 +4,21 @@
 // is not fitted yet counts as a copy of replica 0. The options of a replica are applied to what was fitted.
 //
 // Affine replicas of the same codes *are* one affine grid on the common refinement of their groups, scale mean s_r and
-// zero mean(s_r z_r) / mean s_r. They are fused into it (collapse) unless they differ in noise: then the decoder is an
+// zero mean(s_r z_r) / mean s_r. They are fused into it (collapse) unless they differ in noise: then the format is an
 // ordinary grid of one product, and what remains of the replicas is the freedom of finer groups.
 //
 // Replicas that differ in how their inputs are quantized keep one weight: W mean_r g_r(x) is one product too, with
-// inputs that are averaged (quant/activation.h). With own_codes every replica codes the weight itself, in its own range
-// and rounding: R sets of codes, billed as such, which are no replicas of one another and none are fused.
+// inputs that are averaged (quant/grids/activation.h). With own_codes every replica codes the weight itself, in its own
+// range and rounding: R sets of codes, billed as such, which are no replicas of one another and none are fused.
 #include <ATen/ATen.h>
 
 #include "core/error.h"
-#include "quant/draws.h"
-#include "quant/quantized_linear.h"
+#include "quant/grids/draws.h"
+#include "quant/grids/make_format.h"
+#include "quant/linear/quantized_linear.h"
 #include "replication/affine_fit.h"
 #include "replication/affine_replicas.h"
-#include "replication/config.h"
+#include "replication/strategy.h"
 
 namespace replication {
 
@@ -26,7 +27,7 @@ namespace {
 using quant::Parameters;
 using quant::WeightConfig;
 
-struct Scales : Strategy {
+struct Scales : LinearStrategy {
   std::vector<Replica> replicas = std::vector<Replica>(2);
   bool collapse = true, own_codes = false;
 
@@ -78,10 +79,10 @@ struct Scales : Strategy {
   void average(core::Block& block, const std::vector<core::Block*>& /*replicas*/) const override {
     for (core::Slot* slot : block.slots()) {
       const auto* linear = dynamic_cast<const quant::QuantizedLinear*>(&slot->linear());
-      const auto* apart = linear == nullptr ? nullptr : dynamic_cast<const ReplicaDecoder*>(&linear->decoder());
+      const auto* apart = linear == nullptr ? nullptr : dynamic_cast<const ReplicaFormat*>(&linear->format());
       if (apart == nullptr) continue;
-      const auto plain = quant::make_decoder(apart->config(), slot->path(), slot->in_features(), apart->place().seed);
-      slot->put(linear->with(plain, apart->mean(linear->parameters())));
+      const auto plain = quant::make_format(apart->config(), slot->path(), slot->in_features(), apart->place().seed);
+      slot->put(linear->with(plain, apart->replicas().mean(linear->parameters())));
     }
   }
   bool collapses() const override {
@@ -97,34 +98,33 @@ struct Scales : Strategy {
     return all;
   }
 
-  std::shared_ptr<const quant::Decoder> encoder(const WeightConfig& weight, const quant::Place& place,
-                                                const Shape& shape) const override {
+  std::shared_ptr<const quant::WeightFormat> initial_format(const WeightConfig& weight, const quant::Place& place,
+                                                            const Shape& shape) const override {
     refuse(weight, place.path);
     for (const Replica& replica : replicas)
-      quant::make_decoder(replica.config(weight), place.path, shape.in_features, place.seed);  // does it divide?
+      quant::make_format(replica.config(weight), place.path, shape.in_features, place.seed);  // does it divide?
     if (own_codes || differ_in_inputs()) return nullptr;
-    return quant::make_decoder(weight, place.path, shape.in_features, place.seed);
+    return quant::make_format(weight, place.path, shape.in_features, place.seed);
   }
-  std::shared_ptr<const quant::Decoder> decoder(const WeightConfig& weight, const quant::Place& place,
-                                                const Shape& shape) const override {
-    if (differ_in_inputs()) return quant::make_decoder(weight, place.path, shape.in_features, place.seed);
+  std::shared_ptr<const quant::WeightFormat> format(const WeightConfig& weight, const quant::Place& place,
+                                                    const Shape& shape) const override {
+    if (differ_in_inputs()) return quant::make_format(weight, place.path, shape.in_features, place.seed);
     if (own_codes) {
       const auto bits = weight.bits * static_cast<int64_t>(replicas.size());
       core::require(bits <= 8, "{}: {} sets of {}-bit codes are {} bits a weight, above 8. Use fewer replicas or bits.",
                     place.path, replicas.size(), weight.bits, bits);
-      return std::make_shared<OwnCodesDecoder>(weight, place, replicas, shape.in_features,
-                                               description("scales", *this));
+      return std::make_shared<OwnCodesFormat>(weight, place, replicas, shape.in_features, description("scales", *this));
     }
     auto unfused =
-        std::make_shared<ReplicaDecoder>(weight, place, replicas, shape.in_features, description("scales", *this));
+        std::make_shared<ReplicaFormat>(weight, place, replicas, shape.in_features, description("scales", *this));
     if (!collapses()) return unfused;
-    const int64_t S = unfused->refinement();
+    const int64_t S = unfused->replicas().refinement();
     return std::make_shared<quant::AffineGrid>(fused_config(weight, S == shape.in_features ? -1 : S), place);
   }
 
   quant::Refined refine(const at::Tensor& w, quant::Encoded encoded, const quant::Statistics& x,
-                        const quant::Decoder& encoder, const quant::Decoder& decoder) const override {
-    const ReplicaDecoder unfused(encoder.config(), encoder.place(), replicas, w.size(1), {});
+                        const quant::WeightFormat& initial_format, const quant::WeightFormat& format) const override {
+    const ReplicaFormat unfused(initial_format.config(), initial_format.place(), replicas, w.size(1), {});
     quant::Encoded all{encoded.codes, parameters_of(unfused, w, encoded, x)};
     if (!collapses()) return {std::move(all)};
     const int64_t O = w.size(0), I = w.size(1);
@@ -133,10 +133,10 @@ struct Scales : Strategy {
         at::isfinite(mean.shift).all().item<bool>(),
         "the scales of the replicas cancel, and their mean has no zero point. Change a replica's scale, or set "
         "replication.scales.collapse: false.");
-    Parameters one = decoder.layout(O, I);
+    Parameters one = format.layout(O, I);
     one.at("scale") = mean.scale;
     one.at("zero_point") = mean.shift;
-    const at::Tensor before = unfused.decode(all.codes, all.parameters), after = decoder.decode(all.codes, one);
+    const at::Tensor before = unfused.decode(all.codes, all.parameters), after = format.decode(all.codes, one);
     const double difference = ((before - after).abs().max() / before.abs().max().clamp_min(1e-30)).item<double>();
     return {{all.codes, std::move(one)},
             fmt::format("collapsed: {} replicas are one grid, fused - unfused {:.1e} of max |w|", replicas.size(),
@@ -182,13 +182,14 @@ struct Scales : Strategy {
     return one;
   }
 
-  Parameters parameters_of(const ReplicaDecoder& replicas, const at::Tensor& w, const quant::Encoded& encoded,
+  Parameters parameters_of(const ReplicaFormat& unfused, const at::Tensor& w, const quant::Encoded& encoded,
                            const quant::Statistics& x) const {
+    const ReplicaGrids& replicas = unfused.replicas();
     const auto R = static_cast<double>(replicas.size());
     const at::Tensor h = column_weights(w, x);
     std::vector<Parameters> own;
     const at::Tensor plain =
-        quant::AffineGrid(replicas.config(), replicas.place()).decode(encoded.codes, encoded.parameters);
+        quant::AffineGrid(unfused.config(), unfused.place()).decode(encoded.codes, encoded.parameters);
     std::vector<at::Tensor> weights(replicas.size(), plain);  // as fitted so far
     for (size_t r = 0; r < replicas.size(); ++r) {
       if (r == 0 || !replicas.replica(r).fit) {
@@ -198,14 +199,14 @@ struct Scales : Strategy {
       at::Tensor target = w * R;
       for (size_t q = 0; q < replicas.size(); ++q)
         if (q != r) target = target - weights[q];
-      const quant::AffineGrid grid(replicas.replica(r).grouped(replicas.config()), replicas.place());
+      const quant::AffineGrid grid(replicas.replica(r).grouped(unfused.config()), unfused.place());
       const Parameters found = fitted(grid, encoded.codes, target, h);
       weights[r] = grid.decode(encoded.codes, found);
       own.push_back(with_offset(replicas.grid(r), found, w));
     }
     Parameters all;
     for (size_t r = 0; r < own.size(); ++r)
-      ReplicaDecoder::add(all, replicas.replica(r).overridden(jittered(std::move(own[r]), replicas, r)), r);
+      ReplicaGrids::add(all, replicas.replica(r).overridden(jittered(std::move(own[r]), unfused, r)), r);
     return all;
   }
 
@@ -217,19 +218,19 @@ struct Scales : Strategy {
     return all;
   }
 
-  static Parameters jittered(Parameters own, const ReplicaDecoder& replicas, size_t r) {
-    const double jitter = replicas.replica(r).jitter;
+  static Parameters jittered(Parameters own, const ReplicaFormat& unfused, size_t r) {
+    const double jitter = unfused.replicas().replica(r).jitter;
     if (jitter == 0) return own;
     at::Tensor& scale = own.at("scale");
-    const at::Tensor draw = quant::normal_draw(replicas.place(), "jitter", r, scale.size(0), scale.size(1));
-    const quant::ScaleFormat format(replicas.config(), /*is_signed=*/true);
-    scale = format.rounded_scale(scale * (1 + jitter * draw.to(scale.device())));
+    const at::Tensor draw = quant::normal_draw(unfused.place(), "jitter", r, scale.size(0), scale.size(1));
+    const quant::ScaleFormat scale_format(unfused.config(), /*is_signed=*/true);
+    scale = scale_format.rounded_scale(scale * (1 + jitter * draw.to(scale.device())));
     return own;
   }
 };
 
 }  // namespace
 
-std::shared_ptr<Strategy> make_scales() { return std::make_shared<Scales>(); }
+core::Polymorphic<Strategy> make_scales() { return Scales{}; }
 
 }  // namespace replication

@@ -1,13 +1,13 @@
 // Shifted replicas (S2; replication/shifted.h) as a strategy.
 #include "replication/shifted.h"
 
-#include "replication/config.h"
+#include "replication/strategy.h"
 
 namespace replication {
 
 namespace {
 
-struct Shifted : Strategy {
+struct Shifted : LinearStrategy {
   int64_t replicas = 2;
 
   std::string summary() const override { return "uses of the same codes, shifted, each with a table of its own"; }
@@ -15,16 +15,16 @@ struct Shifted : Strategy {
     k.key("replicas", replicas, "uses of the same codes, each shifted by one more and with a table of its own", {2, 4});
   }
   std::vector<std::string> unread() const override { return window_unread(); }
-  std::shared_ptr<const quant::Decoder> decoder(const quant::WeightConfig& weight, const quant::Place& place,
-                                                const Shape& shape) const override {
+  std::shared_ptr<const quant::WeightFormat> format(const quant::WeightConfig& weight, const quant::Place& place,
+                                                    const Shape& shape) const override {
     WindowFamily family = shifted(weight.bits, replicas, place.path);
     family.description = description("shifted", *this);
-    return std::make_shared<WindowDecoder>(weight, place, family, shape.out_features, shape.in_features);
+    return std::make_shared<WindowFormat>(weight, place, family, shape.out_features, shape.in_features);
   }
 };
 
 }  // namespace
 
-std::shared_ptr<Strategy> make_shifted() { return std::make_shared<Shifted>(); }
+core::Polymorphic<Strategy> make_shifted() { return Shifted{}; }
 
 }  // namespace replication

@@ -7,9 +7,10 @@
 // Quantized inputs are what the gate sees, and what b_e scales.
 #include <ATen/ATen.h>
 
-#include "quant/draws.h"
-#include "quant/scale_format.h"
-#include "replication/config.h"
+#include "quant/grids/draws.h"
+#include "quant/grids/make_format.h"
+#include "quant/grids/scale_format.h"
+#include "replication/strategy.h"
 
 namespace replication {
 
@@ -19,16 +20,15 @@ namespace {
 // E].
 at::Tensor mixed(const at::Tensor& g, const at::Tensor& v) { return at::linear(g, v - 1) + 1; }  // [..., n]
 
-class TokenAdaptiveDecoder : public quant::Decoder {
+class TokenAdaptiveFormat : public quant::ElementFormat {
  public:
-  TokenAdaptiveDecoder(std::shared_ptr<const quant::Decoder> base, int64_t experts, core::Node description)
-      : Decoder(base->config(), base->place()),
+  TokenAdaptiveFormat(std::shared_ptr<const quant::ElementFormat> base, int64_t experts, core::Node description)
+      : ElementFormat(base->config(), base->place()),
         base_(std::move(base)),
         experts_(experts),
         description_(std::move(description)) {}
 
   std::string name() const override { return "token_adaptive"; }
-  quant::Order order() const override { return base_->order(); }
   int64_t groups(int64_t in_features) const override { return base_->groups(in_features); }
   quant::Needs needs() const override { return base_->needs(); }
   core::Node replication() const override { return description_; }
@@ -55,9 +55,9 @@ class TokenAdaptiveDecoder : public quant::Decoder {
   }
   quant::Parameters layout(int64_t O, int64_t I) const override {
     quant::Parameters all = base_->layout(O, I);
-    const quant::ScaleFormat format(config(), /*is_signed=*/true);
+    const quant::ScaleFormat scale_format(config(), /*is_signed=*/true);
     const auto add = [&](const char* name, core::Kind kind, const std::vector<int64_t>& shape) {
-      all.push_back({name, {}, kind, format.bits(), shape, format.dtype()});
+      all.push_back({name, {}, kind, scale_format.bits(), shape, scale_format.dtype()});
     };
     add("token_gate", core::Kind::token_gate, {experts_, I});
     add("row_scale", core::Kind::row_scale, {O, experts_});
@@ -72,12 +72,12 @@ class TokenAdaptiveDecoder : public quant::Decoder {
   }
 
  private:
-  std::shared_ptr<const quant::Decoder> base_;
+  std::shared_ptr<const quant::ElementFormat> base_;
   int64_t experts_;
   core::Node description_;
 };
 
-struct TokenAdaptive : Strategy {
+struct TokenAdaptive : LinearStrategy {
   int64_t experts = 4;
   double spread = 0.02, gate_spread = 0.01;
 
@@ -89,25 +89,26 @@ struct TokenAdaptive : Strategy {
     k.key("gate_spread", gate_spread, "standard deviation of the gate's weights around 0 before training", {0, 1});
   }
 
-  std::shared_ptr<const quant::Decoder> encoder(const quant::WeightConfig& weight, const quant::Place& place,
-                                                const Shape& shape) const override {
-    return quant::make_decoder(weight, place.path, shape.in_features, place.seed);
+  std::shared_ptr<const quant::WeightFormat> initial_format(const quant::WeightConfig& weight,
+                                                            const quant::Place& place,
+                                                            const Shape& shape) const override {
+    return quant::make_format(weight, place.path, shape.in_features, place.seed);
   }
-  std::shared_ptr<const quant::Decoder> decoder(const quant::WeightConfig& weight, const quant::Place& place,
-                                                const Shape& shape) const override {
-    return std::make_shared<TokenAdaptiveDecoder>(encoder(weight, place, shape), experts,
-                                                  description("token_adaptive", *this));
+  std::shared_ptr<const quant::WeightFormat> format(const quant::WeightConfig& weight, const quant::Place& place,
+                                                    const Shape& shape) const override {
+    return std::make_shared<TokenAdaptiveFormat>(quant::make_format(weight, place.path, shape.in_features, place.seed),
+                                                 experts, description("token_adaptive", *this));
   }
 
-  quant::Refined refine(const at::Tensor& w, quant::Encoded encoded, const quant::Statistics&, const quant::Decoder&,
-                        const quant::Decoder& decoder) const override {
+  quant::Refined refine(const at::Tensor& w, quant::Encoded encoded, const quant::Statistics&,
+                        const quant::WeightFormat&, const quant::WeightFormat& format) const override {
     const int64_t O = w.size(0), I = w.size(1);
-    const quant::ScaleFormat format(decoder.config(), /*is_signed=*/true);
+    const quant::ScaleFormat scale_format(format.config(), /*is_signed=*/true);
     const auto drawn = [&](uint64_t step, int64_t rows, int64_t columns, double mean, double deviation) {
-      const at::Tensor noise = quant::normal_draw(decoder.place(), "token_adaptive", step, rows, columns);
-      return format.rounded(noise * deviation + mean).to(w.device());
+      const at::Tensor noise = quant::normal_draw(format.place(), "token_adaptive", step, rows, columns);
+      return scale_format.rounded(noise * deviation + mean).to(w.device());
     };
-    quant::Parameters all = decoder.layout(O, I);
+    quant::Parameters all = format.layout(O, I);
     for (quant::Parameter& p : encoded.parameters) all.at(p.name) = p.tensor;
     all.at("row_scale") = drawn(0, O, experts, 1, spread);
     all.at("column_scale") = drawn(1, I, experts, 1, spread);
@@ -118,6 +119,6 @@ struct TokenAdaptive : Strategy {
 
 }  // namespace
 
-std::shared_ptr<Strategy> make_token_adaptive() { return std::make_shared<TokenAdaptive>(); }
+core::Polymorphic<Strategy> make_token_adaptive() { return TokenAdaptive{}; }
 
 }  // namespace replication

@@ -1,4 +1,5 @@
 """tools/bootstrap and run_experiment on a faked bare machine: what they say, what they start, what survives a kill."""
+import selectors
 import shutil
 import unittest
 
@@ -161,8 +162,14 @@ class BootstrapTest(unittest.TestCase):
 
     def two_at_once(self):
         self.ready()
-        self.box.fake("ninja", 'mkdir "$SANDBOX/busy" || exit 1; sleep 1; rmdir "$SANDBOX/busy"')
+        self.box.fake("ninja", 'mkdir "$SANDBOX/busy" || exit 1; until [ -e "$SANDBOX/go" ]; do sleep 0.02; done; '
+                               'rmdir "$SANDBOX/busy"')
         both = [self.box.start("tools/bootstrap", "run") for _ in range(2)]
+        lines = selectors.DefaultSelector()
+        for process in both:
+            lines.register(process.stderr, selectors.EVENT_READ)
+        self.assertTrue(lines.select(timeout=60), "none of them says that it waits")
+        (self.box.path / "go").touch()
         errors = sorted(process.communicate(timeout=60)[1] for process in both)
         self.assertEqual([process.returncode for process in both], [0, 0])
         self.assertEqual(errors, ["", "bootstrap: waiting for another one in this checkout\n"])

@@ -16,7 +16,7 @@ SOUND = {
     "core/io/files.h": '#include "core/error.h"\n',
     "quant/registry.cpp": "#define METHODS(X) \\\n  X(rtn)\nMETHODS(DECLARE)\n",
     "quant/methods/rtn.cpp": '#include "core/model.h"\n',
-    "experiments/runner.h": '#include "quant/missing_is_reported.h"\n',
+    "experiments/run/runner.h": '#include "quant/missing_is_reported.h"\n',
     "quant/missing_is_reported.h": "",
 }
 
@@ -44,10 +44,23 @@ class CheckLayersTest(unittest.TestCase):
         self.assertEqual(self.violations(**{"core/io/files.h": '\n#include "quant/missing_is_reported.h"\n'}),
                          ["core/io/files.h:2: core may not include quant/missing_is_reported.h. It may include: core."])
         for folder in ["core", "quant", "replication", "models", "export"]:
-            found = self.violations(**{f"{folder}/a.h": '#include "experiments/runner.h"\n'})
+            found = self.violations(**{f"{folder}/a.h": '#include "experiments/run/runner.h"\n'})
             self.assertEqual(len(found), 1, found)
         self.assertEqual(len(self.violations(**{"models/a.h": '#include "quant/missing_is_reported.h"\n'})), 1)
-        self.assertEqual(self.violations(**{"tests/a_test.cpp": '#include "experiments/runner.h"\n'}), [])
+        self.assertEqual(self.violations(**{"tests/a_test.cpp": '#include "experiments/run/runner.h"\n'}), [])
+
+    def test_the_rooms_of_experiments_have_an_order(self):
+        self.assertEqual(self.violations(**{"experiments/measure/a.h": '#include "experiments/run/runner.h"\n'}),
+                         ["experiments/measure/a.h:1: experiments/measure may not include experiments/run/runner.h. "
+                          "The order is: measure, config, inputs, results, analysis, run, programs."])
+        self.assertEqual(self.violations(**{"experiments/programs/a.cpp": '#include "experiments/run/runner.h"\n'}), [])
+
+    def test_units_that_include_each_other_are_found(self):
+        found = self.violations(**{"quant/a.h": "", "quant/a.cpp": '#include "quant/a.h"\n#include "quant/b.h"\n',
+                                   "quant/b.h": '#include "quant/c.h"\n', "quant/c.h": "",
+                                   "quant/c.cpp": '#include "quant/a.h"\n'})
+        self.assertEqual(found, ["quant/a -> quant/b -> quant/c -> quant/a: these units include each other. "
+                                 "Move what one needs of the other."])
 
     def test_aten_is_found_through_other_headers(self):
         self.assertEqual(self.violations(**{"core/io/files.h": '#include "core/model.h"\n'}),

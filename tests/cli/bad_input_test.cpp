@@ -118,15 +118,14 @@ TEST_F(BadInput, StrategyThatTheMethodCannotEncodeFor) {
   program_.edit("quant: {method: rtn", "replication: {strategy: parity_sign}\nquant: {method: rtn");
   program_.edit("bits: 4", "bits: 2");
   refused_after("method: rtn", "method: gptq",
-                "model.layers.0.self_attn.q_proj: gptq cannot encode for the decoder parity_sign. Choose another "
-                "method.");
+                "c.yaml:4: quant.method: gptq cannot encode for the format parity_sign. Choose another method.");
 }
 
 TEST_F(BadInput, VariableThatTheStrategyDoesNotRead) {
   program_.edit("quant: {method: rtn", "replication: {strategy: parity_sign}\nquant: {method: rtn");
   program_.edit("bits: 4", "bits: 2");
   refused_after("group_size: 64", "group_size: 64, offset: 0.5",
-                "model.layers.0.self_attn.q_proj: c.yaml:4: quant.weight.offset is not read with replication.strategy: "
+                "c.yaml:4: quant.weight.offset is not read with replication.strategy: "
                 "parity_sign. Remove one of the two.");
 }
 

@@ -1,10 +1,8 @@
 // An interrupted sweep: the exit code of the signal, finished points kept, the next call goes on behind them.
 #include <gmock/gmock.h>
 
-#include <chrono>
 #include <csignal>
 #include <map>
-#include <thread>
 
 #include "tests/cli/program.h"
 
@@ -16,7 +14,7 @@ using ::testing::HasSubstr;
 constexpr size_t kPoints = 3;
 
 // Content of every results.json, by path.
-std::map<std::string, std::string> results(const Program& program) {
+std::map<std::string, std::string> contents_of_results(const Program& program) {
   std::map<std::string, std::string> found;
   for (const std::string& path : program.everything()) {
     if (path.ends_with("/results.json")) found[path] = core::slurp(program.file(path));
@@ -24,22 +22,11 @@ std::map<std::string, std::string> results(const Program& program) {
   return found;
 }
 
-size_t count(const std::string& text, const std::string& part) {
-  size_t n = 0;
-  for (size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + 1)) ++n;
-  return n;
-}
-
 TEST(Interrupt, TheSecondSignalStopsAtOnce) {
   Program program;  // a block of all windows at once takes long enough for a second signal
   program.edit("  perplexity: [{corpus: text.txt, seq_len: 64, windows: 2}]",
                "  batch_tokens: 1048576\n  perplexity: [{corpus: tiny/train, seq_len: 512}]");
   const pid_t pid = program.start({"c.yaml"});
-  const auto until = [&](const auto& fact) {
-    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(60);
-    while (!fact() && std::chrono::steady_clock::now() < deadline)
-      std::this_thread::sleep_for(std::chrono::milliseconds(2));
-  };
   until([&] {
     for (const std::string& path : program.everything())
       if (path.ends_with("/log.txt")) return true;
@@ -52,7 +39,7 @@ TEST(Interrupt, TheSecondSignalStopsAtOnce) {
   EXPECT_EQ(stopped.code, 143);
   EXPECT_EQ(stopped.err, "\nstopping after the current block; once more to stop at once\n")
       << "nothing else is done, not even a farewell";
-  EXPECT_THAT(results(program), ::testing::IsEmpty());
+  EXPECT_THAT(contents_of_results(program), ::testing::IsEmpty());
 }
 
 class Interrupts : public ::testing::TestWithParam<std::pair<int, int>> {};  // signal, exit code
@@ -64,23 +51,20 @@ TEST_P(Interrupts, KeepsFinishedPointsAndTheNextCallGoesOn) {
   program.put("c.yaml", core::slurp(program.file("c.yaml")) + "sweep: {grid: {quant.weight.bits: [4, 3, 2]}}\n");
 
   const pid_t pid = program.start({"c.yaml"});
-  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(60);
-  while (results(program).empty() && std::chrono::steady_clock::now() < deadline) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(2));
-  }
+  until([&] { return !contents_of_results(program).empty(); });
   ::kill(pid, signal);
   const Finished stopped = program.wait(pid);
   EXPECT_EQ(stopped.code, code);
   EXPECT_THAT(stopped.err, HasSubstr("stopping after the current block; once more to stop at once\n"));
   EXPECT_THAT(stopped.err, HasSubstr("interrupted; finished runs are kept, the same command goes on\n"));
-  const auto kept = results(program);
+  const auto kept = contents_of_results(program);
   ASSERT_GE(kept.size(), 1u);
   ASSERT_LT(kept.size(), kPoints);
 
   const Finished again = program.run({"c.yaml"});
   EXPECT_EQ(again.code, 0) << again.err;
-  EXPECT_EQ(count(again.out, "finished before; --force runs it again\n"), kept.size());
-  const auto all = results(program);
+  EXPECT_EQ(occurrences(again.out, "finished before; --force runs it again\n"), kept.size());
+  const auto all = contents_of_results(program);
   EXPECT_EQ(all.size(), kPoints);
   for (const auto& [path, content] : kept) EXPECT_EQ(all.at(path), content) << path;
 }

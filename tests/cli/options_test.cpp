@@ -1,12 +1,19 @@
 // What the command line offers: help, lists, a plan without a trace, overrides, and the table at the end.
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "core/config/keys.h"
-#include "experiments/spec.h"
-#include "experiments/version.h"
+#include "core/config/nearest.h"
+#include "experiments/config/spec.h"
+#include "experiments/run/version.h"
+#include "models/registry.h"
+#include "quant/kernels/product.h"
+#include "quant/registry.h"
+#include "quant/transform.h"
+#include "replication/strategy.h"
 #include "tests/cli/program.h"
 
 namespace cli {
@@ -58,32 +65,20 @@ TEST(Options, ListsPrintWhatThereIs) {
   experiments::Spec spec;
   const Finished all = program.run({"--list"});
   EXPECT_EQ(all.code, 0);
-  for (const char* text : {"methods:\nadaround ",
-                           "\nawq ",
-                           "\ngptq ",
-                           "\nhqq ",
-                           "\nldlq ",
-                           "\nrtn ",
-                           "\nsignround ",
-                           "transforms:\nawq ",
-                           "\nsmoothquant ",
-                           "strategies:\nadjacent ",
-                           "\ndepth ",
-                           "\nlow_rank ",
-                           "\nparallel ",
-                           "\nparity_sign ",
-                           "\nrow_column ",
-                           "\nscales ",
-                           "\nshifted ",
-                           "\ntoken_adaptive ",
-                           "families: llama, qwen2, qwen2_moe, qwen3, qwen3_moe, deepseek, deepseek_v2\n",
-                           "\ntiny-deepseek-moe\ntiny-qwen3\n",
-                           "kernels:\n",
-                           "\nreference ",
-                           "corpora:\n",
-                           "tiny/test\n"}) {
-    EXPECT_THAT(all.out, HasSubstr(text));
-  }
+  const auto has = [&](const std::string& text) { EXPECT_THAT(all.out, HasSubstr(text)); };
+  const auto has_line = [&](const std::string& name, const std::string& text) {
+    has(fmt::format("\n{:<12} {}\n", name, text));
+  };
+  for (const char* title : {"methods:\n", "transforms:\n", "strategies:\n", "families: ", "kernels:\n", "corpora:\n"})
+    has(title);
+  for (const auto& [name, method] : quant::make_methods()) has_line(name, method->summary());
+  for (const auto& [name, transform] : quant::make_transforms()) has_line(name, transform->summary());
+  for (const auto& [name, strategy] : replication::make_strategies()) has_line(name, strategy->summary());
+  for (const quant::kernels::Kernel& kernel : quant::kernels::kernels())
+    has_line(kernel.name, kernel.runs_here ? "runs here" : "not on this CPU");
+  has("families: " + core::joined(models::families()) + "\n");
+  has("\ntiny-deepseek-moe\ntiny-qwen3\n");
+  has("tiny/test\n");
   EXPECT_EQ(program.run({"--list", "corpora"}).out, "tiny/test\ntiny/train\ntiny/valid\n");
   EXPECT_EQ(program.run({"--list", "keys"}).out, core::key_table(spec));
 }

@@ -4,6 +4,7 @@
 
 #include <sys/types.h>
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -50,5 +51,11 @@ class Program {
   std::string program_ = REFRAIN_PROGRAM;
   int64_t file_size_ = 0;  // 0: no limit
 };
+
+// How often a part stands in a text.
+size_t occurrences(const std::string& text, const std::string& part);
+
+// Looks again and again until `fact` is one, for two minutes at most: what follows then fails.
+void until(const std::function<bool()>& fact);
 
 }  // namespace cli

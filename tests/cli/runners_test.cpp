@@ -14,12 +14,6 @@ namespace {
 using ::testing::HasSubstr;
 using ::testing::Not;
 
-size_t count(const std::string& text, const std::string& part) {
-  size_t n = 0;
-  for (size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + 1)) ++n;
-  return n;
-}
-
 TEST(Runners, ThreeProcessesShareASweep) {
   constexpr size_t kPoints = 6;
   Program program;
@@ -34,7 +28,7 @@ TEST(Runners, ThreeProcessesShareASweep) {
     EXPECT_EQ(finished.err, "");
     printed += finished.out;
   }
-  EXPECT_EQ(count(printed, "\nquantize: "), kPoints) << "each point is computed once\n" << printed;
+  EXPECT_EQ(occurrences(printed, "\nquantize: "), kPoints) << "each point is computed once\n" << printed;
 
   const auto index = core::parse_csv(core::slurp(program.file("runs/index.csv")), "index.csv");
   std::set<std::string> ids;
@@ -47,7 +41,7 @@ TEST(Runners, ThreeProcessesShareASweep) {
   EXPECT_THAT(csv, Not(HasSubstr("held by")));
   const std::string markdown = core::slurp(program.file("runs/n/summary.md"));
   const Finished later = program.run({"c.yaml", "--threads", "1"});
-  EXPECT_EQ(count(later.out, "finished before; --force runs it again\n"), kPoints);
+  EXPECT_EQ(occurrences(later.out, "finished before; --force runs it again\n"), kPoints);
   EXPECT_EQ(core::slurp(program.file("runs/n/summary.csv")), csv) << "what one process alone would have written";
   EXPECT_EQ(core::slurp(program.file("runs/n/summary.md")), markdown);
 }

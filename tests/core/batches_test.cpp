@@ -8,8 +8,9 @@
 
 #include <atomic>
 #include <chrono>
+#include <condition_variable>
+#include <mutex>
 #include <stdexcept>
-#include <thread>
 
 namespace core {
 namespace {
@@ -41,14 +42,16 @@ TEST(Batches, OfNothingRunNothing) {
   for_each_batch(0, kSmall, [](int64_t) { FAIL(); });
 }
 
-// A barrier that only two threads at once get through; a single thread gives up after a minute.
+// Two batches that wait for each other; where only one runs at a time, it gives up after a minute.
 TEST(Batches, SmallOnesReallyRunAtTheSameTime) {
-  std::atomic<int> arrived = 0;
+  std::mutex mutex;
+  std::condition_variable both;
+  int arrived = 0;
   for_each_batch(64, kSmall, [&](int64_t i) {
     if (i == 0) return;
-    ++arrived;
-    for (int wait = 0; arrived < 2 && wait < 60000; ++wait) std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    EXPECT_GE(arrived.load(), 2);
+    std::unique_lock<std::mutex> lock(mutex);
+    if (++arrived == 2) both.notify_all();
+    EXPECT_TRUE(both.wait_for(lock, std::chrono::minutes(1), [&] { return arrived >= 2; }));
   });
 }
 

@@ -135,7 +135,7 @@ TEST(Blocks, ControlsStoreAsMuchAsBlockAndReplicasTogether) {
                       "replication={strategy: parallel, controls: [single, finer_groups]}"};
   const Outcome outcome = lab.run(given);
   ASSERT_EQ(outcome.rows.size(), 3u);
-  ASSERT_FALSE(outcome.rows[2].contains("failed")) << outcome.rows[2];
+  ASSERT_FALSE(outcome.rows[2].contains("failed")) << outcome.rows[2].json();
   const double single = outcome.rows[0]["bits"]["with_parameters"],
                replica = outcome.rows[1]["bits"]["with_parameters"],
                control = outcome.rows[2]["bits"]["with_parameters"];
@@ -149,7 +149,7 @@ TEST(Blocks, ControlsStoreAsMuchAsBlockAndReplicasTogether) {
                                    "qat={steps: 1, batch: 2, held_out: 0.3, train: [scale, zero_point, norms]}",
                                    "replication={strategy: depth, controls: [finer_groups]}"});
   ASSERT_EQ(trained.rows.size(), 2u);
-  ASSERT_FALSE(trained.rows[1].contains("failed")) << trained.rows[1];
+  ASSERT_FALSE(trained.rows[1].contains("failed")) << trained.rows[1].json();
   EXPECT_GT(trained.rows[0]["bits"]["with_parameters"], 2.9);
   EXPECT_LE(trained.rows[1]["bits"]["with_parameters"], trained.rows[0]["bits"]["with_parameters"]);
   EXPECT_GE(trained.rows[1]["bits"]["with_parameters"],
@@ -212,7 +212,7 @@ TEST(Blocks, TrainingOfBlocksReachesTheirReplicas) {
   EXPECT_EQ(apart["qat"]["trained_parameters"], plain["qat"]["trained_parameters"]);
 }
 
-// Side by side with one load of the codes, and in a row. (Inputs at a tie go to the other side of an int8, as in
+// Side by side with one load of the codes, and in a row. (Resources at a tie go to the other side of an int8, as in
 // runtime.linears: in the mean of many windows that is little.)
 TEST(Blocks, RunPackedAsDecoded) {
   const Lab lab;

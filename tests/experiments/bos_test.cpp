@@ -1,11 +1,12 @@
-// BOS in every position: the Llama-2 tokenizer before a tiny llama model, ids and scored positions by both protocols.
+// BOS in every position: a sentencepiece tokenizer before a tiny llama model, ids and scored positions by both
+// protocols.
 #include <ATen/ATen.h>
 #include <gmock/gmock.h>
 
 #include <cmath>
-#include <cstdlib>
 
 #include "core/io/files.h"
+#include "core/text/load_tokenizer.h"
 #include "models/registry.h"
 #include "tests/experiments/support.h"
 #include "tests/support/toy_model.h"
@@ -16,29 +17,28 @@ namespace {
 using Ids = std::vector<int32_t>;
 
 constexpr int32_t kBos = 1;  // <s>
-// "▁Once▁upon▁a▁time,▁there▁was▁a▁little▁dog." as the sentencepiece library cuts it
+constexpr int64_t kVocabulary = 400;
+const std::string kTokenizer = std::string(REFRAIN_SOURCE_DIR) + "/tests/golden/text/sentencepiece/tokenizer.model";
 const char* const kText = "Once upon a time, there was a little dog.";
 
 class Bos : public ::testing::Test {
  protected:
   void SetUp() override {
-    const char* data = std::getenv("REFRAIN_DATA");
-    if (data == nullptr) GTEST_SKIP() << "REFRAIN_DATA is not set: it names the directory of the test data";
     model_ = lab_.file("llama");
     std::filesystem::create_directories(model_);
-    std::filesystem::copy(std::string(data) + "/tokenizers/llama2/tokenizer.model", model_);
+    std::filesystem::copy(kTokenizer, model_);
     core::write_atomically(model_ + "/config.json", R"({"model_type": "llama", "hidden_act": "silu", "hidden_size": 16,
       "intermediate_size": 32, "max_position_embeddings": 64, "num_attention_heads": 2, "num_hidden_layers": 1,
       "num_key_value_heads": 1, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": false,
-      "vocab_size": 32000, "bos_token_id": 1})");
+      "vocab_size": 400, "bos_token_id": 1})");
     at::manual_seed(4);
     std::vector<std::pair<std::string, at::Tensor>> tensors;
     const auto add = [&](const std::string& name, at::IntArrayRef shape) {
       tensors.emplace_back(name + ".weight", at::randn(shape) / 4);
     };
-    add("model.embed_tokens", {32000, 16});
+    add("model.embed_tokens", {kVocabulary, 16});
     add("model.norm", {16});
-    add("lm_head", {32000, 16});
+    add("lm_head", {kVocabulary, 16});
     const std::string layer = "model.layers.0.";
     for (const char* norm : {"input_layernorm", "post_attention_layernorm"}) add(layer + norm, {16});
     for (const char* wide : {"self_attn.q_proj", "self_attn.o_proj"}) add(layer + wide, {16, 16});
@@ -64,11 +64,11 @@ class Bos : public ::testing::Test {
                                    "measure.perplexity[0].windows=0"})
                           .front()
                           .spec;
-    Inputs inputs("");
-    const ModelFiles& files = inputs.model(model_);
+    Resources resources("");
+    const ModelFiles& files = resources.model(model_);
     const auto model = models::build(files.config);
-    const core::Windows& made = inputs.windows(files, spec.measure.perplexity.front(), model->shape());
-    model->load_ends(weights_of(spec, files));
+    const core::Windows made = windows_of(first_perplexity(spec), resources, files, model->shape());
+    model->load_embedding_and_head(weights_of(spec, files));
     core::ResidentSource source(weights_of(spec, files));
     const Scores scores = score(*model, source, made);
     EXPECT_EQ(made.protocol, protocol);

@@ -6,7 +6,7 @@
 #include <set>
 
 #include "core/io/files.h"
-#include "experiments/cache_key.h"
+#include "experiments/inputs/cache_key.h"
 #include "tests/experiments/support.h"
 
 namespace experiments {
@@ -17,18 +17,18 @@ namespace {
 // How many texts a new process tokenizes to check the lab's point; it remembers them.
 int64_t tokenized(const Lab& lab, const Strings& overrides = {}) {
   core::create_directories(lab.out() + "/.cache");
-  Inputs inputs(lab.out() + "/.cache");
-  for (const Point& point : lab.points(overrides)) check_point(point.spec, inputs);
-  inputs.remember_tokens();
-  return inputs.texts_tokenized();
+  Resources resources(lab.out() + "/.cache");
+  for (Point& point : lab.points(overrides)) resolve(std::move(point), resources);
+  resources.remember_tokens();
+  return resources.texts_tokenized();
 }
 
 std::string token_hash(const Lab& lab, const std::string& cache, const Strings& overrides = {}) {
-  Inputs inputs(cache);
+  Resources resources(cache);
   const Spec spec = lab.points(overrides).front().spec;
   core::Shape shape;
   shape.context = shape.vocabulary = 1 << 20;
-  return inputs.windows(inputs.model(spec.model.path), spec.measure.perplexity[0], shape).token_hash;
+  return windows_of(first_perplexity(spec), resources, resources.model(spec.model.path), shape).token_hash;
 }
 
 TEST(Tokens, AreTheSameFromTheCache) {
@@ -65,8 +65,8 @@ TEST(Tokens, OfAChangedTextOrTokenizerAreMadeAnew) {
 
 TEST(Tokens, AreNotWrittenBeforeTheyMayBe) {
   const Lab lab;
-  Inputs inputs(lab.out() + "/.cache");
-  for (const Point& point : lab.points()) check_point(point.spec, inputs);
+  Resources resources(lab.out() + "/.cache");
+  for (Point& point : lab.points()) resolve(std::move(point), resources);
   EXPECT_FALSE(std::filesystem::exists(lab.out()));
 }
 

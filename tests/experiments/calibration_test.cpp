@@ -1,11 +1,13 @@
 // The calibration text: which tokens are taken, and what a mistake is told before the run.
-#include "experiments/calibration.h"
+#include "experiments/config/calibration.h"
 
 #include <gmock/gmock.h>
 
 #include <algorithm>
 
 #include "core/io/csv.h"
+#include "core/text/load_tokenizer.h"
+#include "experiments/inputs/calibration_text.h"
 #include "tests/experiments/support.h"
 
 namespace experiments {
@@ -13,7 +15,7 @@ namespace {
 
 using core::message_of;
 
-core::Windows windows_of(const CalibrationConfig& config, uint64_t seed) {
+core::Windows calibrated_windows(const CalibrationConfig& config, uint64_t seed) {
   const auto ids = core::load_tokenizer(kTinyModel)->encode(core::load_corpus(config.corpus).text);
   return calibration_windows(config, ids, {.vocabulary = 1 << 20, .context = 4096}, seed);
 }
@@ -27,22 +29,22 @@ CalibrationConfig config_of(int64_t samples, int64_t seq_len, const std::string&
 }
 
 TEST(CalibrationText, SequentialIsTheStartOfTheText) {
-  const core::Windows windows = windows_of(config_of(3, 16, "sequential"), 1);
+  const core::Windows windows = calibrated_windows(config_of(3, 16, "sequential"), 1);
   const auto ids = core::load_tokenizer(kTinyModel)->encode(core::load_corpus("tiny/train").text);
   EXPECT_EQ(windows.ids, std::vector<int32_t>(ids.begin(), ids.begin() + 48));
-  EXPECT_EQ(windows.token_hash, windows_of(config_of(3, 16, "sequential"), 2).token_hash);
+  EXPECT_EQ(windows.token_hash, calibrated_windows(config_of(3, 16, "sequential"), 2).token_hash);
 }
 
 TEST(CalibrationText, RandomWindowsAreStretchesOfTheTextThatTheSeedChooses) {
-  const core::Windows windows = windows_of(config_of(5, 16, "random"), 1);
+  const core::Windows windows = calibrated_windows(config_of(5, 16, "random"), 1);
   const auto ids = core::load_tokenizer(kTinyModel)->encode(core::load_corpus("tiny/train").text);
   ASSERT_EQ(windows.count, 5);
   for (int64_t n = 0; n < 5; ++n) {
     const auto window = windows.window(n);
     EXPECT_NE(std::search(ids.begin(), ids.end(), window.begin(), window.end()), ids.end()) << "window " << n;
   }
-  EXPECT_EQ(windows.token_hash, windows_of(config_of(5, 16, "random"), 1).token_hash);
-  EXPECT_NE(windows.token_hash, windows_of(config_of(5, 16, "random"), 2).token_hash);
+  EXPECT_EQ(windows.token_hash, calibrated_windows(config_of(5, 16, "random"), 1).token_hash);
+  EXPECT_NE(windows.token_hash, calibrated_windows(config_of(5, 16, "random"), 2).token_hash);
 }
 
 TEST(CalibrationText, MistakesAreToldBeforeAnythingIsComputed) {
@@ -88,7 +90,7 @@ TEST(CalibrationText, ItsTokensAndWhatTheyShowedAreInTheResults) {
   const Lab lab;
   const Strings gptq{"quant.method=gptq", "calibration.samples=4", "calibration.seq_len=64"};
   const Json row = lab.row(gptq);
-  EXPECT_EQ(row["hashes"]["calibration_tokens"], windows_of(config_of(4, 64, "random"), 42).token_hash);
+  EXPECT_EQ(row["hashes"]["calibration_tokens"], calibrated_windows(config_of(4, 64, "random"), 42).token_hash);
   EXPECT_EQ(row["fallbacks"].size(), 0u);
   const auto modules = core::parse_csv(core::slurp(lab.directory(row) + "/modules.csv"), "modules.csv");
   const auto column = [&](const std::string& name) {

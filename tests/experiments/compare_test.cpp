@@ -1,5 +1,5 @@
 // Comparing two runs: the interval covers what it should, and two runs are judged by the windows they share.
-#include "experiments/compare.h"
+#include "experiments/results/compare.h"
 
 #include <fmt/format.h>
 #include <gmock/gmock.h>
@@ -167,19 +167,19 @@ TEST(Compare, LossDivergenceAndAgreementEachHaveTheirDirection) {
                     b = runs.put("b", 3, 1, {{19, 0.5, 7}, {22, 0.25, 9}});
   const auto comparisons = compare(a, b);
   ASSERT_EQ(comparisons.size(), 3U);
-  EXPECT_EQ(comparisons[0].quantity, "NLL");
+  EXPECT_EQ(comparisons[0].quantity.name, "NLL");
   EXPECT_DOUBLE_EQ(comparisons[0].a, 44.0 / 20);
   EXPECT_NEAR(comparisons[0].difference(), -3.0 / 20, 1e-12);
-  EXPECT_EQ(comparisons[1].quantity, "KL");
+  EXPECT_EQ(comparisons[1].quantity.name, "KL");
   EXPECT_DOUBLE_EQ(comparisons[1].b, 0.75 / 20);
-  EXPECT_EQ(comparisons[2].quantity, "top-1");
+  EXPECT_EQ(comparisons[2].quantity.name, "top-1");
   EXPECT_DOUBLE_EQ(comparisons[2].b, 16.0 / 20);
   for (const Comparison& c : comparisons) {
-    EXPECT_TRUE(c.decided() && c.b_is_better()) << c.quantity;
+    EXPECT_TRUE(c.decided() && c.b_is_better()) << c.quantity.name;
     EXPECT_LE(c.low, c.difference());
     EXPECT_GE(c.high, c.difference());
   }
-  for (const Comparison& c : compare(b, a)) EXPECT_TRUE(c.decided() && !c.b_is_better()) << c.quantity;
+  for (const Comparison& c : compare(b, a)) EXPECT_TRUE(c.decided() && !c.b_is_better()) << c.quantity.name;
 }
 
 TEST(Compare, WhatOneRunDidNotMeasureIsLeftOut) {
@@ -188,7 +188,7 @@ TEST(Compare, WhatOneRunDidNotMeasureIsLeftOut) {
                     b = runs.put("b", 3, 1, {{19, 1, 7}, {22, 1, 9}}, "nll_sum,other,top1_agree");
   const auto comparisons = compare(a, b);
   ASSERT_EQ(comparisons.size(), 2U);
-  EXPECT_EQ(comparisons[1].quantity, "top-1");
+  EXPECT_EQ(comparisons[1].quantity.name, "top-1");
 }
 
 TEST(Compare, ARunStandsForAllItsSeedsAndEqualSeedsArePaired) {
@@ -247,7 +247,7 @@ TEST(Compare, SetsWithoutACommonSeedAreRefused) {
 TEST(Compare, SeedsOfRealRunsAreFound) {
   const Lab lab;
   const Outcome four = lab.run({"quant.weight.bits=4", "seeds=[1, 2]"}), two = lab.run({"seeds=[1, 2]"});
-  const auto comparisons = compare(lab.directory(four.rows[0]), lab.directory(two.rows[1]));
+  const auto comparisons = compare(lab.directory(four.rows[0].json()), lab.directory(two.rows[1].json()));
   EXPECT_EQ(comparisons.at(0).by_seed.size(), 2U);
   EXPECT_THAT(comparison_text(comparisons), HasSubstr("A is better"));
 }

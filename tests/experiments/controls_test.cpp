@@ -1,15 +1,19 @@
 // Replicas beside the controls that could prove them wrong: which runs there are, what they store, and the table.
-#include "experiments/controls.h"
+#include "experiments/config/controls.h"
 
 #include <fmt/format.h>
 #include <gmock/gmock.h>
 
+#include <array>
 #include <cmath>
+#include <filesystem>
 
 #include "core/io/csv.h"
 #include "core/io/files.h"
-#include "experiments/efficiency.h"
+#include "experiments/analysis/efficiency.h"
+#include "experiments/results/control_table.h"
 #include "experiments/results/kl_curve.h"
+#include "replication/controls.h"
 #include "tests/experiments/support.h"
 
 namespace experiments {
@@ -28,7 +32,7 @@ Strings with(Strings given, const Strings& more) {
 
 const Strings kQuick{"calibration.samples=4", "calibration.seq_len=64", "checkpoint=discard"};
 const Strings kReplica =
-    with(kQuick, {"quant.weight={bits: 2, group_size: 64, symmetry: midrise, range: mse}",
+    with(kQuick, {"quant.weight={bits: 2, group_size: 64, symmetry: midrise, range: mse, range_search: {grid: 10}}",
                   "replication.strategy=scales", "replication.scales.replicas=[{}, {group_size: 32}]"});
 
 Strings controls_of(const std::vector<Point>& points) {
@@ -101,8 +105,8 @@ TEST(Controls, StoreNoMoreThanTheReplicaAndAtMostOnePercentLess) {
   EXPECT_GT(replica, 2.5);
   std::set<double> results;
   for (size_t i = 0; i < 5; ++i) {
-    ASSERT_FALSE(outcome.rows[i].contains("failed")) << outcome.rows[i];
-    EXPECT_TRUE(results.insert(Lab::nll_of(outcome.rows[i])).second) << i;
+    ASSERT_FALSE(outcome.rows[i].contains("failed")) << outcome.rows[i].json();
+    EXPECT_TRUE(results.insert(Lab::nll_of(outcome.rows[i].json())).second) << i;
     if (i < 2) continue;
     const double bits = outcome.rows[i]["bits"]["with_parameters"];
     EXPECT_LE(bits, replica) << i;
@@ -118,7 +122,8 @@ TEST(Controls, StoreNoMoreThanTheReplicaAndAtMostOnePercentLess) {
 
 TEST(Controls, ThatCannotBeBuiltAreToldAndNoFailure) {
   const Lab lab;
-  const Outcome outcome = lab.run(with(kQuick, {"replication.strategy=parity_sign", kAll}));
+  const Outcome outcome =
+      lab.run(with(kQuick, {"replication.strategy=parity_sign", "replication.parity_sign.window_bits=8", kAll}));
   EXPECT_FALSE(outcome.failed);
   ASSERT_EQ(outcome.rows.size(), 6u);
   for (size_t i = 2; i < 5; ++i)
@@ -140,6 +145,48 @@ TEST(Controls, TheTableComparesWindowByWindow) {
   EXPECT_EQ(row[8], fmt::format("{:.4f}", control));
   EXPECT_EQ(row[9], fmt::format("{:+.4f}", replica - control));
   EXPECT_GT(replica, control) << "two bits more, twice: " << row.back();
+}
+
+// A finished run that was never computed: two windows of ten tokens each, with these losses.
+Row fake_run(const core::Scratch& scratch, const std::string& id, std::array<double, 2> nll, double at_4096) {
+  std::filesystem::create_directory(scratch.file(id));
+  const Json p{{"corpus", "text"}, {"protocol", "gptq"}, {"seq_len", 11},
+               {"windows", 2},     {"tokens", 20},       {"token_hash", "f00d"}};
+  const Json results{{"schema", 1},
+                     {"id", id},
+                     {"seed", 1},
+                     {"swept", Json::object()},
+                     {"stages", Json::array()},
+                     {"bits", {{"with_parameters", 2.5}, {"at_4096", at_4096}}},
+                     {"quantized", {{"perplexity", {p}}}}};
+  scratch.put(id + "/results.json", results.dump());
+  scratch.put(id + "/windows.csv", fmt::format("model,corpus,protocol,window,tokens,nll_sum,kl_sum,top1_agree\n"
+                                               "quantized,text,gptq,0,10,{},,\nquantized,text,gptq,1,10,{},,\n",
+                                               nll[0], nll[1]));
+  return Row(results);
+}
+
+// The replica wins by bits that it saves at this width alone: every control that holds bits equal says so.
+TEST(Controls, AVerdictAgainstEqualBitsNeedsThemAtAnotherWidthToo) {
+  const core::Scratch scratch;
+  for (const replication::Control& control : replication::controls()) {
+    if (control.name == std::string(replication::kCurve)) continue;  // no run is compared with it
+    Point replica, beside;
+    replica.spec.seed = beside.spec.seed = 1;
+    replica.spec.replication.strategy = "scales";
+    replica.control = replication::ReplicationConfig::kNone;
+    beside.control = control.name;
+    const auto verdict = [&](double replica_at_4096) {
+      const std::string name = control.name + std::to_string(replica_at_4096);
+      const std::vector<Row> rows{fake_run(scratch, "r" + name, {10, 12}, replica_at_4096),
+                                  fake_run(scratch, "c" + name, {20, 22}, 2.0)};
+      return control_table({replica, beside}, rows, {scratch.file("r" + name), scratch.file("c" + name)})
+          .rows.at(0)
+          .back();
+    };
+    EXPECT_EQ(verdict(2.5), control.holds_bits ? "undecided at this width" : "the replica is better") << control.name;
+    EXPECT_EQ(verdict(2.01), "the replica is better") << control.name;
+  }
 }
 
 TEST(Controls, MistakesAreTold) {
@@ -167,7 +214,7 @@ TEST(Ladder, IdenticalReplicasAreTheSingleOneAndTheOthersAreNot) {
     names.push_back(point.control);
   EXPECT_THAT(names, ElementsAre("single", "none", "identical", "jittered", "averaged"));
   ASSERT_EQ(outcome.rows.size(), 5u);
-  const auto nll = [&](size_t i) { return Lab::nll_of(outcome.rows[i]); };
+  const auto nll = [&](size_t i) { return Lab::nll_of(outcome.rows[i].json()); };
   EXPECT_NEAR(nll(2), nll(0), 1e-5);
   EXPECT_GT(std::abs(nll(3) - nll(0)), 1e-4);
   // Scales of midrise grids average exactly up to their float16 rounding: the theorem that such replicas collapse.
@@ -203,9 +250,10 @@ TEST(Ladder, OfBlocksEndsWithTheModelThatRunsThemOnce) {
 
 TEST(Ladder, HasTrainedRungsBesideATrainedReplica) {
   const Lab lab;
-  const std::string qat = "qat={steps: 4, batch: 2, warmup: 1, lr: 0.05, held_out: 0.3, keep: last}";
+  const std::string qat =
+      "qat={steps: 4, batch: 2, warmup: 1, lr: 0.05, held_out: 0.3, held_out_windows: 2, keep: last}";
   for (const std::string strategy : {"scales", "parallel"}) {
-    const Strings given = with(kQuick, {"quant.weight={bits: 2, zero_point: float, range: mse}", qat,
+    const Strings given = with(kQuick, {"quant.weight={bits: 2, zero_point: float}", qat,
                                         "replication={strategy: " + strategy + ", ladder: true}"});
     EXPECT_THAT(controls_of(lab.points(given)),
                 ElementsAre("none", "identical", "jittered", "averaged", "identical_trained", "jittered_trained",

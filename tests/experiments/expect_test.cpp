@@ -1,9 +1,9 @@
 // What a configuration expects: who is meant, what is missed, and how a file is rewritten.
-#include "experiments/expect.h"
+#include "experiments/config/expect.h"
 
 #include <gmock/gmock.h>
 
-#include "experiments/check_expect.h"
+#include "experiments/results/check_expect.h"
 #include "tests/io/support.h"
 
 namespace experiments {
@@ -14,7 +14,7 @@ using ::testing::ElementsAre;
 using ::testing::IsEmpty;
 using Json = nlohmann::ordered_json;
 
-constexpr const char* kHead = "name: n\nmodel: {path: m}\n";
+constexpr const char* kModelHead = "name: n\nmodel: {path: m}\n";
 
 // What results.json of a run holds that these tests look at.
 Json results(double ppl, int64_t bits = 2) {
@@ -26,7 +26,9 @@ Json results(double ppl, int64_t bits = 2) {
 
 class Expect : public ::testing::Test {
  protected:
-  std::vector<Point> read(const std::string& yaml) { return read_points(scratch_.put("a.yaml", kHead + yaml), {}); }
+  std::vector<Point> read(const std::string& yaml) {
+    return read_points(scratch_.put("a.yaml", kModelHead + yaml), {});
+  }
   std::string without_directory(std::string text) const {
     const std::string prefix = scratch_.path() + "/";
     for (size_t at; (at = text.find(prefix)) != std::string::npos;) text.erase(at, prefix.size());
@@ -43,11 +45,12 @@ class Expect : public ::testing::Test {
     return lines;
   }
   // The lines that updating prints, and then the file as it was left.
-  std::vector<std::string> updated(const std::string& yaml, const std::vector<Json>& rows) {
+  std::vector<std::string> updated(const std::string& yaml, const std::vector<Json>& results) {
     const std::vector<Point> points = read(yaml);
+    const std::vector<Row> rows(results.begin(), results.end());
     std::vector<std::string> lines = update_expectations(scratch_.file("a.yaml"), points, rows);
     for (std::string& line : lines) line = without_directory(line);
-    lines.push_back(core::slurp(scratch_.file("a.yaml")).substr(std::string(kHead).size()));
+    lines.push_back(core::slurp(scratch_.file("a.yaml")).substr(std::string(kModelHead).size()));
     return lines;
   }
   std::string update_error(const std::string& yaml, const std::vector<Json>& rows) {

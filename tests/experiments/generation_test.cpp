@@ -6,6 +6,7 @@
 
 #include <cmath>
 
+#include "core/text/load_tokenizer.h"
 #include "core/text/tokenizer.h"
 #include "experiments/measure/latency.h"
 #include "tests/experiments/support.h"

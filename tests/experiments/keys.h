@@ -12,6 +12,9 @@
 
 namespace experiments {
 
+// The values that a key of the configuration can take, as it declares them; path: "measure.perplexity[].protocol".
+Strings choices_of(const std::string& path);
+
 using Proofs = std::map<std::string, std::function<void()>>;  // by path of the key
 
 class Proof {
@@ -22,15 +25,22 @@ class Proof {
     EXPECT_NE(lab_.id(changed), lab_.id(given));
     EXPECT_NE(lab_.nll(changed), lab_.nll(given));
   }
-  // No two of the default and these values give the same result.
-  void each_changes(const std::string& key, const Strings& values) {
-    std::set<double> results{lab_.nll()};
-    for (const std::string& value : values) EXPECT_TRUE(results.insert(lab_.nll({key + "=" + value})).second) << value;
+  // No two values of a key give the same result. more: what a value needs beside it.
+  void each_choice_differs(const std::string& key, const Strings& given = {},
+                           const std::map<std::string, Strings>& more = {}) {
+    std::set<double> results;
+    for (const std::string& value : choices_of(key)) {
+      Strings all = given;
+      all.push_back(key + "=" + value);
+      if (const auto found = more.find(value); found != more.end())
+        all.insert(all.end(), found->second.begin(), found->second.end());
+      EXPECT_TRUE(results.insert(lab_.nll(all)).second) << key << "=" << value;
+    }
   }
 
   const Strings kInputs{"quant.activation.bits=4"};
   const Strings calibrated_{"quant.method=gptq", "calibration.samples=4", "calibration.seq_len=64"};
-  Lab lab_;
+  Lab lab_{shallow_model()};
 };
 
 // The proofs of P, which live as long as they do.

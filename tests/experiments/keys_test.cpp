@@ -8,6 +8,8 @@
 
 #include <algorithm>
 #include <cctype>
+#include <filesystem>
+#include <map>
 #include <mutex>
 #include <set>
 #include <thread>
@@ -22,6 +24,7 @@ namespace {
 struct Declared {
   std::string path;  // "measure.perplexity[].seq_len"
   bool identity;
+  Strings choices;
 };
 
 void collect(core::Section& section, const std::string& path, bool identity, std::vector<Declared>& keys) {
@@ -34,7 +37,7 @@ void collect(core::Section& section, const std::string& path, bool identity, std
     } else if (const auto* list = std::get_if<core::SectionList>(&key.target)) {
       collect(*list->make(), name + "[]", counts, keys);
     } else {
-      keys.push_back({name, counts});
+      keys.push_back({name, counts, key.choices});
     }
   }
 }
@@ -104,10 +107,66 @@ TEST(Documentation, TheTableOfKeysIsTheDeclaredOne) {
       << "write it again: ./run_experiment --list keys > docs/keys.md";
 }
 
-TEST(Documentation, ListsEveryMethod) {
+TEST(Documentation, ListsEveryMethodAndStrategy) {
   const std::string table = core::slurp(std::string(REFRAIN_SOURCE_DIR) + "/docs/keys.md");
-  for (const auto& [name, method] : quant::make_methods()) {
-    EXPECT_THAT(table, ::testing::HasSubstr("\n## `quant." + name + "`\n" + method->summary() + "\n"));
+  const auto has = [&](const std::string& path, const std::string& summary) {
+    EXPECT_THAT(table, ::testing::HasSubstr("\n## `" + path + "`\n" + summary + "\n"));
+  };
+  for (const auto& [name, method] : quant::make_methods()) has("quant." + name, method->summary());
+  for (const auto& [name, strategy] : replication::make_strategies()) has("replication." + name, strategy->summary());
+}
+
+// ---- what stays as it was found ----
+
+// The points of every file of configs/regression, by the file's name.
+std::map<std::string, std::vector<Point>> regressions() {
+  std::map<std::string, std::vector<Point>> all;
+  for (const auto& file : std::filesystem::directory_iterator(REFRAIN_SOURCE_DIR "/configs/regression"))
+    all[file.path().filename()] = read_points(file.path(), {});
+  return all;
+}
+
+// Every method, transform, strategy and way to train has a point with an expectation.
+TEST(Regression, HasAPointOfEverything) {
+  std::map<std::string, std::set<std::string>> there;
+  for (const auto& [file, points] : regressions()) {
+    for (const Point& point : points) {
+      if (point.expect.empty()) continue;
+      const Spec& spec = point.spec;
+      there["method"].insert(spec.quant.method);
+      there["strategy"].insert(spec.replication.strategy);
+      if (spec.qat.selected()) there["way to train"].insert(spec.qat.method);
+      for (const quant::TransformItem& item : spec.transform) there["transform"].insert(item.chosen().name);
+    }
+  }
+  const auto expect_there = [&](const std::string& kind, const std::string& name) {
+    EXPECT_THAT(there[kind], ::testing::Contains(name))
+        << "no point of configs/regression with an expectation has the " << kind << " " << name;
+  };
+  for (const auto& [name, method] : quant::make_methods()) expect_there("method", name);
+  for (const auto& [name, transform] : quant::make_transforms()) expect_there("transform", name);
+  for (const auto& [name, strategy] : replication::make_strategies()) expect_there("strategy", name);
+  for (const quant::QatMethod& method : quant::qat_methods()) expect_there("way to train", method.name);
+}
+
+// What one point of a file is expected to lose is not what another one is: the loss tells which of them has run.
+TEST(Regression, ToleratesLessThanWhatSeparatesItsPoints) {
+  const std::string loss = "quantized.perplexity[0].nll";
+  for (const auto& [file, points] : regressions()) {
+    std::vector<std::pair<double, double>> bands;  // of points that have one, and no others
+    for (const Point& point : points) {
+      const size_t before = bands.size();
+      for (const Expectation& expectation : point.expect) {
+        if (expectation.path != loss) continue;
+        ASSERT_FALSE(expectation.equal.is_null()) << file << ": a bound to one side tells nothing apart";
+        const double equal = std::stod(expectation.equal.scalar);
+        bands.emplace_back(equal - expectation.tolerance, equal + expectation.tolerance);
+      }
+      EXPECT_LE(bands.size(), before + 1) << file << ": one expectation is meant for each point";
+    }
+    std::sort(bands.begin(), bands.end());
+    for (size_t i = 1; i < bands.size(); ++i)
+      EXPECT_LT(bands[i - 1].second, bands[i].first) << file << ": two expected losses overlap";
   }
 }
 
@@ -123,4 +182,12 @@ TEST(Threads, TwoOfThemReallyRun) {
 }
 
 }  // namespace
+
+Strings choices_of(const std::string& path) {
+  for (const Declared& key : declared_keys()) {
+    if (key.path == path) return key.choices;
+  }
+  throw std::logic_error(path + " is not declared");
+}
+
 }  // namespace experiments

@@ -13,7 +13,7 @@
 #include "core/io/csv.h"
 #include "core/io/files.h"
 #include "core/io/safetensors.h"
-#include "experiments/experts.h"
+#include "experiments/analysis/experts.h"
 #include "tests/experiments/support.h"
 
 namespace experiments {
@@ -73,7 +73,11 @@ class Mixture : public ::testing::Test {
     core::write_safetensors(lab_.file(name) + "/model.safetensors", tensors);
     return lab_.file(name);
   }
-  Lab lab_;
+  static Lab& lab() {  // one for all: what a case has run, the others find finished
+    static Lab lab;
+    return lab;
+  }
+  const Lab& lab_ = lab();
 };
 
 TEST_F(Mixture, ExpertsCsvSaysWhatEachSeesAndLoses) {
@@ -138,9 +142,12 @@ TEST_F(Mixture, AnExpertThatDoesNotExistIsOneLine) {
 }
 
 TEST_F(Mixture, WhatMeasuringExpertsCostsIsToldBefore) {
+  const Lab lab;  // with nothing in its cache
   const auto cost = [&](const Strings& more) {
-    Inputs inputs(lab_.out() + "/.cache");
-    return cost_of_experts(lab_.points(given(more)).front().spec, inputs);
+    Resources resources(lab.out() + "/.cache");
+    const experiments::Run run = resolve(lab.points(given(more)).front(), resources);
+    if (run.calibration == nullptr) return std::vector<WalkCost>();
+    return cost_of_experts(run.spec(), resources, *run.files, *run.calibration);
   };
   EXPECT_TRUE(cost({}).empty());
   const auto nearest = cost({"quant.expert_bits={policy: optimal}"});
@@ -152,7 +159,7 @@ TEST_F(Mixture, WhatMeasuringExpertsCostsIsToldBefore) {
   EXPECT_GT(gptq.front().macs, 2 * nearest.front().macs) << "Hessians of four widths";
   const auto twice = cost({"quant.expert_bits={policy: optimal}", "calibration.samples=16"});
   EXPECT_DOUBLE_EQ(twice.front().macs, 2 * nearest.front().macs);
-  row({"quant.expert_bits={policy: optimal}"});
+  lab.row(given({"quant.expert_bits={policy: optimal}"}));
   EXPECT_EQ(cost({"quant.expert_bits={policy: optimal}"}).front().macs, 0) << "it is in the cache";
 }
 

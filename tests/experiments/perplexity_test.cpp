@@ -16,7 +16,7 @@ namespace {
 struct Measured {
   Lab lab;
   Spec spec;
-  Inputs inputs{""};
+  Resources resources{""};
   const ModelFiles& files;
   std::shared_ptr<core::Model> model;
   core::ResidentSource source;
@@ -24,26 +24,26 @@ struct Measured {
 
   explicit Measured(const Strings& overrides = {})
       : spec(lab.points(overrides).front().spec),
-        files(inputs.model(spec.model.path)),
+        files(resources.model(spec.model.path)),
         model(models::build(files.config)),
         source(weights_of(spec, files)),
-        windows(inputs.windows(files, spec.measure.perplexity.front(), model->shape())) {
-    model->load_ends(weights_of(spec, files));
+        windows(windows_of(first_perplexity(spec), resources, files, model->shape())) {
+    model->load_embedding_and_head(weights_of(spec, files));
     for (int64_t i = 0; i < model->shape().layers; ++i) source.load(*model, i);
   }
 };
 
-struct Slow {
+struct SlowPerplexity {
   double nll = 0, squares = 0;
 };
 
 // −Σ ln p(token t | tokens before) of one window over t ≥ first + 1, and the same of the squares.
-Slow reference(core::Model& model, std::span<const int32_t> window, size_t first = 0) {
+SlowPerplexity reference(core::Model& model, std::span<const int32_t> window, size_t first = 0) {
   at::NoGradGuard no_gradient;
   const at::Tensor ids = at::tensor(std::vector<int64_t>(window.begin(), window.end())).unsqueeze(0);
   const at::Tensor logits = model.forward(ids)[0].to(at::kDouble).contiguous();  // [T, V]
   const int64_t V = logits.size(1);
-  Slow sums;
+  SlowPerplexity sums;
   for (size_t t = first + 1; t < window.size(); ++t) {
     const double* row = logits.const_data_ptr<double>() + static_cast<int64_t>(t - 1) * V;
     double total = 0;
@@ -91,12 +91,12 @@ TEST(LlamaCpp, EqualsASlowReferenceAtEveryLength) {
   for (const char* seq_len : {"3", "4", "31", "64", "101"}) {
     Measured m({"measure.perplexity[0].protocol=llama.cpp", std::string("measure.perplexity[0].seq_len=") + seq_len,
                 "measure.perplexity[0].windows=4"});
-    Perplexity fast = unmeasured(m.spec.measure.perplexity.front(), m.windows);
+    Perplexity fast = unmeasured(first_perplexity(m.spec), m.windows);
     fast.scores = score(*m.model, m.source, m.windows);
     const int64_t n_ctx = std::stoll(seq_len), first = n_ctx / 2;
     double nll = 0, nll2 = 0, count = 0;
     for (int64_t chunk = 0; chunk < 4; ++chunk) {
-      const Slow sums = reference(*m.model, m.windows.window(chunk), first);
+      const SlowPerplexity sums = reference(*m.model, m.windows.window(chunk), first);
       EXPECT_NEAR(fast.scores.window_nll[chunk], sums.nll, static_cast<double>(n_ctx) * 3.2e-5) << seq_len;
       nll += sums.nll;
       nll2 += sums.squares;

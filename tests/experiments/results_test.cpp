@@ -1,6 +1,4 @@
 // What a run leaves behind: results.json field by field, tables that add up, and files that repeat the run.
-#include "experiments/results/results.h"
-
 #include <gmock/gmock.h>
 
 #include <algorithm>
@@ -10,8 +8,9 @@
 
 #include "core/io/csv.h"
 #include "core/io/files.h"
-#include "experiments/run_point.h"
-#include "experiments/version.h"
+#include "experiments/results/row.h"
+#include "experiments/run/run_point.h"
+#include "experiments/run/version.h"
 #include "export/checkpoint.h"
 #include "models/registry.h"
 #include "tests/experiments/support.h"
@@ -121,12 +120,14 @@ TEST(Results, RecordEveryStageWithItsCosts) {
   const Json stages = lab.row()["stages"];
   Strings names;
   for (const Json& stage : stages) {
-    EXPECT_THAT(names_of(stage), ElementsAre("name", "version", "seconds", "peak_rss_bytes", "cached"));
+    Strings fields = names_of(stage);
+    if (fields.back() == "parts") fields.pop_back();
+    EXPECT_THAT(fields, ElementsAre("name", "version", "seconds", "peak_rss_bytes", "cached"));
     EXPECT_GE(stage["seconds"].get<double>(), 0.0);
     EXPECT_GT(stage["peak_rss_bytes"].get<int64_t>(), 1 << 20);
     names.push_back(stage["name"]);
   }
-  EXPECT_THAT(names, ElementsAre("baseline", "quantize", "load", "measure"));
+  EXPECT_THAT(names, ElementsAre("baseline", "quantize", "load", "perplexity"));
 }
 
 // ---- the bill ----
@@ -270,7 +271,7 @@ TEST(RunDirectory, HoldsWhatTheDesignLists) {
   std::sort(names.begin(), names.end());
   EXPECT_THAT(names, ElementsAre(".lock", "checkpoint", "log.txt", "modules.csv", "resolved.yaml", "results.json",
                                  "windows.csv"));
-  EXPECT_THAT(core::slurp(directory + "/log.txt"), HasSubstr("measure: "));
+  EXPECT_THAT(core::slurp(directory + "/log.txt"), HasSubstr("perplexity: "));
 }
 
 TEST(RunDirectory, ItsResolvedFileGivesTheSameIdAndTheSameNumbers) {
@@ -279,26 +280,43 @@ TEST(RunDirectory, ItsResolvedFileGivesTheSameIdAndTheSameNumbers) {
                      "sweep.grid={quant.weight.group_size: [32]}"};
   Json first = lab.row(what);
   const std::string resolved = lab.directory(first) + "/resolved.yaml";
-  const std::vector<Point> again = read_points(resolved, {"out=" + lab.file("again")});
-  ASSERT_EQ(again.size(), 1u);
-  Inputs inputs(lab.file("again") + "/.cache");
-  Json second = run_points(again, inputs, /*force=*/false).rows.at(0);
+  Resources resources(lab.file("again") + "/.cache");
+  Experiment again = open_experiment(resolved, {"out=" + lab.file("again")}, resources);
+  ASSERT_EQ(again.runs.size(), 1u);
+  Json second = run_experiment(std::move(again), resources, /*force=*/false).rows.at(0).json();
   EXPECT_EQ(first["swept"]["quant.weight.group_size"], "32");
   for (Json* row : {&first, &second}) row->erase("swept");
   EXPECT_EQ(without_costs(second), without_costs(first));
 }
 
 TEST(RunDirectory, ItsResolvedFileLeavesOutWhatTheStrategyDoesNotRead) {
-  const Lab lab;
-  const Json row = lab.row({"replication.strategy=parity_sign"});
+  const Lab lab(shallow_model());
+  const Json row = lab.row({"replication.strategy=parity_sign", "replication.parity_sign.window_bits=8"});
   const std::string resolved = lab.directory(row) + "/resolved.yaml";
   const core::Node keys = core::read_yaml(resolved);
   const core::Node& weight = *keys.find("quant")->find("weight");
   for (const char* key : {"symmetry", "zero_point", "offset", "range", "rounding", "codebook"})
     EXPECT_EQ(weight.find(key), nullptr) << key;
   EXPECT_NE(weight.find("clip"), nullptr);
-  Inputs inputs(lab.file("again") + "/.cache");
-  EXPECT_EQ(run_id(read_points(resolved, {}).at(0).spec, inputs), row["id"]);
+  Resources resources(lab.file("again") + "/.cache");
+  experiments::Run run = resolve(read_points(resolved, {}).at(0), resources);
+  identify(run, resources);
+  EXPECT_EQ(run.id, row["id"]);
+}
+
+TEST(RunDirectory, ItsResolvedFileNamesKeysOfTheFileThatItDoesNotRead) {
+  const Lab lab;
+  const Outcome outcome =
+      lab.run({"quant.weight.symmetry=narrow", "sweep.grid={quant.weight.codebook: [uniform, lloyd_max]}"});
+  const std::string directory = lab.directory(outcome.rows.at(1));
+  EXPECT_THAT(core::slurp(directory + "/resolved.yaml"),
+              HasSubstr("# not read with codebook: lloyd_max: quant.weight.symmetry: narrow\n"));
+  EXPECT_THAT(core::slurp(directory + "/log.txt"),
+              HasSubstr("keys of the file that this run does not read: quant.weight.symmetry (codebook: lloyd_max)"));
+  Resources resources(lab.file("again") + "/.cache");
+  experiments::Run run = resolve(read_points(directory + "/resolved.yaml", {}).at(0), resources);
+  identify(run, resources);
+  EXPECT_EQ(run.id, outcome.rows[1]["id"]);
 }
 
 TEST(RunDirectory, ItsCheckpointMeasuresBitForBitTheSame) {

@@ -59,7 +59,7 @@ class RunProof : public Proof {
  private:
   // Up to the order of float32 sums, which follows the number of threads.
   void keeps_the_result(const std::string& assignment) {
-    const Lab other;
+    const Lab other(shallow_model());
     const Json before = lab_.row(),
                after = other.row({"measure.perplexity[0].corpus=" + lab_.file("text.txt"), assignment});
     EXPECT_EQ(after["id"], before["id"]);

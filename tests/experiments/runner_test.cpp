@@ -1,15 +1,17 @@
 // What decides whether a number can be trusted: ids, finished runs, the baseline's cache, sweeps in any order.
-#include "experiments/runner.h"
+#include "experiments/run/runner.h"
 
 #include <gmock/gmock.h>
 
 #include <algorithm>
 #include <filesystem>
+#include <set>
 
 #include "core/io/csv.h"
 #include "core/io/file_lock.h"
 #include "core/io/files.h"
-#include "experiments/stages.h"
+#include "experiments/run/run_point.h"
+#include "experiments/run/stages.h"
 #include "tests/experiments/support.h"
 
 namespace experiments {
@@ -91,45 +93,77 @@ TEST(Runner, AnUnfinishedRunIsRun) {
   }
 }
 
-TEST(Runner, ARunOfAnotherStageVersionIsMadeAnew) {
-  const Lab lab;
-  const Strings all_stages{"replication.strategy=low_rank",
-                           "calibration.samples=2",
-                           "calibration.seq_len=64",
-                           "qat.steps=1",
-                           "qat.batch=1",
-                           "qat.seq_len=32",
-                           "qat.held_out_windows=1",
-                           "qat.train=[scale, low_rank]",
-                           "measure.generation={corpus: tiny/valid, prompts: 2, prompt_tokens: 8, new_tokens: 4}",
-                           "measure.latency={contexts: [8], generate: 2, repetitions: 1}"};
-  const Json first = lab.row(all_stages);
-  ASSERT_EQ(first["stages"].size(), stage_versions().size());
-  const std::string file = lab.directory(first) + "/results.json";
-  for (const auto& [name, version] : stage_versions()) {
-    Json stale = first;
-    for (Json& stage : stale["stages"])
-      if (stage["name"] == name) stage["version"] = version + 1;
-    stale["quantized"]["perplexity"][0]["nll"] = -1.0;
-    EXPECT_EQ(outdated(stale), fmt::format("{} was version {} and is {} now", name, version + 1, version));
-    core::write_atomically(file, stale.dump());
-    EXPECT_EQ(without_costs(lab.row(all_stages)), without_costs(first)) << name;
+// Every name of stages and of their parts in a row, once with each.
+std::set<std::string> stages_of(const Json& row) {
+  std::set<std::string> names;
+  const Row parsed(row);
+  for (const StageRecord& stage : parsed.stages()) {
+    names.insert(stage.name);
+    for (const auto& [part, version] : stage.parts) names.insert(part);
   }
-  Json unknown = first;
+  return names;
+}
+
+// The row as a program would have left it in which this stage had another version.
+Json by_another_version(Json row, const std::string& name) {
+  for (Json& stage : row["stages"]) {
+    if (stage["name"] == name) stage["version"] = stage["version"].get<int>() + 1;
+    if (stage.contains("parts") && stage["parts"].contains(name))
+      stage["parts"][name] = stage["parts"][name].get<int>() + 1;
+  }
+  return row;
+}
+
+TEST(Runner, ARunOfAnotherVersionOfAnyStageIsMadeAnew) {
+  const Lab lab;
+  const Strings texts{"calibration.samples=2", "calibration.seq_len=64", "qat.steps=1", "qat.batch=1",
+                      "qat.held_out_windows=1"};
+  const auto with = [&](Strings more) {
+    more.insert(more.end(), texts.begin(), texts.end());
+    return more;
+  };
+  const Strings ranked =
+      with({"replication.strategy=low_rank", "replication.select={policy: sensitivity, fraction: 0.1}",
+            "transform=[{smoothquant: {}}]", "calibration.propagate_error=false", "qat.seq_len=32",
+            "qat.train=[scale, low_rank]",
+            "measure.generation={corpus: tiny/valid, prompts: 2, prompt_tokens: 8, new_tokens: 4}",
+            "measure.latency={contexts: [8], generate: 2, repetitions: 1}"});
+  const Strings averaged = with({"replication.strategy=parallel", "replication.average=true", "qat.scope=block"});
+  const Strings experts{"model.path=tiny-deepseek-moe", "quant.expert_bits={policy: optimal}", "calibration.samples=2",
+                        "calibration.seq_len=64"};
+  std::set<std::string> seen;
+  for (const Strings& given : {ranked, averaged, experts}) {
+    const Json first = lab.row(given);
+    EXPECT_EQ(outdated(first), "");
+    const std::string file = lab.directory(first) + "/results.json";
+    Json stale;
+    for (const std::string& name : stages_of(first)) {
+      const int version = known_versions().at(name);
+      stale = by_another_version(first, name);
+      EXPECT_EQ(outdated(stale), fmt::format("{} was version {} and is {} now", name, version + 1, version));
+      seen.insert(name);
+    }
+    stale["quantized"]["perplexity"][0]["nll"] = -1.0;
+    core::write_atomically(file, stale.dump());
+    EXPECT_EQ(without_costs(lab.row(given)), without_costs(first));
+  }
+  for (const auto& [name, version] : known_versions())
+    EXPECT_TRUE(seen.contains(name)) << name << " was never recorded";
+  Json unknown = lab.row(experts);
   unknown["stages"][0]["name"] = "divination";
   EXPECT_EQ(outdated(unknown), "its stage divination is no longer one");
-  EXPECT_EQ(outdated(first), "");
 }
 
 TEST(Runner, ARunThatAnotherRunnerFinishedMeanwhileIsTakenOver) {
   const Lab lab;
   const Json first = lab.row();
-  const Point point = lab.points().front();
-  Inputs inputs(lab.out() + "/.cache");
-  const Ran taken = run_point(point, inputs, /*force=*/false);  // as after the check that found nothing
+  Resources resources(lab.out() + "/.cache");
+  experiments::Run run = resolve(lab.points().front(), resources);
+  identify(run, resources);
+  const Ran taken = run_point(run, resources, /*force=*/false);  // as after the check that found nothing
   EXPECT_FALSE(taken.now);
-  EXPECT_EQ(taken.results, first);
-  EXPECT_TRUE(run_point(point, inputs, /*force=*/true).now);
+  EXPECT_EQ(taken.row.json(), first);
+  EXPECT_TRUE(run_point(run, resources, /*force=*/true).now);
 }
 
 TEST(Runner, TheIndexGetsOneLinePerRunAndTheSummaryOnePerRow) {
@@ -138,7 +172,7 @@ TEST(Runner, TheIndexGetsOneLinePerRunAndTheSummaryOnePerRow) {
   lab.run({kGrid});
   const auto index = core::parse_csv(core::slurp(lab.out() + "/index.csv"), "index.csv");
   EXPECT_THAT(index.at(0),
-              ElementsAre("time", "name", "id", "model", "method", "bits_with_parameters", "corpus", "ppl"));
+              ElementsAre("time", "name", "id", "model", "method", "bits_with_parameters", "measured_on", "result"));
   EXPECT_EQ(index.size(), 4u) << "a finished run is not entered again";
   EXPECT_EQ(index.at(3).at(5), "2.28125");
   const auto summary = core::parse_csv(core::slurp(lab.out() + "/lab/summary.csv"), "summary.csv");
@@ -152,9 +186,9 @@ TEST(Baseline, IsMeasuredOnceForASweepAndOnceForEver) {
   const Lab lab;
   const Outcome outcome = lab.run({kGrid});
   ASSERT_EQ(outcome.rows.size(), 3u);
-  EXPECT_FALSE(baseline_was_cached(outcome.rows[0]));
-  EXPECT_TRUE(baseline_was_cached(outcome.rows[1]));
-  EXPECT_TRUE(baseline_was_cached(outcome.rows[2]));
+  EXPECT_FALSE(baseline_was_cached(outcome.rows[0].json()));
+  EXPECT_TRUE(baseline_was_cached(outcome.rows[1].json()));
+  EXPECT_TRUE(baseline_was_cached(outcome.rows[2].json()));
   EXPECT_EQ(outcome.rows[0]["baseline"], outcome.rows[2]["baseline"]);
   const Json later = lab.row({"quant.weight.bits=5"});
   EXPECT_TRUE(baseline_was_cached(later));
@@ -182,7 +216,7 @@ TEST(Baseline, ACacheEntryThatIsNotOursIsMeasuredAnew) {
   const Lab lab;
   const Json first = lab.row();
   const std::string entry = lab.out() + "/.cache/" + baselines(lab.out()).at(0);
-  for (const char* file : {"/scores.json", "/final_states"}) {
+  for (const char* file : {"/found.json", "/final_states"}) {
     const std::string content = core::slurp(entry + file);
     std::string other = content;
     other[other.size() / 2] ^= 1;
@@ -214,11 +248,11 @@ TEST(Baseline, KeepsTheFinalStatesOfTheScoredPositionsOnly) {
 
 TEST(Sweep, InReversedOrderGivesIdenticalRows) {
   const Lab forward, backward;
-  std::vector<Json> rows = forward.run({kGrid}).rows;
-  std::vector<Json> reversed = backward
-                                   .run({"measure.perplexity[0].corpus=" + forward.file("text.txt"),
-                                         "sweep.grid={quant.weight.bits: [2, 3, 4]}"})
-                                   .rows;
+  const std::vector<Row> rows = forward.run({kGrid}).rows;
+  std::vector<Row> reversed = backward
+                                  .run({"measure.perplexity[0].corpus=" + forward.file("text.txt"),
+                                        "sweep.grid={quant.weight.bits: [2, 3, 4]}"})
+                                  .rows;
   std::reverse(reversed.begin(), reversed.end());
   for (size_t i = 0; i < 3; ++i) EXPECT_EQ(without_costs(reversed.at(i)), without_costs(rows.at(i)));
   EXPECT_NE(Lab::nll_of(rows[0]), Lab::nll_of(rows[1]));

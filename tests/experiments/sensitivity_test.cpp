@@ -1,5 +1,5 @@
 // Ranking units by what the plain grid does to their outputs: measured once, written down, and used.
-#include "experiments/sensitivity.h"
+#include "experiments/analysis/sensitivity.h"
 
 #include <ATen/ATen.h>
 #include <gmock/gmock.h>
@@ -10,6 +10,7 @@
 #include "core/io/csv.h"
 #include "core/io/files.h"
 #include "models/registry.h"
+#include "quant/grids/make_format.h"
 #include "tests/experiments/support.h"
 
 namespace experiments {
@@ -80,15 +81,15 @@ TEST(Sensitivity, KlIsTheDivergenceOfTheModelWithOneUnitQuantized) {
   const Json row = lab.row(given);
   const Rows units = table(lab, row, "sensitivity.csv");
   const Spec spec = lab.points(given).front().spec;
-  Inputs inputs("");
-  const ModelFiles& files = inputs.model(spec.model.path);
+  Resources resources("");
+  const ModelFiles& files = resources.model(spec.model.path);
   const auto full = models::build(files.config), other = models::build(files.config);
   const core::Weights weights = weights_of(spec, files);
   for (core::Model* model : {full.get(), other.get()}) {
-    model->load_ends(weights);
+    model->load_embedding_and_head(weights);
     for (int64_t i = 0; i < model->shape().layers; ++i) core::load(model->block(i), weights);
   }
-  const core::Windows& text = *inputs.calibration(files, spec, *full);
+  const core::Windows& text = resources.calibration(files, spec, full->shape());
   at::NoGradGuard no_gradient;
   const at::Tensor ids = at::tensor(text.ids, at::kInt).reshape({text.count, text.seq_len}).to(at::kLong);
   const at::Tensor p = at::log_softmax(full->forward(ids).to(at::kDouble), -1);
@@ -96,11 +97,11 @@ TEST(Sensitivity, KlIsTheDivergenceOfTheModelWithOneUnitQuantized) {
     for (core::Slot* slot : other->slots()) {
       if (slot->path() != units[i][0]) continue;
       const auto before = slot->pointer();
-      const auto decoder = quant::make_decoder(spec.quant.weight, slot->path(), slot->in_features());
+      const auto format = quant::make_format(spec.quant.weight, slot->path(), slot->in_features());
       const at::Tensor w = slot->linear().weight();
-      const quant::Encoded encoded = quant::round_to_nearest(w, *decoder, {});
+      const quant::Encoded encoded = quant::round_to_nearest(w, *format, {});
       slot->put(
-          std::make_shared<core::DenseLinear>(decoder->decode(encoded.codes, encoded.parameters), at::Tensor(), 32));
+          std::make_shared<core::DenseLinear>(format->decode(encoded.codes, encoded.parameters), at::Tensor(), 32));
       const at::Tensor q = at::log_softmax(other->forward(ids).to(at::kDouble), -1);
       const double kl = (p.exp() * (p - q)).sum(-1).mean().item<double>();
       EXPECT_NEAR(std::stod(units[i][2]), kl, 1e-4 * kl + 1e-6) << slot->path();
@@ -117,14 +118,19 @@ TEST(Sensitivity, KlIsTheDivergenceOfTheModelWithOneUnitQuantized) {
   EXPECT_GE(*std::min_element(errors.begin(), errors.begin() + 3), *std::max_element(errors.begin() + 3, errors.end()));
 }
 
+std::vector<WalkCost> cost_of(Point point, Resources& resources) {
+  const Run run = resolve(std::move(point), resources);
+  return cost_of_ranking(run.spec(), resources, *run.files, *run.calibration);
+}
+
 TEST(Sensitivity, WhatItCostsIsToldBeforeAndNotPaidTwice) {
   const Lab lab;
   const auto cost = [&](const std::string& select) {
     Strings given = kGiven;
     given.back() = "replication.select=" + select;
-    Inputs inputs(lab.out() + "/.cache");
+    Resources resources(lab.out() + "/.cache");
     Strings lines;
-    for (const WalkCost& walk : cost_of_evidence(lab.points(given).front().spec, inputs)) {
+    for (const WalkCost& walk : cost_of(lab.points(given).front(), resources)) {
       EXPECT_EQ(walk.macs == 0, walk.line.ends_with("(in the cache)")) << walk.line;
       lines.push_back(walk.line);
     }

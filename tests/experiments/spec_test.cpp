@@ -1,8 +1,8 @@
 // From a document to its points: grid, cases and both, who wins, and whom an error names.
-#include "experiments/spec.h"
-
 #include <gmock/gmock.h>
 
+#include "experiments/config/points.h"
+#include "experiments/measure/perplexity.h"
 #include "tests/io/support.h"
 
 namespace experiments {
@@ -81,8 +81,8 @@ TEST_F(Points, AnOverrideWinsOverTheFileAndTheSweepOverBoth) {
 TEST_F(Points, AnOverrideReachesAnItemOfAList) {
   const std::string list = "measure: {perplexity: [{corpus: a, seq_len: 8}, {corpus: b, seq_len: 8}]}";
   const std::vector<Point> points = read(list, {"measure.perplexity[1].seq_len=16"});
-  EXPECT_EQ(points.at(0).spec.measure.perplexity[0].seq_len, 8);
-  EXPECT_EQ(points.at(0).spec.measure.perplexity[1].seq_len, 16);
+  EXPECT_EQ(points.at(0).spec.measure.all<PerplexityConfig>()[0]->seq_len, 8);
+  EXPECT_EQ(points.at(0).spec.measure.all<PerplexityConfig>()[1]->seq_len, 16);
 }
 
 TEST_F(Points, AnErrorInASweptValueNamesTheSweep) {
@@ -189,6 +189,70 @@ TEST_F(Points, WhatHoldsForTheWholeFileIsNotSwept) {
 TEST_F(Points, AKeyThatIsSweptTwiceIsRefused) {
   EXPECT_EQ(error("sweep:\n  grid: {quant.weight.bits: [2]}\n  cases: [{quant.weight.bits: 3}]"),
             "a.yaml:5 (sweep.grid): quant.weight.bits is in sweep.cases too. Take it out of one of them.");
+}
+
+TEST_F(Points, CopiesOfASpecAreIndependent) {
+  const Spec spec = read("measure: {perplexity: [{corpus: a}]}").at(0).spec;
+  const auto text = [](Spec of) { return core::to_yaml(core::to_node(of)); };
+  const std::string before = text(spec);
+  Spec copy = spec;
+  core::bind(
+      core::parse_yaml("{quant: {gptq: {damp: 0.5}}, replication: {low_rank: {rank: 9}}, name: n, model: {path: m}, "
+                       "transform: [{awq: {grid: 7}}], measure: {perplexity: [{corpus: b}], latency: {generate: 3}}}",
+                       "copy.yaml"),
+      copy);
+  EXPECT_NE(text(copy), before);
+  EXPECT_EQ(text(spec), before);
+}
+
+// ---- keys that a point does not read ----
+
+TEST_F(Points, AKeyOfTheWholeFileThatOnePointDoesNotReadIsInactiveThere) {
+  // A file with its own quant section.
+  const auto whole = [](const std::string& yaml) {
+    const core::Scratch scratch;
+    return read_points(scratch.put("b.yaml", "name: n\nmodel: {path: m}\n" + yaml), {});
+  };
+  const std::string shared = "quant: {method: ldlq, weight: {bits: 2, range: mse, clip: 0.9}}\nsweep:\n  cases:\n";
+  const std::vector<Point> points =
+      whole(shared + "    - {replication.strategy: none}\n" +
+            "    - {replication: {strategy: parity_sign, parity_sign: {window_bits: 8}}}");
+  ASSERT_EQ(points.size(), 2u);
+  EXPECT_TRUE(points[0].inactive.empty());
+  EXPECT_EQ(points[0].spec.quant.weight.range, "mse");
+  ASSERT_EQ(points[1].inactive.size(), 1u);
+  EXPECT_EQ(points[1].inactive[0].key, "quant.weight.range");
+  EXPECT_EQ(points[1].inactive[0].value, "mse");
+  EXPECT_EQ(points[1].inactive[0].reason, "replication.strategy: parity_sign");
+  EXPECT_EQ(points[1].spec.quant.weight.clip, 0.9) << "it is read";
+  // The same as without the key, in every number that the id depends on.
+  Spec without = whole(
+                     "quant: {method: ldlq, weight: {bits: 2, clip: 0.9}}\nreplication: {strategy: parity_sign, "
+                     "parity_sign: {window_bits: 8}}")[0]
+                     .spec,
+       with = points[1].spec;
+  EXPECT_EQ(core::to_yaml(core::to_node(with, true)), core::to_yaml(core::to_node(without, true)));
+  const std::vector<Point> tables = whole(
+      "quant: {weight: {symmetry: narrow}}\nseeds: [1, 2]\nsweep: {grid: {quant.weight.codebook: [uniform, "
+      "lloyd_max]}}");
+  ASSERT_EQ(tables.size(), 4u);
+  EXPECT_EQ(tables[3].inactive.at(0).reason, "codebook: lloyd_max") << "of every seed";
+}
+
+TEST_F(Points, AKeyThatTheCaseItselfSetsOrThatNoPointReadsIsAnError) {
+  EXPECT_EQ(error("sweep: {cases: [{quant.weight.codebook: lloyd_max, quant.weight.symmetry: narrow}, {seed: 1}]}"),
+            "a.yaml:4 (sweep.cases[0]): quant.weight.symmetry is not read with codebook: lloyd_max. Remove one of the "
+            "two.");
+  const auto refused = [](const std::string& yaml) {
+    const core::Scratch scratch;
+    const std::string file = scratch.put("b.yaml", "name: n\nmodel: {path: m}\n" + yaml);
+    return message_of([&] { read_points(file, {}); }).substr(scratch.path().size() + 1);
+  };
+  EXPECT_EQ(refused("quant: {weight: {symmetry: narrow}}\n"
+                    "sweep: {grid: {quant.weight.codebook: [normal_float, lloyd_max]}}"),
+            "b.yaml:3: quant.weight.symmetry is not read with codebook: normal_float. Remove one of the two.");
+  EXPECT_EQ(refused("quant: {weight: {symmetry: narrow, codebook: lloyd_max}}"),
+            "b.yaml:3: quant.weight.symmetry is not read with codebook: lloyd_max. Remove one of the two.");
 }
 
 TEST_F(Points, WhatEveryExperimentNeedsIsAskedFor) {

@@ -1,4 +1,5 @@
 // Streamed and resident runs: the same bits in every number, whatever lies in memory and whatever on disk.
+#include <ATen/Parallel.h>
 #include <gmock/gmock.h>
 
 #include <algorithm>
@@ -7,7 +8,7 @@
 #include "core/io/files.h"
 #include "core/io/safetensors.h"
 #include "core/machine.h"
-#include "quant/draws.h"
+#include "quant/grids/draws.h"
 #include "tests/experiments/support.h"
 
 namespace experiments {
@@ -94,13 +95,13 @@ TEST_F(Streaming, AMixtureOfExpertsToo) {
 }
 
 TEST_F(Streaming, AutoStreamsWhatWouldFillMoreThanHalfOfTheMemory) {
-  Inputs inputs("");
+  Resources resources("");
   const auto residency = [&](const char* key) {
     const Spec spec = text_.points({key}).front().spec;
-    return residency_of(spec, weights_of(spec, inputs.model(spec.model.path)));
+    return residency_of(spec, weights_of(spec, resources.model(spec.model.path)));
   };
   const Spec spec = text_.points().front().spec;
-  const core::Weights weights = weights_of(spec, inputs.model(spec.model.path));
+  const core::Weights weights = weights_of(spec, resources.model(spec.model.path));
   EXPECT_EQ(weights.bytes_in_memory(), 2 * static_cast<int64_t>(weights.checkpoint().total_bytes()))
       << "the file holds bfloat16, float32 is computed with";
   EXPECT_LT(weights.bytes_in_memory(), core::memory_bytes() / 2);
@@ -144,38 +145,61 @@ void write_mixture(const std::string& directory, int64_t experts) {
   core::write_safetensors(directory + "/model.safetensors", tensors);
 }
 
-// Peak memory by stage, the lower of two runs: a peak has what a stage needs and, now and then, what the allocator of a
-// thread has not given back yet.
-std::map<std::string, double> peaks(int64_t experts, const char* residency) {
-  std::map<std::string, double> all;
-  for (int run = 0; run < 2; ++run) {
+// Peak memory by stage, the lowest of the runs so far: a peak has what a stage needs and, now and then, what the
+// allocator of a thread has not given back yet.
+class Peaks {
+ public:
+  Peaks(int64_t experts, const char* residency) : experts_(experts), residency_(residency) {}
+  void run_once_more() {
     const Lab lab;
-    write_mixture(lab.file("mixture"), experts);
-    const Json row = lab.row({"model.path=" + lab.file("mixture"), std::string("model.residency=") + residency});
+    write_mixture(lab.file("mixture"), experts_);
+    const Json row = lab.row({"model.path=" + lab.file("mixture"), std::string("model.residency=") + residency_});
     for (const Json& stage : row["stages"]) {
       const double peak = stage["peak_rss_bytes"];
-      const auto [it, is_first] = all.emplace(stage["name"], peak);
+      const auto [it, is_first] = all_.emplace(stage["name"], peak);
       if (!is_first) it->second = std::min(it->second, peak);
     }
   }
-  return all;
-}
+  const std::map<std::string, double>& all() const { return all_; }
+  double at(const std::string& stage) const { return all_.at(stage); }
 
-TEST(StreamingMemory, OfAMixtureIsThatOfOneExpert) {
+ private:
+  int64_t experts_;
+  const char* residency_;
+  std::map<std::string, double> all_;
+};
+
+class StreamingMemory : public ::testing::TestWithParam<int> {
+ protected:
+  void SetUp() override { at::set_num_threads(GetParam()); }
+  void TearDown() override { at::set_num_threads(2); }  // as tests/experiments/support.cpp
+};
+
+INSTANTIATE_TEST_SUITE_P(Threads, StreamingMemory, ::testing::Values(1, 2));
+
+TEST_P(StreamingMemory, OfAMixtureIsThatOfOneExpert) {
 #ifdef __APPLE__
   GTEST_SKIP() << "freed memory is given back on Linux only";
 #endif
   constexpr int64_t kFew = 4, kMany = 16;
   const double added = (kMany - kFew) * 3 * kWidth * kExpertFfn * 4.0;  // bytes of weights in float32
-  const auto few = peaks(kFew, "stream"), many = peaks(kMany, "stream");
-  for (const auto& [stage, peak] : many) {
-    // While a block is quantized, its codes, scales and zero points wait until all of it is written: 3 bits of 32, and
-    // what the allocator keeps between them (measured together: 0.19 of the weights).
-    const double allowed = stage == "quantize" ? added / 4 : added / 16;
-    EXPECT_LE(peak - few.at(stage), allowed) << stage << ": " << few.at(stage) / 1e6 << " to " << peak / 1e6 << " MB";
+  // While a block is quantized, its codes, scales and zero points wait until all of it is written: 3 bits of 32, and
+  // what the allocator keeps between them (measured together: 0.19 of the weights).
+  const auto allowed = [&](const std::string& stage) { return stage == "quantize" ? added / 4 : added / 16; };
+  Peaks few(kFew, "stream"), many(kMany, "stream"), resident(kMany, "resident");
+  few.run_once_more();
+  many.run_once_more();
+  const auto exceeds = [&](const auto& of) { return of.second - few.at(of.first) > allowed(of.first); };
+  if (std::any_of(many.all().begin(), many.all().end(), exceeds)) {
+    few.run_once_more();
+    many.run_once_more();
+  }
+  for (const auto& [stage, peak] : many.all()) {
+    EXPECT_LE(peak - few.at(stage), allowed(stage))
+        << stage << ": " << few.at(stage) / 1e6 << " to " << peak / 1e6 << " MB";
   }
   // And the measurement would see them.
-  const auto resident = peaks(kMany, "resident");
+  resident.run_once_more();
   EXPECT_GE(resident.at("baseline") - many.at("baseline"), added / 2);
   EXPECT_GE(resident.at("quantize") - many.at("quantize"), added / 2);
 }

@@ -14,7 +14,7 @@ namespace experiments {
 namespace {
 
 constexpr const char* kConfig = R"(name: lab
-model: {path: tiny-qwen3}
+model: {path: MODEL}
 quant: {method: rtn, weight: {bits: 2, group_size: 64}}
 measure:
   perplexity: [{corpus: TEXT, seq_len: 64, windows: 3}]
@@ -34,10 +34,25 @@ const auto* const kProcess = ::testing::AddGlobalTestEnvironment(new Process);
 
 }  // namespace
 
-Lab::Lab() {
+const std::string& shallow_model() {
+  static const core::Scratch scratch;
+  static const std::string directory = [] {
+    std::string made = scratch.file("shallow");
+    std::filesystem::copy(kTinyModel, made);
+    std::string config = core::slurp(made + "/config.json");
+    const std::string layers = "\"num_hidden_layers\": ";
+    config.replace(config.find(layers) + layers.size(), 1, "3");
+    core::write_atomically(made + "/config.json", config);
+    return made;
+  }();
+  return directory;
+}
+
+Lab::Lab(const std::string& model) {
   const std::string text =
       core::slurp(std::string(REFRAIN_SOURCE_DIR) + "/data/corpora/tiny/valid.txt").substr(0, 4000);
   std::string config = kConfig;
+  config.replace(config.find("MODEL"), 5, model);
   config.replace(config.find("TEXT"), 4, put("text.txt", text.substr(0, text.rfind('\n') + 1)));
   put("lab.yaml", config);
 }
@@ -55,15 +70,24 @@ std::vector<Point> Lab::points(const Strings& overrides) const {
 
 Outcome Lab::run(const Strings& overrides, bool force) const {
   const std::vector<Point> all = points(overrides);
-  Inputs inputs(all.front().spec.out + "/.cache");
-  check_points(all, inputs);
-  inputs.remember_tokens();
-  return run_points(all, inputs, force);
+  Resources resources(all.front().spec.out + "/.cache");
+  Experiment experiment = open_experiment(std::make_unique<ListedPoints>(all), resources);
+  resources.remember_tokens();
+  return run_experiment(std::move(experiment), resources, force);
 }
 
 std::string Lab::id(const Strings& overrides) const {
-  Inputs inputs("");
-  return run_id(points(overrides).front().spec, inputs);
+  Resources resources("");
+  Run run = resolve(points(overrides).front(), resources);
+  identify(run, resources);
+  return run.id;
+}
+
+const PerplexityConfig& first_perplexity(const Spec& spec) { return *spec.measure.all<PerplexityConfig>().front(); }
+
+core::Windows windows_of(const PerplexityConfig& config, Resources& resources, const ModelFiles& files,
+                         const core::Shape& shape) {
+  return config.windows_of(*resources.texts(files, shape));
 }
 
 Json without_costs(Json row) {

@@ -7,7 +7,8 @@
 #include <string>
 #include <vector>
 
-#include "experiments/runner.h"
+#include "experiments/measure/perplexity.h"
+#include "experiments/run/runner.h"
 #include "tests/io/support.h"
 
 namespace experiments {
@@ -16,10 +17,14 @@ using Strings = std::vector<std::string>;
 
 inline const std::string kTinyModel = std::string(REFRAIN_SOURCE_DIR) + "/data/tiny-qwen3";
 
+// A model with the first three of the six blocks of the tiny one, for tests that show that something changes, whatever
+// the model knows. One directory for all labs, so that they give a run the same id.
+const std::string& shallow_model();
+
 // Results of the lab go to <lab>/runs. Overrides are assignments as on the command line.
 class Lab {
  public:
-  Lab();
+  explicit Lab(const std::string& model = "tiny-qwen3");
 
   std::string file(const std::string& name) const { return scratch_.file(name); }
   std::string put(const std::string& name, const std::string& content) const { return scratch_.put(name, content); }
@@ -32,7 +37,7 @@ class Lab {
   std::vector<Point> points(const Strings& overrides = {}) const;
   // Checks and runs all points as a new process would.
   Outcome run(const Strings& overrides = {}, bool force = false) const;
-  Json row(const Strings& overrides = {}, bool force = false) const { return run(overrides, force).rows.at(0); }
+  Json row(const Strings& overrides = {}, bool force = false) const { return run(overrides, force).rows.at(0).json(); }
   // The mean negative log likelihood of the first measurement of the quantized model.
   double nll(const Strings& overrides = {}) const { return nll_of(row(overrides)); }
   std::string id(const Strings& overrides = {}) const;
@@ -43,6 +48,11 @@ class Lab {
  private:
   core::Scratch scratch_;
 };
+
+// The first perplexity that is asked for, and the windows of any.
+const PerplexityConfig& first_perplexity(const Spec& spec);
+core::Windows windows_of(const PerplexityConfig& config, Resources& resources, const ModelFiles& files,
+                         const core::Shape& shape);
 
 // A row without what two runs of the same thing need not share: seconds, memory, and whether the cache was used.
 Json without_costs(Json row);

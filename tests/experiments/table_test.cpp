@@ -3,13 +3,10 @@
 
 #include <gmock/gmock.h>
 
-#include "experiments/results/latency_table.h"
-
 namespace experiments {
 namespace {
 
 using ::testing::ElementsAre;
-using Json = nlohmann::ordered_json;
 
 Json measurement(const std::string& corpus, double ppl) {
   return {{"corpus", corpus}, {"protocol", "gptq"}, {"seq_len", 64}, {"ppl", ppl}, {"ppl_stderr", 0.25}};
@@ -25,7 +22,7 @@ Json finished(const Json& swept, std::vector<Json> full, std::vector<Json> quant
 
 TEST(Table, HasTheFullPrecisionModelFirstAndThenEveryRun) {
   const Table table = make_table({finished({{"quant.weight.bits", "2"}}, {measurement("a", 8)}, {measurement("a", 10)}),
-                                  {{"swept", {{"quant.weight.bits", "3"}}}, {"failed", "the disk is full"}}});
+                                  Json{{"swept", {{"quant.weight.bits", "3"}}}, {"failed", "the disk is full"}}});
   EXPECT_THAT(table.columns,
               ElementsAre("bits", "bits/weight", "at 4096²", "ppl a (gptq 64)", "±", "change", "seconds"));
   ASSERT_EQ(table.rows.size(), 3u);
@@ -67,7 +64,7 @@ TEST(Table, ShowsWhatIsWrittenAndHowFast) {
                                             "0.2500", "+25.00 %", "2.2"));
   EXPECT_THAT(table.rows.at(3),
               ElementsAre("3", "2.2812", "2.2500", "–", "–", "–", "–", "9.0000", "0.2500", "+12.50 %", "2.2"));
-  const Table speed = latency_table({run, other});
+  const Table speed = detail_tables({run, other}).at(0).second;
   EXPECT_THAT(speed.columns, ElementsAre("bits", "bits/weight", "context", "TTFT ms", "prompt tokens/s", "tokens/s",
                                          "MB/token", "of bandwidth", "peak MB", "file MB", "compression"));
   ASSERT_EQ(speed.rows.size(), 1u);
@@ -119,6 +116,24 @@ TEST(Table, APointWithSeveralSeedsEndsWithTheirMean) {
   EXPECT_THAT(table.rows[8], ElementsAre("4", "1", "2.2812", "2.2500", "8.0000", "0.2500", "+0.00 %", "2.2"));
 }
 
+TEST(Table, TheMeanOfSeedsIsThatOfEveryNumberAndNoneWhereARunHasNone) {
+  const auto run = [](const char* seed, double bits, const Json& eta, double gain) {
+    Json row = finished({{"b", "2"}, {"seed", seed}}, {measurement("a", 8)}, {measurement("a", 10)});
+    row["bits"] = {{"with_parameters", bits}, {"at_4096", 2}};
+    row["replication"] = {{"strategy", "depth"}, {"eta", eta}, {"gain_bits", gain}};
+    return row;
+  };
+  const auto mean = [&](const Json& eta) {
+    const Table table = make_table({run("1", 2, 0.5, 0.1), run("2", 3, eta, 0.3)});
+    EXPECT_THAT(table.columns, ElementsAre("b", "seed", "bits/weight", "at 4096²", "eta", "gain, bits",
+                                           "ppl a (gptq 64)", "±", "change", "seconds"));
+    return table.rows.at(3);
+  };
+  EXPECT_THAT(mean(0.7), ElementsAre("2", "mean ± sd of 2", "2.5000", "2.0000", "0.60", "0.200", "10.0000", "0.0000",
+                                     "+25.00 %", "2.2"));
+  EXPECT_EQ(mean(nullptr).at(4), "–") << "one seed has no eta";
+}
+
 TEST(Table, EqualPointsWithoutSeedsHaveNoMean) {
   const Json run = finished({{"quant.weight.bits", "2"}}, {}, {measurement("a", 10)});
   EXPECT_EQ(make_table({run, run}).rows.size(), 2u);
@@ -146,7 +161,7 @@ TEST(Table, MoreThanTwoMeasurementsStandBelowEachOther) {
   const std::vector<Json> full{measurement("x", 8), measurement("y", 4), measurement("z", 2)},
       quantized{with_kl(measurement("x", 12), 0.5, 0.5), measurement("y", 5), measurement("z", 3)};
   const Table table = make_table(
-      {finished({{"bits", "2"}}, full, quantized), {{"swept", {{"bits", "1"}}}, {"failed", "the disk is full"}}});
+      {finished({{"bits", "2"}}, full, quantized), Json{{"swept", {{"bits", "1"}}}, {"failed", "the disk is full"}}});
   EXPECT_THAT(table.columns,
               ElementsAre("bits", "bits/weight", "at 4096²", "measured on", "ppl", "±", "change", "KL", "top-1"));
   ASSERT_EQ(table.rows.size(), 9u);

@@ -161,7 +161,7 @@ TEST_F(Damaged, AMissingEntry) {
   EXPECT_EQ(with_manifest([](auto& json) { json["modules"][kModule].erase("code_hash"); }), expected);
 }
 
-TEST_F(Damaged, AnUnknownDecoder) {
+TEST_F(Damaged, AnUnknownFormat) {
   EXPECT_EQ(with_manifest([](auto& json) { json["modules"][kModule]["decoder"] = "spiral"; }),
             file("refrain.json") + ": modules." + kModule +
                 ".decoder is `spiral`, but these variables make `affine`. Use the Refrain that wrote the checkpoint.");

@@ -7,7 +7,7 @@
 
 #include "core/io/files.h"
 #include "core/machine.h"
-#include "quant/draws.h"
+#include "quant/grids/draws.h"
 #include "tests/export/support.h"
 
 namespace exports {
@@ -65,7 +65,7 @@ TEST(ResidentMemory, ADoubledBlockIsThereOnce) {
   core::return_freed_tensors();
   const core::Scratch scratch;
   write_model(scratch.file("model"));
-  const auto write = [&](const std::string& name, const std::string& replication, replication::Own own) {
+  const auto write = [&](const std::string& name, const std::string& replication, replication::OwnParameters own) {
     Opened model = opened(scratch.file("model"));
     save(model, "{method: rtn, weight: {bits: 8, group_size: 64}}", scratch.file(name), {}, {}, replication, own);
   };

@@ -3,6 +3,7 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <memory>
 #include <string>
@@ -11,7 +12,8 @@
 #include "core/io/hf_config.h"
 #include "export/checkpoint.h"
 #include "models/registry.h"
-#include "quant/quantize.h"
+#include "quant/linear/quantized_linear.h"
+#include "quant/stage/quantize.h"
 #include "replication/config.h"
 #include "tests/io/support.h"
 
@@ -19,6 +21,15 @@ namespace exports {
 
 inline std::string golden(const std::string& model) {
   return std::string(REFRAIN_SOURCE_DIR) + "/tests/golden/models/" + model;
+}
+
+// Their names: one or more of every family (tests/models/golden_test.cpp).
+inline std::vector<std::string> golden_names() {
+  std::vector<std::string> names;
+  for (const auto& entry : std::filesystem::directory_iterator(golden("")))
+    names.push_back(entry.path().filename().string());
+  std::sort(names.begin(), names.end());
+  return names;
 }
 
 // A model with all its tensors.
@@ -43,7 +54,7 @@ inline Opened opened(const std::string& directory, at::ScalarType dtype = at::kF
   const core::Weights weights = weights_of(directory, dtype);
   auto model = models::build(core::read_hf_config(directory));
   auto source = open_source(*model, directory, weights);
-  load_ends(*model, directory, weights);
+  load_embedding_and_head(*model, directory, weights);
   for (int64_t i = 0; i < model->shape().layers; ++i) source->load(*model, i);
   return {directory, model, weights, std::move(source)};
 }
@@ -51,24 +62,32 @@ inline Opened opened(const std::string& directory, at::ScalarType dtype = at::kF
 // Quantizes by the `quant` section given as YAML, lets `between` work on each block, saves.
 inline void save(Opened& opened, const std::string& quant_yaml, const std::string& out, const std::string& commit = {},
                  const std::vector<core::Stage*>& between = {}, const std::string& replication_yaml = "{}",
-                 replication::Own own = {}) {
+                 replication::OwnParameters own = {}) {
   replication::ReplicationConfig replication;
   core::bind(core::parse_yaml(replication_yaml, "test.yaml"), replication, "replication");
   const replication::Selection& select = replication.select;
-  replication::follow_plan(replication, *opened.model,
-                           select.linears_of(*opened.model, select.chosen_units(*opened.model, {}, /*seed=*/0)));
+  replication::follow_plan(replication, *opened.model, select.chosen_linears(*opened.model, {}, /*seed=*/0));
   replication::Replicate replicate(replication, own, /*seed=*/0);
   quant::QuantConfig config;
   core::bind(core::parse_yaml(quant_yaml, "test.yaml"), config, "quant");
   const auto method = config.methods.find(config.method);
-  quant::Quantize quantize(method == config.methods.end() ? nullptr : method->second, config.method,
-                           quant::assign(config, *opened.model, /*seed=*/0, replication::coding_of(replication)));
+  const auto encoded_of = [&](const std::string& path) {  // of a linear whose codes another one shares
+    for (const core::Slot* slot : opened.model->slots()) {
+      if (slot->path() != path) continue;
+      const auto& linear = dynamic_cast<const quant::QuantizedLinear&>(slot->linear());
+      return quant::Encoded{linear.codes().unpack(), linear.parameters()};
+    }
+    throw std::logic_error("no linear " + path);
+  };
+  quant::Quantize quantize(method == config.methods.end() ? nullptr : method->second.share(), config.method,
+                           quant::assign(config, *opened.model, /*seed=*/0, replication::coding_of(replication)), {},
+                           encoded_of);
   Save save(opened.directory, opened.weights, out, commit);
   std::vector<core::Stage*> stages;
   if (config.method != quant::QuantConfig::kNone) stages.push_back(&quantize);
   core::HiddenStore text(1);
   text.put(0, opened.model->embed(at::arange(8, at::kLong).reshape({2, 4})));
-  quantize.ends(*opened.model);
+  quantize.quantize_embedding_and_head(*opened.model);
   stages.insert(stages.end(), between.begin(), between.end());
   stages.insert(stages.end(), {&replicate, &save});
   const bool reads = quantize.reads_stream(*opened.model);

@@ -5,7 +5,7 @@
 
 #include <nlohmann/json.hpp>
 
-#include "quant/quantized_linear.h"
+#include "quant/linear/quantized_linear.h"
 #include "tests/export/support.h"
 
 namespace exports {
@@ -28,14 +28,14 @@ struct Work {
     core::bind(core::parse_yaml(kQuant, "test.yaml"), c, "quant");
     return c;
   }();
-  quant::Quantize quantize{config.methods.at("rtn"), "rtn", quant::assign(config, *model)};
+  quant::Quantize quantize{config.methods.at("rtn").share(), "rtn", quant::assign(config, *model)};
   Save save;
   UnfinishedSource source;
 
   Work(const core::Scratch& out)
       : save(directory, weights, out.file("checkpoint"), "0123abc", {out.file("progress"), {&quantize}}),
         source(weights, out.file("checkpoint"), out.file("progress")) {
-    model->load_ends(weights);
+    model->load_embedding_and_head(weights);
   }
   void walk(const std::vector<core::Stage*>& before = {}, core::Streams streams = {}) {
     std::vector<core::Stage*> stages = before;
@@ -137,7 +137,7 @@ TEST(OpenSource, StreamingDropsBlocksAndChangesNoBit) {
     const core::Weights weights = weights_of(directory, at::kFloat);
     const auto model = models::build(core::read_hf_config(directory));
     const auto source = open_source(*model, directory, weights, Residency::stream);
-    model->load_ends(weights);
+    model->load_embedding_and_head(weights);
     core::HiddenStore a(1), b(1);
     a.put(0, model->embed(at::arange(7, at::kLong).unsqueeze(0)));
     b.put(0, a.get(0));

@@ -3,11 +3,14 @@
 
 #include <fcntl.h>
 #include <gmock/gmock.h>
+#include <poll.h>
+#include <spdlog/sinks/base_sink.h>
 #include <spdlog/sinks/ostream_sink.h>
 #include <spdlog/spdlog.h>
 #include <sys/wait.h>
 
 #include <functional>
+#include <mutex>
 #include <sstream>
 
 #include "core/io/files.h"
@@ -47,7 +50,7 @@ std::vector<std::string> entries(const Scratch& scratch) {
 }
 
 // Sets when an entry was last used, in seconds before now.
-void age(const Cache& cache, const CacheKey& key, int64_t seconds) {
+void age_entry(const Cache& cache, const CacheKey& key, int64_t seconds) {
   const timespec times[2] = {{std::time(nullptr) - seconds, 0}, {std::time(nullptr) - seconds, 0}};
   ASSERT_EQ(::utimensat(AT_FDCWD, (cache.directory() + "/" + key.id() + "/manifest.json").c_str(), times, 0), 0);
 }
@@ -81,11 +84,25 @@ class Child {
   pid_t pid_ = 0;
 };
 
+// Calls a function at each line that is logged.
+class AtEachLine : public spdlog::sinks::base_sink<std::mutex> {
+ public:
+  explicit AtEachLine(std::function<void()> call) : call_(std::move(call)) {}
+
+ private:
+  void sink_it_(const spdlog::details::log_msg&) override { call_(); }
+  void flush_() override {}
+
+  std::function<void()> call_;
+};
+
 // What is logged while it lives.
 class Logged {
  public:
-  Logged() : old_(spdlog::default_logger()) {
-    auto logger = std::make_shared<spdlog::logger>("", std::make_shared<spdlog::sinks::ostream_sink_mt>(text_));
+  explicit Logged(const std::function<void()>& at_each_line = [] {}) : old_(spdlog::default_logger()) {
+    const auto lines = std::make_shared<AtEachLine>(at_each_line);
+    const auto text = std::make_shared<spdlog::sinks::ostream_sink_mt>(text_);
+    auto logger = std::make_shared<spdlog::logger>("", spdlog::sinks_init_list{text, lines});
     logger->set_pattern("%v");
     spdlog::set_default_logger(logger);
   }
@@ -186,7 +203,7 @@ TEST(Cache, TheEntriesUsedLongestAgoGoWhenItIsFull) {
   const Cache cache(scratch.path(), 4500);  // an entry is 1,000 bytes, its key and its manifest: three fit
   const CacheKey a{"a", 1, ""}, b{"b", 1, ""}, c{"c", 1, ""}, d{"d", 1, ""};
   for (const CacheKey& key : {a, b, c}) made(cache, key, content);
-  age(cache, a, 30), age(cache, b, 20), age(cache, c, 10);
+  age_entry(cache, a, 30), age_entry(cache, b, 20), age_entry(cache, c, 10);
   EXPECT_TRUE(cache.find(a)) << "and is now the one used last";
   made(cache, d, content);
   EXPECT_THAT(entries(scratch), ElementsAre(a.id(), c.id(), d.id()));
@@ -235,16 +252,25 @@ TEST(Cache, WhatAKilledProcessLeftIsRemoved) {
 TEST(Cache, WhoComesSecondWaitsSaysForWhomAndReadsWhatTheFirstMade) {
   const Scratch scratch;
   const Cache cache(scratch.path());
+  int go[2];
+  ASSERT_EQ(::pipe(go), 0);
+  const auto next = [&] {  // a minute, so that a failure is one and does not hang
+    pollfd readable{go[0], POLLIN, 0};
+    char byte;
+    if (::poll(&readable, 1, 60'000) == 1) (void)!::read(go[0], &byte, 1);
+  };
+  const auto say_next = [&] { (void)!::write(go[1], "x", 1); };
   Child child([&](const auto& ready) {
     CacheEntry entry = cache.open(kKey);
     ready();
-    ::usleep(200'000);
+    next();  // once the other one waits
     entry.write("x", "content");
     entry.commit();
-    ::usleep(200'000);  // keeps reading it
+    next();  // once the other one has read it: until then it is read here too
   });
-  Logged log;
+  Logged log(say_next);
   EXPECT_FALSE(made(cache, kKey, "content"));
+  say_next();
   EXPECT_THAT(log.text(), HasSubstr("waiting for the cache entry tokens, which pid " + std::to_string(child.pid())));
   EXPECT_EQ(log.text().find('\n'), log.text().size() - 1) << "one line";
   child.end(0);

@@ -1,12 +1,13 @@
 // Locks between processes: the second one is told who holds it, and a dead holder holds nothing.
 #include "core/io/file_lock.h"
 
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <sys/wait.h>
 
 #include <atomic>
-#include <chrono>
 #include <csignal>
+#include <future>
 #include <thread>
 
 #include "tests/io/support.h"
@@ -83,11 +84,13 @@ TEST(FileLock, WaitTakesTheLockOnceTheHolderIsGone) {
   const Scratch scratch;
   Holder holder(scratch.path());
   std::atomic<bool> taken = false;
+  std::promise<std::string> waits;
   std::thread waiter([&] {
-    const FileLock lock = FileLock::wait(scratch.file(".lock"));
+    const FileLock lock = FileLock::wait(scratch.file(".lock"), FileLock::Kind::exclusive,
+                                         [&](const std::string& holder) { waits.set_value(holder); });
     taken = true;
   });
-  std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  EXPECT_EQ(waits.get_future().get().find("pid " + std::to_string(holder.pid())), 0u);
   EXPECT_FALSE(taken);
   holder.kill();
   waiter.join();
@@ -96,6 +99,9 @@ TEST(FileLock, WaitTakesTheLockOnceTheHolderIsGone) {
 
 TEST(FileLock, AStartedProgramDoesNotInheritTheLock) {
   const Scratch scratch;
+  int exec[2];  // closed by the start of another program
+  ASSERT_EQ(::pipe(exec), 0);
+  ASSERT_EQ(::fcntl(exec[1], F_SETFD, FD_CLOEXEC), 0);
   pid_t child = 0;
   {
     const FileLock lock = FileLock::directory(scratch.path());
@@ -105,12 +111,12 @@ TEST(FileLock, AStartedProgramDoesNotInheritTheLock) {
       ::_exit(1);
     }
   }
-  std::string message = "not tried";
-  for (int tries = 0; tries < 200 && message != "no error"; ++tries) {  // until the child has reached exec
-    message = message_of([&] { FileLock::directory(scratch.path()); });
-    std::this_thread::sleep_for(std::chrono::milliseconds(10));
-  }
-  EXPECT_EQ(message, "no error");
+  ::close(exec[1]);
+  char byte;
+  EXPECT_EQ(::read(exec[0], &byte, 1), 0);
+  ::close(exec[0]);
+  EXPECT_EQ(message_of([&] { FileLock::directory(scratch.path()); }), "no error");
+  EXPECT_EQ(::waitpid(child, nullptr, WNOHANG), 0) << "the program still runs";
   ::kill(child, SIGKILL);
   ::waitpid(child, nullptr, 0);
 }

@@ -15,7 +15,7 @@ namespace core {
 namespace {
 
 // Sets the modification time to `seconds` ago.
-void age(const std::string& path, int64_t seconds) {
+void age_file(const std::string& path, int64_t seconds) {
   const timespec times[2] = {{std::time(nullptr) - seconds, 5}, {std::time(nullptr) - seconds, 5}};
   ASSERT_EQ(::utimensat(AT_FDCWD, path.c_str(), times, 0), 0);
 }
@@ -66,7 +66,7 @@ TEST(Hash, AFileHashesLikeItsText) {
 TEST(HashMemo, AFileIsReadOnceByAllMemosOfAFile) {
   const Scratch scratch;
   const std::string path = scratch.put("model", "content");
-  age(path, 100);
+  age_file(path, 100);
   HashMemo first(scratch.file("memo"));
   EXPECT_EQ(first.of(path), hash_text("content"));
   EXPECT_EQ(first.of(path), hash_text("content"));
@@ -79,17 +79,17 @@ TEST(HashMemo, AFileIsReadOnceByAllMemosOfAFile) {
 TEST(HashMemo, AChangedFileIsReadAgain) {
   const Scratch scratch;
   const std::string path = scratch.put("model", "content");
-  age(path, 100);
+  age_file(path, 100);
   HashMemo memo(scratch.file("memo"));
   memo.of(path);
   scratch.put("model", "CONTENT");  // same size, same inode, another time
-  age(path, 50);
+  age_file(path, 50);
   EXPECT_EQ(memo.of(path), hash_text("CONTENT"));
   scratch.put("model", "longer content");
-  age(path, 50);
+  age_file(path, 50);
   EXPECT_EQ(memo.of(path), hash_text("longer content"));
   scratch.put("other", "LONGER CONTENT");  // same size and time, another inode
-  age(scratch.file("other"), 50);
+  age_file(scratch.file("other"), 50);
   std::filesystem::rename(scratch.file("other"), path);
   EXPECT_EQ(memo.of(path), hash_text("LONGER CONTENT"));
   EXPECT_EQ(memo.files_read(), 4);
@@ -108,7 +108,7 @@ TEST(HashMemo, AFileChangedJustNowIsNotRemembered) {
 TEST(HashMemo, GarbageInTheMemoIsSkipped) {
   const Scratch scratch;
   const std::string path = scratch.put("model", "content");
-  age(path, 100);
+  age_file(path, 100);
   HashMemo(scratch.file("memo")).of(path);
   const std::string line = slurp(scratch.file("memo"));
   scratch.put("memo",
@@ -127,7 +127,7 @@ TEST(HashMemo, GarbageInTheMemoIsSkipped) {
 TEST(HashMemo, AnUnwritableMemoOnlyCostsTime) {
   const Scratch scratch;
   const std::string path = scratch.put("model", "content");
-  age(path, 100);
+  age_file(path, 100);
   HashMemo memo(path + "/memo");
   EXPECT_EQ(memo.of(path), hash_text("content"));
   EXPECT_EQ(memo.of(path), hash_text("content"));

@@ -34,7 +34,8 @@ class Decoding : public ::testing::TestWithParam<std::string> {
   }
 };
 
-INSTANTIATE_TEST_SUITE_P(Families, Decoding, ::testing::ValuesIn(golden_names()));
+INSTANTIATE_TEST_SUITE_P(Golden, Decoding, ::testing::ValuesIn(golden_names()),
+                         [](const auto& info) { return info.param; });
 
 TEST_P(Decoding, TokenByTokenIsTheFullPass) { expect_full_pass(); }
 

@@ -123,7 +123,7 @@ TEST(Model, BillCountsATiedEmbeddingOnce) {
     EXPECT_EQ(cost.code_bits + cost.parameter_bits, 0);
     int64_t macs = model->shape().vocabulary * model->shape().width;
     for (const core::Slot* slot : model->slots())
-      macs += std::llround(slot->seen() * static_cast<double>(slot->out_features() * slot->in_features()));
+      macs += std::llround(slot->token_fraction() * static_cast<double>(slot->out_features() * slot->in_features()));
     EXPECT_EQ(cost.macs, macs) << name;
   }
 }

@@ -7,7 +7,7 @@
 #include <numeric>
 
 #include "core/io/files.h"
-#include "core/text/tokenizer.h"
+#include "core/text/load_tokenizer.h"
 #include "tests/models/support.h"
 
 namespace {

@@ -3,6 +3,8 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "tests/models/support.h"
 
 namespace {
@@ -43,7 +45,7 @@ class Joining : public core::Linear {
   std::shared_ptr<Counts> counts_;
 };
 
-class SideBySide : public ::testing::TestWithParam<const char*> {
+class SideBySide : public ::testing::TestWithParam<std::string> {
  protected:
   // Every linear of block 1 and of its two replicas has a weight of its own; `joins`: they can be asked together.
   void fill(bool joins) {
@@ -76,7 +78,11 @@ class SideBySide : public ::testing::TestWithParam<const char*> {
     model_->follow({{.block = 0}, {.block = 1, .parallel = 3}, {.block = 1, .replica = 1, .kv = 1}});
     for (const core::Slot* slot : model_->block(1).slots()) originals_.push_back(slot->linear().weight().clone());
   }
-  bool has_experts() const { return std::string(GetParam()).starts_with("deepseek"); }
+  bool has_experts() const {
+    const std::vector<core::Slot*> slots = model_->block(1).slots();
+    return std::any_of(slots.begin(), slots.end(),
+                       [](const core::Slot* slot) { return slot->path().find(".mlp.experts.") != std::string::npos; });
+  }
 
   at::NoGradGuard no_gradient_;
   std::shared_ptr<core::Model> model_ = load_model(golden_directory(GetParam()));
@@ -84,8 +90,8 @@ class SideBySide : public ::testing::TestWithParam<const char*> {
   std::shared_ptr<Joining::Counts> counts_ = std::make_shared<Joining::Counts>();
 };
 
-INSTANTIATE_TEST_SUITE_P(Families, SideBySide,
-                         ::testing::Values("llama_biases", "qwen2", "qwen3_tied", "deepseek_v2_yarn"));
+INSTANTIATE_TEST_SUITE_P(Golden, SideBySide, ::testing::ValuesIn(golden_names()),
+                         [](const auto& info) { return info.param; });
 
 TEST_P(SideBySide, LinearByLinearIsOneAfterTheOther) {
   const at::Tensor ids = expected_of(GetParam(), "ids");

@@ -24,6 +24,10 @@ std::vector<std::string> golden_names() {
   return names;
 }
 
+std::string family_of(const std::string& golden) {
+  return core::read_hf_config(golden_directory(golden)).text("model_type");
+}
+
 std::shared_ptr<core::Model> load_model(const std::string& directory) {
   auto checkpoint = std::make_shared<core::Checkpoint>(core::Checkpoint::open(directory));
   const core::Weights weights(checkpoint, at::kFloat, at::kCPU);

@@ -13,6 +13,8 @@
 // Directory of a golden checkpoint, and the names of all of them.
 std::string golden_directory(const std::string& name);
 std::vector<std::string> golden_names();
+// Its `model_type`, as models::families() names it.
+std::string family_of(const std::string& golden);
 
 // The model of a directory with its weights, in float32 on the CPU.
 std::shared_ptr<core::Model> load_model(const std::string& directory);

@@ -7,10 +7,10 @@
 #include <cmath>
 #include <limits>
 
+#include "tests/nn/float32.h"
+
 namespace core {
 namespace {
-
-constexpr double kEps = 0x1p-23;  // spacing of float32 at 1
 
 at::Tensor targets(int64_t rows, int64_t vocabulary) {
   return at::arange(rows, at::kLong).mul(7).remainder(vocabulary);

@@ -8,10 +8,9 @@
 #include "core/nn/activation.h"
 #include "core/nn/norm.h"
 #include "core/nn/rotary.h"
+#include "tests/nn/float32.h"
 
 namespace {
-
-constexpr double kEps = 0x1p-23;  // spacing of float32 at 1
 
 struct Data {
   const char* name;

@@ -141,7 +141,7 @@ TEST_F(WeightsTest, AnExpertOfAStreamedModelStaysInTheFile) {
   const core::Weights weights =
       open({{"p.weight", numbers({16, 32}, at::kBFloat16)}, {"p.bias", numbers({16}, at::kBFloat16)}});
   core::Slot resident("p", core::Role::up_proj, 16, 32, true), streamed("p", core::Role::up_proj, 16, 32, true);
-  for (core::Slot* slot : {&resident, &streamed}) slot->stays_in_file(true);
+  for (core::Slot* slot : {&resident, &streamed}) slot->set_stays_in_file(true);
   resident.load(weights);
   streamed.load(weights.streamed());
   const auto in_file = std::dynamic_pointer_cast<core::FiledLinear>(streamed.pointer());

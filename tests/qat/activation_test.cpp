@@ -1,6 +1,6 @@
 // Quantized inputs while scales are trained: the values of inference, and the gradients that plain loops in double give
 // (LSQ; Esser, McKinstry, Bablani, Appuswamy and Modha 2020, arXiv 1902.08153).
-#include "quant/activation.h"
+#include "quant/grids/activation.h"
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>

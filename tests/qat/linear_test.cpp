@@ -1,9 +1,10 @@
 // A linear while it is trained: it computes what the quantized one computes, and the gradient of every kind of
-// parameter is that of a slow decoder in double.
+// parameter is that of a slow format in double.
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 #include <gmock/gmock.h>
 
+#include "quant/grids/make_format.h"
 #include "quant/qat/training.h"
 #include "replication/config.h"
 #include "tests/quant/grid_cases.h"
@@ -14,25 +15,26 @@ namespace {
 
 constexpr int64_t kO = 6, kI = 16;
 
-std::shared_ptr<const Decoder> remake(const Decoder& decoder, const WeightConfig& weight, int64_t in_features,
-                                      int64_t out_features) {
-  return replication::restored_decoder(weight, decoder.replication(), decoder.place(), {out_features, in_features},
-                                       "test");
+std::shared_ptr<const WeightFormat> restored_format_factory(const WeightFormat& format, const WeightConfig& weight,
+                                                            int64_t in_features, int64_t out_features) {
+  return replication::restored_format(weight, format.replication(), format.place(), {out_features, in_features},
+                                      "test");
 }
 
 // strategy: "" for a plain grid, or "low_rank: {rank: 2}".
-std::shared_ptr<const Decoder> decoder_of(const std::string& weight, const std::string& strategy) {
+std::shared_ptr<const WeightFormat> format_of(const std::string& weight, const std::string& strategy) {
   const Place place{"model.layers.0.mlp.up_proj", 7};
-  if (strategy.empty()) return make_decoder(weight_config(weight), place.path, kI, place.seed);
+  if (strategy.empty()) return make_format(weight_config(weight), place.path, kI, place.seed);
   const std::string name = strategy.substr(0, strategy.find(':'));
   replication::ReplicationConfig config;
   core::bind(core::parse_yaml("{strategy: " + name + ", " + strategy + "}", "test"), config, "replication");
-  return config.strategies.at(name)->decoder(weight_config(weight), place, {kO, kI});
+  return dynamic_cast<const replication::LinearStrategy&>(config.chosen())
+      .format(weight_config(weight), place, {kO, kI});
 }
 
-Encoded random_weight(const Decoder& decoder) {
+Encoded random_weight(const WeightFormat& format) {
   at::manual_seed(3);
-  Encoded encoded{at::randint(int64_t{1} << decoder.code_bits(), {kO, kI}).to(at::kByte), decoder.layout(kO, kI)};
+  Encoded encoded{at::randint(int64_t{1} << format.code_bits(), {kO, kI}).to(at::kByte), format.layout(kO, kI)};
   for (Parameter& p : encoded.parameters) {
     p.tensor = core::is_codes(p.kind) ? at::randint(int64_t{1} << p.stored_bits, p.shape).to(at::kByte)
                                       : (at::rand(p.shape) + 0.25).to(p.stored_dtype).to(at::kFloat);
@@ -41,8 +43,8 @@ Encoded random_weight(const Decoder& decoder) {
 }
 
 std::shared_ptr<QuantizedLinear> quantized(const std::string& weight, const std::string& strategy = "") {
-  const auto decoder = decoder_of(weight, strategy);
-  return std::make_shared<QuantizedLinear>(decoder, random_weight(*decoder), at::linspace(-1, 1, kO), 32, at::kFloat);
+  const auto format = format_of(weight, strategy);
+  return std::make_shared<QuantizedLinear>(format, random_weight(*format), at::linspace(-1, 1, kO), 32, at::kFloat);
 }
 
 const std::vector<std::pair<std::string, std::string>> kAll{
@@ -62,7 +64,7 @@ TEST(TrainedLinear, ComputesWhatTheQuantizedOneComputesAndGivesItBack) {
     for (const bool floats : {false, true}) {
       SCOPED_TRACE(fmt::format("{} {} {}", weight, strategy, floats));
       const auto before = quantized(weight, strategy);
-      TrainedLinear trained(*before, floats, remake, std::make_shared<Moment>());
+      TrainedLinear trained(*before, floats, restored_format_factory, std::make_shared<TrainingStep>());
       const at::Tensor x = at::randn({2, 5, kI});
       EXPECT_TRUE(at::allclose(trained.forward(x), before->forward(x), 1e-5, 1e-5));
       EXPECT_TRUE(at::equal(trained.weight(), before->weight()));
@@ -77,18 +79,18 @@ TEST(TrainedLinear, ComputesWhatTheQuantizedOneComputesAndGivesItBack) {
 
 TEST(TrainedLinear, MakesFloatZeroPointsOfIntegerOnesAndBillsThem) {
   const auto before = quantized("{bits: 2, group_size: 4}");
-  const TrainedLinear kept(*before, false, remake, std::make_shared<Moment>()),
-      floated(*before, true, remake, std::make_shared<Moment>());
+  const TrainedLinear kept(*before, false, restored_format_factory, std::make_shared<TrainingStep>()),
+      floated(*before, true, restored_format_factory, std::make_shared<TrainingStep>());
   EXPECT_FALSE(kept.floated_zeros());
   EXPECT_TRUE(floated.floated_zeros());
   EXPECT_EQ(kept.cost().parameter_bits, before->cost().parameter_bits);
   EXPECT_EQ(floated.cost().parameter_bits, kO * (kI / 4) * (16 + 16));
-  EXPECT_EQ(floated.finished()->decoder().config().zero_point, "float");
+  EXPECT_EQ(floated.finished()->format().config().zero_point, "float");
 }
 
 TEST(TrainedLinear, ComputesWithTheRoundedParameters) {
   const auto before = quantized("{bits: 2, group_size: 4, zero_point: float}");
-  TrainedLinear trained(*before, false, remake, std::make_shared<Moment>());
+  TrainedLinear trained(*before, false, restored_format_factory, std::make_shared<TrainingStep>());
   for (core::State& state : trained.state()) {
     if (state.kind == core::Kind::scale) state.tensor.add_(1e-5);  // between two numbers of float16
   }
@@ -110,10 +112,10 @@ at::Tensor grouped(const at::Tensor& per_group, int64_t groups) {  // [O, G] or 
       .reshape({kO, kI});
 }
 
-// The weight in double, written out per decoder.
-at::Tensor slow(const Decoder& decoder, const at::Tensor& codes, const Parameters& like, const Wide& p) {
+// The weight in double, written out per format.
+at::Tensor slow(const WeightFormat& format, const at::Tensor& codes, const Parameters& like, const Wide& p) {
   const at::Tensor k = codes.to(at::kDouble);
-  const WeightConfig& config = decoder.config();
+  const WeightConfig& config = format.config();
   const auto has = [&](const char* name) { return p.contains(name); };
   const at::Tensor offset = has("offset") ? p.at("offset") : at::zeros({1}, at::kDouble);
   at::Tensor scale = at::ones({kO, kI}, at::kDouble);
@@ -122,7 +124,7 @@ at::Tensor slow(const Decoder& decoder, const at::Tensor& codes, const Parameter
     const at::Tensor q = like.at("scale_codes").to(at::kDouble) + 1;
     scale = grouped(p.at("super_scale").repeat_interleave(config.scale_group, 1) * q, q.size(1));
   }
-  if (decoder.name() == "row_column") return (k - 1.5) * at::mm(p.at("row_scale"), p.at("column_scale").t()) * scale;
+  if (format.name() == "row_column") return (k - 1.5) * at::mm(p.at("row_scale"), p.at("column_scale").t()) * scale;
   if (has("table")) return scale * (p.at("table").index({codes.to(at::kLong)}) + offset);
   at::Tensor zero = at::full({kO, kI}, 1.5, at::kDouble);
   if (has("zero_point")) zero = grouped(p.at("zero_point"), p.at("zero_point").size(1));
@@ -135,20 +137,20 @@ TEST(TrainedLinear, GivesEveryKindTheGradientOfFiniteDifferencesInDouble) {
   for (auto [weight, strategy] : kAll) {
     SCOPED_TRACE(weight + " " + strategy);
     const auto before = quantized(weight, strategy);
-    TrainedLinear trained(*before, /*floats_zeros=*/true, remake, std::make_shared<Moment>());
+    TrainedLinear trained(*before, /*floats_zeros=*/true, restored_format_factory, std::make_shared<TrainingStep>());
     const at::Tensor x = at::randn({5, kI}), upstream = at::randn({5, kO});
     for (core::State& state : trained.state()) {
       if (!core::is_codes(state.kind)) state.tensor.set_requires_grad(true);
     }
     (trained.forward(x) * upstream).sum().backward();
-    const Decoder& decoder = trained.finished()->decoder();
+    const WeightFormat& format = trained.finished()->format();
     const at::Tensor codes = before->codes().unpack();
     Wide values;
     for (const core::State& state : trained.state()) {
       if (!core::is_codes(state.kind)) values[state.name] = state.tensor.detach().to(at::kDouble);
     }
     const auto loss = [&](const Wide& p) {
-      const at::Tensor w = slow(decoder, codes, before->parameters(), p);
+      const at::Tensor w = slow(format, codes, before->parameters(), p);
       return at::sum(at::mm(x.to(at::kDouble), w.t()) * upstream).item<double>();
     };
     for (const core::State& state : trained.state()) {
@@ -180,8 +182,8 @@ TEST(TrainedLinear, DrawsNoiseAnewInEveryStepAndNoneBetween) {
                              "{bits: 2, group_size: 4, codebook: normal_float, noise: {sigma: 0.5, at: train}}"}) {
     SCOPED_TRACE(weight);
     const auto before = quantized(weight);
-    const auto moment = std::make_shared<Moment>();
-    TrainedLinear trained(*before, false, remake, moment);
+    const auto moment = std::make_shared<TrainingStep>();
+    TrainedLinear trained(*before, false, restored_format_factory, moment);
     const at::Tensor x = at::randn({3, kI}), plain = before->forward(x);
     const auto at_step = [&](int64_t step, bool training) {
       *moment = {step, training};
@@ -194,7 +196,7 @@ TEST(TrainedLinear, DrawsNoiseAnewInEveryStepAndNoneBetween) {
     EXPECT_GT((second - first).abs().max().item<double>(), 0.05);
     const at::Tensor change = (first - plain).detach();
     const at::Tensor scale = before->parameters().at("scale");
-    const at::Tensor draw = TrainNoise{before->decoder().place(), 1, 0.5}.draw(kO, kI);
+    const at::Tensor draw = TrainNoise{before->format().place(), 1, 0.5}.draw(kO, kI);
     const at::Tensor noise = draw.reshape({kO, 4, 4}) * scale.unsqueeze(-1);
     EXPECT_TRUE(at::allclose(change, at::linear(x, noise.reshape({kO, kI})), 1e-4, 1e-4)) << "sigma · s · N(0, 1)";
   }

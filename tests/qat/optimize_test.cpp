@@ -7,6 +7,7 @@
 
 #include <limits>
 
+#include "quant/grids/make_format.h"
 #include "tests/quant/grid_cases.h"
 #include "tests/support/toy_model.h"
 
@@ -19,9 +20,9 @@ QatConfig qat_config(const std::string& yaml) {
   return config;
 }
 
-std::shared_ptr<const Decoder> remake(const Decoder& decoder, const WeightConfig& weight, int64_t in_features,
-                                      int64_t) {
-  return make_decoder(weight, decoder.place().path, in_features, decoder.place().seed);
+std::shared_ptr<const WeightFormat> grid_factory(const WeightFormat& format, const WeightConfig& weight,
+                                                 int64_t in_features, int64_t) {
+  return make_format(weight, format.place().path, in_features, format.place().seed);
 }
 
 // The toy model with its linears rounded to nearest.
@@ -29,10 +30,10 @@ struct Model {
   explicit Model(const std::string& weight = "{bits: 2, group_size: 16, zero_point: float}") {
     toy.load_blocks();
     for (core::Slot* slot : toy.model->slots()) {
-      const auto decoder = make_decoder(weight_config(weight), slot->path(), slot->in_features(), 1);
+      const auto format = make_format(weight_config(weight), slot->path(), slot->in_features(), 1);
       const at::Tensor w = slot->linear().weight();
-      slot->put(std::make_shared<QuantizedLinear>(decoder, decoder->encode(w, decoder->fit(w, {})),
-                                                  slot->linear().bias(), 32, at::kFloat));
+      slot->put(std::make_shared<QuantizedLinear>(format, format->encode(w, format->fit(w, {})), slot->linear().bias(),
+                                                  32, at::kFloat));
     }
   }
   std::vector<torch::nn::Module*> blocks() {
@@ -44,19 +45,19 @@ struct Model {
 };
 
 // Pulls all leaves towards 1.1 × what they were: loss = Σ mean((x / x₀ − 1.1)²).
-class Pull : public Lesson {
+class Pull : public TrainingObjective {
  public:
   explicit Pull(const Training& training) : leaves_(training.leaves()) {
     for (const Leaf& leaf : leaves_) targets_.push_back(leaf.tensor.detach() * 1.1);
   }
-  double learn(int64_t step) override {
+  double backward(int64_t step) override {
     if (step == not_finite_at) return std::numeric_limits<double>::quiet_NaN();
     const c10::AutoGradMode gradients(true);
     const at::Tensor loss = distance();
     loss.backward();
     return loss.item<double>();
   }
-  std::optional<double> examine() override {
+  std::optional<double> held_out_loss() override {
     const at::NoGradGuard no_gradient;
     if (!examines) return std::nullopt;
     return worsens ? 1 + static_cast<double>(looks_++) : distance().item<double>();
@@ -102,7 +103,7 @@ TEST(Rate, RisesLinearlyAndFallsAsACosine) {
 
 TEST(Training, FindsWhatIsNamedAndItsUnits) {
   Model model;
-  Training training(model.blocks(), {Kind::scale, Kind::zero_point, Kind::norm}, remake);
+  Training training(model.blocks(), {Kind::scale, Kind::zero_point, Kind::norm}, grid_factory);
   std::map<Kind, int64_t> count;
   for (const Leaf& leaf : training.leaves()) {
     ++count[leaf.kind];
@@ -120,11 +121,11 @@ TEST(Training, FindsWhatIsNamedAndItsUnits) {
 TEST(Training, LeavesTheSlotsAsTheyWereUnlessItIsFinished) {
   Model model;
   const auto before = model.toy.slot(0).pointer();
-  { Training training(model.blocks(), {Kind::scale}, remake); }
+  { Training training(model.blocks(), {Kind::scale}, grid_factory); }
   EXPECT_EQ(model.toy.slot(0).pointer(), before);
   std::string hash;
   {
-    Training training(model.blocks(), {Kind::scale}, remake);
+    Training training(model.blocks(), {Kind::scale}, grid_factory);
     hash = training.code_hash();
     for (const Leaf& leaf : training.leaves()) {
       const at::NoGradGuard no_gradient;
@@ -141,7 +142,7 @@ TEST(Training, LeavesTheSlotsAsTheyWereUnlessItIsFinished) {
 
 TEST(Optimize, MovesAParameterByTheRateTimesItsUnitInAStep) {
   Model model;
-  Training training(model.blocks(), {Kind::scale, Kind::zero_point}, remake);
+  Training training(model.blocks(), {Kind::scale, Kind::zero_point}, grid_factory);
   const auto before = values_of(training);
   Pull pull(training);
   optimize(qat_config("{steps: 1, warmup: 1, lr: 0.001, keep: last}"), training, pull, {});
@@ -154,7 +155,7 @@ TEST(Optimize, MovesAParameterByTheRateTimesItsUnitInAStep) {
 
 TEST(Optimize, FindsTheLeastAndLogsTheWay) {
   Model model;
-  Training training(model.blocks(), {Kind::scale}, remake);
+  Training training(model.blocks(), {Kind::scale}, grid_factory);
   Pull pull(training);
   const Trained trained =
       optimize(qat_config("{steps: 200, warmup: 10, eval_every: 50, train: [scale]}"), training, pull, {});
@@ -177,7 +178,7 @@ TEST(Optimize, ClipsTheGradient) {
   // AdamW does not see a constant factor, but the gradient shrinks on the way and is clipped less and less.
   const auto after_twenty = [](const std::string& clip) {
     Model model;
-    Training training(model.blocks(), {Kind::scale}, remake);
+    Training training(model.blocks(), {Kind::scale}, grid_factory);
     Pull pull(training);
     optimize(qat_config("{steps: 20, warmup: 1, keep: last, train: [scale], clip_norm: " + clip + "}"), training, pull,
              {});
@@ -190,7 +191,7 @@ TEST(Optimize, ClipsTheGradient) {
 
 TEST(Optimize, KeepsTheBestIterateTheUntrainedOneIncluded) {
   Model model;
-  Training training(model.blocks(), {Kind::scale}, remake);
+  Training training(model.blocks(), {Kind::scale}, grid_factory);
   const auto before = values_of(training);
   Pull pull(training);
   pull.worsens = true;
@@ -209,7 +210,7 @@ TEST(Optimize, KeepsTheBestIterateTheUntrainedOneIncluded) {
 
 TEST(Optimize, StopsAtALossThatIsNotFiniteAndKeepsTheLastGoodIterate) {
   Model model;
-  Training training(model.blocks(), {Kind::scale}, remake);
+  Training training(model.blocks(), {Kind::scale}, grid_factory);
   Pull pull(training);
   pull.not_finite_at = 5;
   pull.examines = false;
@@ -223,7 +224,7 @@ TEST(Optimize, StopsAtALossThatIsNotFiniteAndKeepsTheLastGoodIterate) {
 TEST(Optimize, GoesOnWithTheSameBits) {
   const std::string yaml = "{steps: 30, eval_every: 4, save_every: 7, train: [scale, zero_point], clip_norm: 0.5}";
   Model whole_model;
-  Training whole(whole_model.blocks(), {Kind::scale, Kind::zero_point}, remake);
+  Training whole(whole_model.blocks(), {Kind::scale, Kind::zero_point}, grid_factory);
   Pull pull(whole);
   const Trained at_once = optimize(qat_config(yaml), whole, pull, {});
 
@@ -235,12 +236,12 @@ TEST(Optimize, GoesOnWithTheSameBits) {
   };
   {
     Model model;
-    Training training(model.blocks(), {Kind::scale, Kind::zero_point}, remake);
+    Training training(model.blocks(), {Kind::scale, Kind::zero_point}, grid_factory);
     Pull part(training);
     EXPECT_THROW(optimize(qat_config(yaml), training, part, progress), Stop);
   }
   Model model;
-  Training training(model.blocks(), {Kind::scale, Kind::zero_point}, remake);
+  Training training(model.blocks(), {Kind::scale, Kind::zero_point}, grid_factory);
   Pull part(training);
   std::vector<int64_t> done;
   progress.on_step = [&](int64_t step, int64_t) { done.push_back(step); };

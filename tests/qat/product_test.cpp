@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include "quant/grids/make_format.h"
 #include "quant/qat/affine_product.h"
 #include "quant/qat/decoded_product.h"
 #include "quant/qat/straight_through.h"
@@ -118,7 +119,7 @@ TEST(Reference, HasTheGradientsOfFiniteDifferences) {
   }
 }
 
-// ---- decoders of any kind ----
+// ---- formats of any kind ----
 
 TEST(DecodedProduct, HasTheValueAndGradientsOfPlainAutograd) {
   at::manual_seed(2);
@@ -149,11 +150,11 @@ TEST(DecodedProduct, GivesNoGradientToWhatAsksForNone) {
 // ---- rounding ----
 
 TEST(StraightThrough, RoundsToTheDtypeThatIsStoredAndPassesGradients) {
-  const auto decoder = make_decoder(weight_config("{bits: 2, group_size: 4, zero_point: float}"), "layer", 8);
-  Parameters parameters = decoder->layout(2, 8);
+  const auto format = make_format(weight_config("{bits: 2, group_size: 4, zero_point: float}"), "layer", 8);
+  Parameters parameters = format->layout(2, 8);
   parameters.at("scale") = at::tensor({0.1f, -0.30001f, 1e-9f, 7.0f}).reshape({2, 2}).set_requires_grad(true);
   parameters.at("zero_point") = at::tensor({1.23456f, 0.0f, -3.3f, 2.0f}).reshape({2, 2}).set_requires_grad(true);
-  const Parameters stored = as_stored(*decoder, parameters);
+  const Parameters stored = as_stored(*format, parameters);
   const auto half = [](const at::Tensor& x) { return x.detach().to(at::kHalf).to(at::kFloat); };
   at::Tensor scale = half(parameters.at("scale"));
   scale[1][0] = 0x1p-14;  // the smallest normal number of float16

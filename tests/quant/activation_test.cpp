@@ -1,5 +1,5 @@
 // Quantized inputs against plain loops in double, the three ways to clip, and what a linear does with them.
-#include "quant/activation.h"
+#include "quant/grids/activation.h"
 
 #include <ATen/ATen.h>
 #include <gmock/gmock.h>
@@ -8,7 +8,8 @@
 #include <cmath>
 #include <limits>
 
-#include "quant/quantized_linear.h"
+#include "quant/grids/make_format.h"
+#include "quant/linear/quantized_linear.h"
 #include "tests/io/support.h"
 
 namespace quant {
@@ -26,7 +27,7 @@ at::Tensor rounded(const std::string& yaml, const at::Tensor& x, uint64_t seed =
   return make_input_quantizer(activation_config("{" + yaml + "}"), path, x.size(-1), seed)->apply(x);
 }
 
-at::Tensor inputs() {
+at::Tensor activation_inputs() {
   at::manual_seed(21);
   return at::randn({kBatch, kTokens, kWidth}) * at::tensor({1.0, 10.0, 0.01}, at::kFloat).reshape({1, kTokens, 1});
 }
@@ -55,9 +56,9 @@ struct Slow {
 };
 
 // Values of a group are consecutive: S of them, or all.
-void expect_as_slow(const std::string& yaml, const Slow& slow, int64_t size) {
+void expect_as_slow_inputs(const std::string& yaml, const Slow& slow, int64_t size) {
   SCOPED_TRACE(yaml);
-  const at::Tensor x = inputs().contiguous(), found = rounded(yaml, x).contiguous();
+  const at::Tensor x = activation_inputs().contiguous(), found = rounded(yaml, x).contiguous();
   const auto *values = x.const_data_ptr<float>(), *quantized = found.const_data_ptr<float>();
   for (int64_t first = 0; first < x.numel(); first += size) {
     const std::vector<double> group(values + first, values + first + size), exact = slow(group);
@@ -68,17 +69,17 @@ void expect_as_slow(const std::string& yaml, const Slow& slow, int64_t size) {
 }
 
 TEST(InputQuantizer, IsWhatPlainLoopsInDoubleGive) {
-  expect_as_slow("bits: 8", {.bits = 8}, kWidth);
-  expect_as_slow("bits: 2", {.bits = 2}, kWidth);
-  expect_as_slow("bits: 4, granularity: per_group, group_size: 4", {.bits = 4}, 4);
-  expect_as_slow("bits: 6, granularity: per_tensor", {.bits = 6}, kBatch * kTokens * kWidth);
-  expect_as_slow("bits: 5, clip: {value: 0.7}", {.bits = 5, .clip = 0.7}, kWidth);
-  expect_as_slow("bits: 4, offset: 0.3", {.bits = 4, .offset = 0.3}, kWidth);
-  expect_as_slow("bits: 3, symmetry: midrise", {.bits = 3, .symmetry = "midrise"}, kWidth);
+  expect_as_slow_inputs("bits: 8", {.bits = 8}, kWidth);
+  expect_as_slow_inputs("bits: 2", {.bits = 2}, kWidth);
+  expect_as_slow_inputs("bits: 4, granularity: per_group, group_size: 4", {.bits = 4}, 4);
+  expect_as_slow_inputs("bits: 6, granularity: per_tensor", {.bits = 6}, kBatch * kTokens * kWidth);
+  expect_as_slow_inputs("bits: 5, clip: {value: 0.7}", {.bits = 5, .clip = 0.7}, kWidth);
+  expect_as_slow_inputs("bits: 4, offset: 0.3", {.bits = 4, .offset = 0.3}, kWidth);
+  expect_as_slow_inputs("bits: 3, symmetry: midrise", {.bits = 3, .symmetry = "midrise"}, kWidth);
 }
 
 TEST(InputQuantizer, OfReplicasIsTheMeanOfTheirs) {
-  const at::Tensor x = inputs();
+  const at::Tensor x = activation_inputs();
   const at::Tensor mean =
       (rounded("bits: 4, offset: 0.2, clip: {value: 0.8}", x) + rounded("bits: 4, offset: 0.5", x)) / 2;
   EXPECT_TRUE(at::equal(rounded("bits: 4, offset: 0.2, replicas: [{clip: {value: 0.8}}, {offset: 0.3}]", x), mean));
@@ -87,7 +88,7 @@ TEST(InputQuantizer, OfReplicasIsTheMeanOfTheirs) {
 
 // code = clamp(round(v / (f s) + z + d)), level f s (code − z − d).
 TEST(InputQuantizer, OfAReplicaHasItsFactorAndItsShift) {
-  const at::Tensor x = inputs().reshape({-1, kWidth});
+  const at::Tensor x = activation_inputs().reshape({-1, kWidth});
   const double f = 0.8, d = 1.3, top = 7;
   const at::Tensor found = rounded("bits: 3, replicas: [{scale: 0.8, zero_point: 1.3}]", x);
   for (int64_t t = 0; t < x.size(0); ++t) {
@@ -126,13 +127,13 @@ TEST(InputQuantizer, OfReplicasRoundsEachAtRandomByItself) {
 }
 
 TEST(InputQuantizer, OfTwelveBitsIsCloserThanOfEight) {
-  const at::Tensor x = inputs();
+  const at::Tensor x = activation_inputs();
   EXPECT_LT(at::abs(rounded("bits: 12", x) - x).max().item<double>(),
             at::abs(rounded("bits: 8", x) - x).max().item<double>() / 8);
 }
 
 TEST(InputQuantizer, OfATokenDoesNotSeeTheOthers) {
-  const at::Tensor x = inputs(), changed = x.clone();
+  const at::Tensor x = activation_inputs(), changed = x.clone();
   changed.select(1, 1).mul_(100);
   for (const int64_t token : {0, 2}) {
     EXPECT_TRUE(at::equal(rounded("bits: 4", x).select(1, token), rounded("bits: 4", changed).select(1, token)));
@@ -145,7 +146,7 @@ TEST(InputQuantizer, KeepsZerosShapeAndDtype) {
   const at::Tensor zeros = at::zeros({2, 0, kWidth});
   EXPECT_EQ(rounded("bits: 4", zeros).sizes(), zeros.sizes());
   EXPECT_TRUE(at::equal(rounded("bits: 4", at::zeros({2, kWidth})), at::zeros({2, kWidth})));
-  EXPECT_EQ(rounded("bits: 4", inputs().to(at::kBFloat16)).scalar_type(), at::kBFloat16);
+  EXPECT_EQ(rounded("bits: 4", activation_inputs().to(at::kBFloat16)).scalar_type(), at::kBFloat16);
 }
 
 TEST(InputQuantizer, ClipsAtAnAbsoluteValue) {
@@ -181,9 +182,9 @@ TEST(InputQuantizer, TheLinearMultipliesWhatItGives) {
   const at::Tensor w = at::randn({5, kWidth});
   WeightConfig config;
   config.group_size = -1;
-  const auto decoder = make_decoder(config, "a", kWidth);
-  QuantizedLinear linear(decoder, decoder->encode(w, decoder->fit(w, {})), {}, 0, at::kFloat);
-  const at::Tensor x = inputs();
+  const auto format = make_format(config, "a", kWidth);
+  QuantizedLinear linear(format, format->encode(w, format->fit(w, {})), {}, 0, at::kFloat);
+  const at::Tensor x = activation_inputs();
   linear.quantize_input(make_input_quantizer(activation_config("{bits: 3}"), "a", kWidth));
   EXPECT_TRUE(at::equal(linear.forward(x), at::linear(rounded("bits: 3", x), linear.weight())));
 }
@@ -199,8 +200,8 @@ std::shared_ptr<const InputQuantizer> calibrated(const std::string& yaml, const 
 
 // Later inputs take the levels that the range of the calibration inputs makes, also beyond it.
 TEST(StaticInputs, TakeTheLevelsOfTheCalibrationText) {
-  const std::vector<at::Tensor> seen{inputs() * 0.1, inputs() * 0.2};
-  const at::Tensor x = inputs().contiguous();
+  const std::vector<at::Tensor> seen{activation_inputs() * 0.1, activation_inputs() * 0.2};
+  const at::Tensor x = activation_inputs().contiguous();
   struct Grid {
     std::string yaml;
     Slow slow;
@@ -255,8 +256,8 @@ TEST(StaticInputs, ClipAtAPercentileOfAllThatWasSeen) {
 }
 
 TEST(StaticInputs, OfReplicasAreCalibratedEach) {
-  const std::vector<at::Tensor> seen{inputs() * 0.1, inputs() * 0.2};
-  const at::Tensor x = inputs();
+  const std::vector<at::Tensor> seen{activation_inputs() * 0.1, activation_inputs() * 0.2};
+  const at::Tensor x = activation_inputs();
   const std::string common = "bits: 4, granularity: per_tensor";
   const at::Tensor mean = (calibrated(common + ", clip: {value: 0.7}", seen)->apply(x) +
                            calibrated(common + ", clip: {kind: percentile, value: 90}", seen)->apply(x)) /
@@ -273,12 +274,12 @@ TEST(StaticInputs, OfReplicasAreCalibratedEach) {
 TEST(StaticInputs, StoreScaleAndZeroInTheLinear) {
   WeightConfig config;
   config.group_size = -1;
-  const auto decoder = make_decoder(config, "a", kWidth);
+  const auto format = make_format(config, "a", kWidth);
   const auto linear_with = [&](const std::string& yaml) {
     auto linear = std::make_unique<QuantizedLinear>(
-        decoder, decoder->encode(at::ones({5, kWidth}), decoder->fit(at::ones({5, kWidth}), {})), at::Tensor(), 0,
+        format, format->encode(at::ones({5, kWidth}), format->fit(at::ones({5, kWidth}), {})), at::Tensor(), 0,
         at::kFloat);
-    if (!yaml.empty()) linear->quantize_input(calibrated(yaml, {inputs()}));
+    if (!yaml.empty()) linear->quantize_input(calibrated(yaml, {activation_inputs()}));
     return linear;
   };
   const auto plain = linear_with(""), asymmetric = linear_with("bits: 8, granularity: per_group, group_size: 4"),
@@ -321,18 +322,19 @@ TEST(Mistakes, OfStaticActivations) {
   }
 }
 
-std::string mistake(const std::string& yaml) {
-  return core::message_of([&] { rounded(yaml, inputs()); });
+std::string activation_mistake(const std::string& yaml) {
+  return core::message_of([&] { rounded(yaml, activation_inputs()); });
 }
 
 TEST(Mistakes, OfActivations) {
-  EXPECT_EQ(mistake("bits: 4, granularity: per_group, group_size: 5"),
+  EXPECT_EQ(activation_mistake("bits: 4, granularity: per_group, group_size: 5"),
             "a: activation group_size 5 does not divide 16 input features. Choose a divisor.");
-  EXPECT_EQ(mistake("bits: 4, clip: {value: 1.5}"),
+  EXPECT_EQ(activation_mistake("bits: 4, clip: {value: 1.5}"),
             "test.yaml:1: quant.activation.clip.value is a ratio in (0, 1], not 1.5.");
-  EXPECT_EQ(mistake("bits: 4, clip: {kind: percentile, value: 0.999}"),
+  EXPECT_EQ(activation_mistake("bits: 4, clip: {kind: percentile, value: 0.999}"),
             "test.yaml:1: quant.activation.clip.value is a percentile in (50, 100], not 0.999.");
-  EXPECT_EQ(mistake("bits: 1"), "test.yaml:1: quant.activation.bits is out of range: 1. Write a number in [2, 16].");
+  EXPECT_EQ(activation_mistake("bits: 1"),
+            "test.yaml:1: quant.activation.bits is out of range: 1. Write a number in [2, 16].");
 }
 
 }  // namespace

@@ -14,16 +14,16 @@ namespace {
 
 using core::message_of;
 
-constexpr int64_t kRows = 24, kColumns = 96;
+constexpr int64_t kAdaRoundRows = 24, kAdaRoundColumns = 96;
 
-at::Tensor weights(int64_t rows = kRows, int64_t columns = kColumns) {
+at::Tensor adaround_weights(int64_t rows = kAdaRoundRows, int64_t columns = kAdaRoundColumns) {
   at::manual_seed(3);
   return at::randn({rows, columns}) / 8;
 }
-std::string yaml(const std::string& options, const std::string& weight) {
+std::string adaround_yaml(const std::string& options, const std::string& weight) {
   return "{method: adaround, adaround: {" + options + "}, weight: {" + weight + "}}";
 }
-std::string rtn(const std::string& weight) { return "{method: rtn, weight: {" + weight + "}}"; }
+std::string adaround_rtn(const std::string& weight) { return "{method: rtn, weight: {" + weight + "}}"; }
 
 // δHδᵀ of every row, in double.
 at::Tensor row_errors(const at::Tensor& w, const at::Tensor& approximation, const at::Tensor& h) {
@@ -34,7 +34,7 @@ at::Tensor row_errors(const std::string& config, const at::Tensor& w, const Stat
   return row_errors(w, decoded_as(config, w, x), x.hessian);
 }
 
-std::vector<std::string> grids() {
+std::vector<std::string> adaround_grids() {
   return {"bits: 2, group_size: 32",
           "bits: 1, group_size: 16, symmetry: midrise",
           "bits: 3, group_size: -1, symmetry: signed_full, scale_bits: 4",
@@ -49,11 +49,12 @@ std::vector<std::string> grids() {
 // ---- what it is for ----
 
 TEST(AdaRound, NoRowIsWorseThanRoundedToNearest) {
-  const at::Tensor w = weights();
-  for (const Statistics& x : {statistics_of(correlated_inputs(4 * kColumns, kColumns)),
-                              statistics_of(at::randn({3, kColumns})), statistics_with(at::zeros({96, 96}))}) {
-    for (const std::string& grid : grids()) {
-      const at::Tensor nearest = row_errors(rtn(grid), w, x), found = row_errors(yaml("iterations: 60", grid), w, x);
+  const at::Tensor w = adaround_weights();
+  for (const Statistics& x : {statistics_of(correlated_inputs(4 * kAdaRoundColumns, kAdaRoundColumns)),
+                              statistics_of(at::randn({3, kAdaRoundColumns})), statistics_with(at::zeros({96, 96}))}) {
+    for (const std::string& grid : adaround_grids()) {
+      const at::Tensor nearest = row_errors(adaround_rtn(grid), w, x),
+                       found = row_errors(adaround_yaml("iterations: 60", grid), w, x);
       EXPECT_TRUE((found <= nearest * (1 + 1e-5) + 1e-9).all().item<bool>()) << grid << "\n"
                                                                              << at::stack({nearest, found}, 1);
     }
@@ -61,11 +62,11 @@ TEST(AdaRound, NoRowIsWorseThanRoundedToNearest) {
 }
 
 TEST(AdaRound, HasALowerOutputErrorThanRoundingToNearestOnEveryGrid) {
-  const Statistics x = statistics_of(correlated_inputs(4 * kColumns, kColumns));
-  const at::Tensor w = weights();
-  for (const std::string& grid : grids()) {
-    const double nearest = row_errors(rtn(grid), w, x).sum().item<double>();
-    EXPECT_LT(row_errors(yaml("", grid), w, x).sum().item<double>(), 0.85 * nearest) << grid;
+  const Statistics x = statistics_of(correlated_inputs(4 * kAdaRoundColumns, kAdaRoundColumns));
+  const at::Tensor w = adaround_weights();
+  for (const std::string& grid : adaround_grids()) {
+    const double nearest = row_errors(adaround_rtn(grid), w, x).sum().item<double>();
+    EXPECT_LT(row_errors(adaround_yaml("", grid), w, x).sum().item<double>(), 0.85 * nearest) << grid;
   }
 }
 
@@ -73,12 +74,12 @@ TEST(AdaRound, HasALowerOutputErrorThanRoundingToNearestOnEveryGrid) {
 TEST(AdaRound, ClosesMostOfTheGapToTheBestChoiceOfLevelsOnTinyRows) {
   constexpr int64_t kTiny = 8;
   const Statistics x = statistics_of(correlated_inputs(64, kTiny));
-  const at::Tensor w = weights(60, kTiny);
+  const at::Tensor w = adaround_weights(60, kTiny);
   const char* grid = "bits: 2, group_size: 8";
-  const QuantConfig config = quant_config(yaml("", grid));
+  const QuantConfig config = quant_config(adaround_yaml("", grid));
   Single single(w, config, x);
   const Encoded encoded = single.by(*config.methods.at("adaround")).encoded;
-  const ElementGrid levels = single.decoder->element_grid(encoded.parameters, w.size(0), kTiny);
+  const ElementGrid levels = as_elements(*single.format).element_grid(encoded.parameters, w.size(0), kTiny);
   const at::Tensor below = at::floor(w / levels.scale + levels.shift).clamp(0, levels.top - 1);
   at::Tensor least = at::full({w.size(0)}, core::kInfinity, at::kDouble);
   for (int64_t choice = 0; choice < (1 << kTiny); ++choice) {
@@ -88,7 +89,8 @@ TEST(AdaRound, ClosesMostOfTheGapToTheBestChoiceOfLevelsOnTinyRows) {
   }
   const at::Tensor found = row_errors(w, levels.decode(encoded.codes), x.hessian);
   EXPECT_TRUE((found >= least * (1 - 1e-9)).all().item<bool>());
-  const double optimum = least.sum().item<double>(), nearest = row_errors(rtn(grid), w, x).sum().item<double>();
+  const double optimum = least.sum().item<double>(),
+               nearest = row_errors(adaround_rtn(grid), w, x).sum().item<double>();
   EXPECT_LT(found.sum().item<double>(), optimum + 0.5 * (nearest - optimum))
       << "optimum " << optimum << ", nearest " << nearest;
 }
@@ -131,12 +133,12 @@ std::vector<bool> slow_adaround(const std::vector<double>& below, const std::vec
 TEST(AdaRound, AgreesWithTheSlowOneInDouble) {
   constexpr int64_t kFew = 12, kShort = 16;
   const Statistics x = statistics_of(correlated_inputs(100, kShort));
-  const at::Tensor w = weights(kFew, kShort);
+  const at::Tensor w = adaround_weights(kFew, kShort);
   const QuantConfig config =
-      quant_config(yaml("iterations: 80, lr: 0.05, lambda: 0.5, warm_up: 0.25", "bits: 2, group_size: 8"));
+      quant_config(adaround_yaml("iterations: 80, lr: 0.05, lambda: 0.5, warm_up: 0.25", "bits: 2, group_size: 8"));
   Single single(w, config, x);
   const Encoded encoded = single.by(*config.methods.at("adaround")).encoded;
-  const ElementGrid levels = single.decoder->element_grid(encoded.parameters, kFew, kShort);
+  const ElementGrid levels = as_elements(*single.format).element_grid(encoded.parameters, kFew, kShort);
   const at::Tensor nearest = levels.encode(w);
   const at::Tensor position = (w.reshape({kFew, 2, 8}) / levels.scale.unsqueeze(-1) + levels.shift.unsqueeze(-1));
   const at::Tensor floor = at::floor(position).clamp(0, 2), fraction = (position - floor).reshape(w.sizes());
@@ -168,63 +170,66 @@ TEST(AdaRound, AgreesWithTheSlowOneInDouble) {
 // ---- what must not matter ----
 
 TEST(AdaRound, WithTheIdentityAsHessianIsRoundingToNearest) {
-  const at::Tensor w = weights();
-  for (const std::string& grid : grids()) {
-    const Encoded found = quantized_as(yaml("iterations: 40", grid), w, statistics_with(at::eye(kColumns))).encoded;
-    EXPECT_TRUE(at::equal(found.codes, quantized_as(rtn(grid), w, {}).encoded.codes)) << grid;
+  const at::Tensor w = adaround_weights();
+  for (const std::string& grid : adaround_grids()) {
+    const Encoded found =
+        quantized_as(adaround_yaml("iterations: 40", grid), w, statistics_with(at::eye(kAdaRoundColumns))).encoded;
+    EXPECT_TRUE(at::equal(found.codes, quantized_as(adaround_rtn(grid), w, {}).encoded.codes)) << grid;
   }
 }
 
 TEST(AdaRound, WithoutAStepIsRoundingToNearest) {
-  const Statistics x = statistics_of(correlated_inputs(4 * kColumns, kColumns));
-  for (const std::string& grid : grids()) {
-    EXPECT_TRUE(at::equal(quantized_as(yaml("iterations: 0", grid), weights(), x).encoded.codes,
-                          quantized_as(rtn(grid), weights(), x).encoded.codes))
+  const Statistics x = statistics_of(correlated_inputs(4 * kAdaRoundColumns, kAdaRoundColumns));
+  for (const std::string& grid : adaround_grids()) {
+    EXPECT_TRUE(at::equal(quantized_as(adaround_yaml("iterations: 0", grid), adaround_weights(), x).encoded.codes,
+                          quantized_as(adaround_rtn(grid), adaround_weights(), x).encoded.codes))
         << grid;
   }
 }
 
 TEST(AdaRound, RowsAreIndependentHoweverManyThereAre) {
   const Statistics x = statistics_of(correlated_inputs(600, 512));
-  const at::Tensor w = weights(2100, 512);  // more than are worked on at a time
+  const at::Tensor w = adaround_weights(2100, 512);  // more than are worked on at a time
   const char* config = "iterations: 3, lr: 0.3";
-  const at::Tensor all = quantized_as(yaml(config, "bits: 2"), w, x).encoded.codes,
-                   last = quantized_as(yaml(config, "bits: 2"), w.slice(0, 2000), x).encoded.codes;
+  const at::Tensor all = quantized_as(adaround_yaml(config, "bits: 2"), w, x).encoded.codes,
+                   last = quantized_as(adaround_yaml(config, "bits: 2"), w.slice(0, 2000), x).encoded.codes;
   EXPECT_GE((all.slice(0, 2000) == last).to(at::kFloat).mean().item<double>(), 0.999);
 }
 
 TEST(AdaRound, TwoRunsAreBitIdentical) {
-  const Statistics x = statistics_of(correlated_inputs(4 * kColumns, kColumns));
-  const std::string config = yaml("iterations: 50", "bits: 2, group_size: 32");
-  EXPECT_TRUE(
-      at::equal(quantized_as(config, weights(), x).encoded.codes, quantized_as(config, weights(), x).encoded.codes));
+  const Statistics x = statistics_of(correlated_inputs(4 * kAdaRoundColumns, kAdaRoundColumns));
+  const std::string config = adaround_yaml("iterations: 50", "bits: 2, group_size: 32");
+  EXPECT_TRUE(at::equal(quantized_as(config, adaround_weights(), x).encoded.codes,
+                        quantized_as(config, adaround_weights(), x).encoded.codes));
 }
 
 // ---- corners ----
 
 TEST(AdaRound, FallsBackToRoundingToNearestAndSaysWhy) {
   const char* grid = "bits: 3, group_size: 32";
-  at::Tensor broken = at::eye(kColumns);
+  at::Tensor broken = at::eye(kAdaRoundColumns);
   broken[2][3] = std::numeric_limits<float>::infinity();
   for (const auto& [x, reason] : {std::pair{statistics_with(broken), "the Hessian is not finite"},
                                   std::pair{Statistics{}, "no calibration token reached it"}}) {
-    const Quantized result = quantized_as(yaml("", grid), weights(), x);
+    const Quantized result = quantized_as(adaround_yaml("", grid), adaround_weights(), x);
     EXPECT_EQ(result.fallback, reason);
-    EXPECT_TRUE(at::equal(result.encoded.codes, quantized_as(rtn(grid), weights(), x).encoded.codes));
+    EXPECT_TRUE(at::equal(result.encoded.codes, quantized_as(adaround_rtn(grid), adaround_weights(), x).encoded.codes));
   }
 }
 
 TEST(AdaRound, SaysHowManyRowsItChanged) {
-  const Statistics none = statistics_with(at::eye(kColumns)), x = statistics_of(correlated_inputs(400, kColumns));
-  EXPECT_EQ(quantized_as(yaml("iterations: 5", "bits: 3, group_size: 32"), weights(), none).note,
+  const Statistics none = statistics_with(at::eye(kAdaRoundColumns)),
+                   x = statistics_of(correlated_inputs(400, kAdaRoundColumns));
+  EXPECT_EQ(quantized_as(adaround_yaml("iterations: 5", "bits: 3, group_size: 32"), adaround_weights(), none).note,
             "0 of 24 rows changed");
-  EXPECT_EQ(quantized_as(yaml("", "bits: 2, group_size: 32"), weights(), x).note, "24 of 24 rows changed");
+  EXPECT_EQ(quantized_as(adaround_yaml("", "bits: 2, group_size: 32"), adaround_weights(), x).note,
+            "24 of 24 rows changed");
 }
 
 TEST(Mistakes, OfAdaRoundAreToldBeforeTheRun) {
   const auto model = toy::skeleton();
   EXPECT_EQ(
-      message_of([&] { assign(quant_config(yaml("", "rounding: stochastic")), *model); }),
+      message_of([&] { assign(quant_config(adaround_yaml("", "rounding: stochastic")), *model); }),
       "model.layers.0.mlp.up_proj: adaround: it chooses the rounding itself. Set quant.weight.rounding: nearest.");
   EXPECT_EQ(message_of([] { quant_config("adaround: {beta: [20]}"); }),
             "a.yaml:1: quant.adaround.beta needs two numbers, the first and the last exponent, not 1.");

@@ -1,10 +1,11 @@
 // The affine grid against plain loops in double, on named data, for every symmetry, bit width and several group sizes;
 // then its properties.
-#include "quant/affine.h"
+#include "quant/grids/affine.h"
 
 #include <ATen/ATen.h>
 #include <gmock/gmock.h>
 
+#include "quant/grids/make_format.h"
 #include "tests/quant/grid_cases.h"
 
 namespace quant {
@@ -26,7 +27,7 @@ std::vector<std::string> with(std::vector<std::string> variables, const std::str
   return variables;
 }
 
-std::vector<Case> all_cases(const std::string& more) {
+std::vector<Case> affine_cases(const std::string& more) {
   std::vector<Case> all = cases(kAllBits, kGroupSizes, with(kFromOneBit, more));
   const std::vector<Case> rest = cases(kTwoBitsAndMore, kGroupSizes, with(kFromTwoBits, more));
   all.insert(all.end(), rest.begin(), rest.end());
@@ -87,18 +88,18 @@ double constant_zero(const WeightConfig& config) {
   return config.symmetry == "midrise" ? top_of(config.bits) / 2 : half_of(config.bits);
 }
 
-void expect_as_slow(const Case& c) {
-  const auto decoder = decoder_of(c.config);
-  const Encoded encoded = quantized(*decoder, c.w);
-  const at::Tensor decoded = decoder->decode(encoded.codes, encoded.parameters);
+void expect_grid_as_slow(const Case& c) {
+  const auto format = format_of(c.config);
+  const Encoded encoded = quantized(*format, c.w);
+  const at::Tensor decoded = format->decode(encoded.codes, encoded.parameters);
   const bool stores_zero = c.config.symmetry == "asymmetric";
   const at::Tensor scales = encoded.parameters.at("scale").reshape(-1);
   const at::Tensor zeros = stores_zero ? encoded.parameters.at("zero_point").reshape(-1) : at::Tensor();
   const std::vector<SlowRange> ranges = slow_ranges(c.w, c.config.group_size);
   ASSERT_EQ(scales.numel(), static_cast<int64_t>(ranges.size()));
   const double top = top_of(c.config.bits), offset = c.config.offset;
-  for (int64_t i = 0; i < kRows; ++i) {
-    for (int64_t j = 0; j < kColumns; ++j) {
+  for (int64_t i = 0; i < kCaseRows; ++i) {
+    for (int64_t j = 0; j < kCaseColumns; ++j) {
       const int64_t g = group_of(i, j, c.config.group_size);
       const double scale = scales[g].item<double>(),
                    zero = stores_zero ? zeros[g].item<double>() : constant_zero(c.config);
@@ -114,13 +115,13 @@ void expect_as_slow(const Case& c) {
   }
 }
 
-TEST(AffineGrid, IsWhatPlainLoopsInDoubleGive) { for_all(all_cases("scale_dtype: float16"), expect_as_slow); }
+TEST(AffineGrid, IsWhatPlainLoopsInDoubleGive) { for_all(affine_cases("scale_dtype: float16"), expect_grid_as_slow); }
 
 TEST(AffineGrid, IsWhatPlainLoopsInDoubleGiveForOtherDtypesClipsAndOffsets) {
   for (const std::string more : {"scale_dtype: bfloat16", "scale_dtype: float32", "clip: 0.6", "offset: 0.37",
                                  "offset: -1.5, clip: 0.9, scale_dtype: float32"}) {
-    for_all(cases({2, 5}, {-1, 4}, with(kFromOneBit, more)), expect_as_slow);
-    for_all(cases({2, 5}, {-1, 4}, with(kFromTwoBits, more)), expect_as_slow);
+    for_all(cases({2, 5}, {-1, 4}, with(kFromOneBit, more)), expect_grid_as_slow);
+    for_all(cases({2, 5}, {-1, 4}, with(kFromTwoBits, more)), expect_grid_as_slow);
   }
 }
 
@@ -129,11 +130,11 @@ TEST(AffineGrid, IsWhatPlainLoopsInDoubleGiveForOtherDtypesClipsAndOffsets) {
 // Levels of a group with these weights, in order of codes.
 std::vector<float> levels(const std::string& variables, const std::vector<double>& weights) {
   const WeightConfig config = weight_config("{group_size: -1, scale_dtype: float32, " + variables + "}");
-  const auto decoder = make_decoder(config, "test", static_cast<int64_t>(weights.size()));
+  const auto format = make_format(config, "test", static_cast<int64_t>(weights.size()));
   const at::Tensor w = at::tensor(weights, at::kFloat).reshape({1, -1});
   const int64_t codes = int64_t{1} << config.bits;
   const at::Tensor decoded =
-      decoder->decode(at::arange(codes, at::kByte).reshape({1, -1}), decoder->fit(w, {})).reshape(-1);
+      format->decode(at::arange(codes, at::kByte).reshape({1, -1}), format->fit(w, {})).reshape(-1);
   return {decoded.const_data_ptr<float>(), decoded.const_data_ptr<float>() + codes};
 }
 
@@ -162,7 +163,7 @@ TEST(Levels, AtOneBitAreThoseOfTheTable) {  // of a range [-2, 6]
 
 // ---- properties under minmax with float32 scales ----
 
-std::vector<Case> exact_scales() { return all_cases("scale_dtype: float32"); }
+std::vector<Case> exact_scales() { return affine_cases("scale_dtype: float32"); }
 
 at::Tensor step_of(const ElementGrid& grid) {  // [O, I]
   return grid.scale.abs().repeat_interleave(grid.group_size, 1);
@@ -170,10 +171,10 @@ at::Tensor step_of(const ElementGrid& grid) {  // [O, I]
 
 TEST(AffineGrid, ErrorIsAtMostHalfAStepAndOneStepForSignedFull) {
   for_all(exact_scales(), [](const Case& c) {
-    const auto decoder = decoder_of(c.config);
-    const Encoded encoded = quantized(*decoder, c.w);
-    const at::Tensor step = step_of(decoder->element_grid(encoded.parameters, kRows, kColumns));
-    const at::Tensor steps = at::abs(c.w - decoder->decode(encoded.codes, encoded.parameters)) / step;
+    const auto format = format_of(c.config);
+    const Encoded encoded = quantized(*format, c.w);
+    const at::Tensor step = step_of(format->element_grid(encoded.parameters, kCaseRows, kCaseColumns));
+    const at::Tensor steps = at::abs(c.w - format->decode(encoded.codes, encoded.parameters)) / step;
     ASSERT_LE(steps.max().item<double>(), (c.config.symmetry == "signed_full" ? 1.0 : 0.5) + kPosition);
   });
 }
@@ -181,20 +182,19 @@ TEST(AffineGrid, ErrorIsAtMostHalfAStepAndOneStepForSignedFull) {
 TEST(AffineGrid, QuantizingADequantizedTensorGivesTheSameCodes) {
   for_all(exact_scales(), [](const Case& c) {
     if (c.config.symmetry == "span") return;
-    const auto decoder = decoder_of(c.config);
-    const Encoded encoded = quantized(*decoder, c.w);
-    ASSERT_TRUE(
-        at::equal(quantized(*decoder, decoder->decode(encoded.codes, encoded.parameters)).codes, encoded.codes));
+    const auto format = format_of(c.config);
+    const Encoded encoded = quantized(*format, c.w);
+    ASSERT_TRUE(at::equal(quantized(*format, format->decode(encoded.codes, encoded.parameters)).codes, encoded.codes));
   });
 }
 
 TEST(AffineGrid, ScalingByAPowerOfTwoChangesOnlyTheScale) {
   for_all(exact_scales(), [](const Case& c) {
     if (c.name == "zeros") return;  // its scale is the smallest number
-    const auto decoder = decoder_of(c.config);
-    const Encoded plain = quantized(*decoder, c.w);
+    const auto format = format_of(c.config);
+    const Encoded plain = quantized(*format, c.w);
     for (const double factor : {0.5, 2.0, 1024.0}) {
-      const Encoded scaled = quantized(*decoder, c.w * factor);
+      const Encoded scaled = quantized(*format, c.w * factor);
       ASSERT_TRUE(at::equal(scaled.codes, plain.codes)) << factor;
       for (const Parameter& p : plain.parameters) {
         // A group of zeros has the smallest scale before and after.
@@ -208,28 +208,28 @@ TEST(AffineGrid, ScalingByAPowerOfTwoChangesOnlyTheScale) {
 TEST(AffineGrid, PermutingRowsCommutesWithQuantizing) {
   const at::Tensor order = at::tensor({2, 0, 1}, at::kLong);
   for_all(exact_scales(), [&](const Case& c) {
-    const auto decoder = decoder_of(c.config);
-    ASSERT_TRUE(at::equal(approximation(*decoder, c.w.index_select(0, order)),
-                          approximation(*decoder, c.w).index_select(0, order)));
+    const auto format = format_of(c.config);
+    ASSERT_TRUE(at::equal(approximation(*format, c.w.index_select(0, order)),
+                          approximation(*format, c.w).index_select(0, order)));
   });
 }
 
 TEST(AffineGrid, EqualWeightsAreExactUpToTheRoundingOfTheScaleExceptUnderSpan) {
-  for_all(all_cases("scale_dtype: float16"), [](const Case& c) {
+  for_all(affine_cases("scale_dtype: float16"), [](const Case& c) {
     const bool equal_in_groups = c.name.starts_with("flat") || (c.config.group_size == 1 && c.name != "tiny");
     if (!equal_in_groups || (c.name == "zeros" && c.config.symmetry == "midrise")) return;
     if (c.config.symmetry == "span") return;
-    const at::Tensor error = at::abs(approximation(*decoder_of(c.config), c.w) - c.w);
+    const at::Tensor error = at::abs(approximation(*format_of(c.config), c.w) - c.w);
     // The scale is rounded once, a float zero point too; the smallest scale may be larger than a weight.
     ASSERT_TRUE((error <= c.w.abs() * 0x1p-10 + 0x1p-15).all().item<bool>()) << error.max();
   });
 }
 
 TEST(AffineGrid, ZerosStayZerosExceptUnderMidrise) {
-  const at::Tensor w = at::zeros({kRows, kColumns});
+  const at::Tensor w = at::zeros({kCaseRows, kCaseColumns});
   for_all(exact_scales(), [&](const Case& c) {
     if (c.name != "zeros") return;
-    const at::Tensor found = approximation(*decoder_of(c.config), w);
+    const at::Tensor found = approximation(*format_of(c.config), w);
     ASSERT_EQ(found.count_nonzero().item<int64_t>(), c.config.symmetry == "midrise" ? w.numel() : 0);
     ASSERT_LE(found.abs().max().item<double>(), 0x1p-127);
   });
@@ -239,9 +239,9 @@ TEST(AffineGrid, ZerosStayZerosExceptUnderMidrise) {
 
 TEST(AffineGrid, ParametersHaveTheLayoutThatTheCheckpointReads) {
   for (const std::string more : {"offset: 0", "scale_bits: 4, scale_group: 2", "scale_dtype: bfloat16, offset: 0.25"}) {
-    for_all(all_cases(more), [](const Case& c) {
-      const auto decoder = decoder_of(c.config);
-      const Parameters fitted = decoder->fit(c.w, {}), layout = decoder->layout(kRows, kColumns);
+    for_all(affine_cases(more), [](const Case& c) {
+      const auto format = format_of(c.config);
+      const Parameters fitted = format->fit(c.w, {}), layout = format->layout(kCaseRows, kCaseColumns);
       ASSERT_EQ(fitted.size(), layout.size());
       for (size_t p = 0; p < layout.size(); ++p) {
         ASSERT_EQ(fitted[p].tensor.sizes(), at::IntArrayRef(layout[p].shape)) << layout[p].name;
@@ -257,16 +257,16 @@ TEST(AffineGrid, ParametersHaveTheLayoutThatTheCheckpointReads) {
 
 TEST(AffineGrid, TheElementGridIsTheSameGrid) {
   for (const std::string more : {"offset: 0", "scale_bits: 5, scale_group: 2, offset: 0.3"}) {
-    for_all(all_cases(more), [](const Case& c) {
-      const auto decoder = decoder_of(c.config);
-      const Encoded encoded = quantized(*decoder, c.w);
-      const ElementGrid grid = decoder->element_grid(encoded.parameters, kRows, kColumns);
-      ASSERT_EQ(grid.scale.sizes(), at::IntArrayRef({kRows, kColumns / grid.group_size}));
+    for_all(affine_cases(more), [](const Case& c) {
+      const auto format = format_of(c.config);
+      const Encoded encoded = quantized(*format, c.w);
+      const ElementGrid grid = format->element_grid(encoded.parameters, kCaseRows, kCaseColumns);
+      ASSERT_EQ(grid.scale.sizes(), at::IntArrayRef({kCaseRows, kCaseColumns / grid.group_size}));
       ASSERT_EQ(grid.shift.sizes(), grid.scale.sizes());
       ASSERT_TRUE(grid.scale.is_contiguous() && grid.shift.is_contiguous());
       ASSERT_EQ(grid.top, top_of(c.config.bits));
       ASSERT_TRUE(at::equal(grid.encode(c.w), encoded.codes));
-      ASSERT_TRUE(at::equal(grid.decode(encoded.codes), decoder->decode(encoded.codes, encoded.parameters)));
+      ASSERT_TRUE(at::equal(grid.decode(encoded.codes), format->decode(encoded.codes, encoded.parameters)));
       ASSERT_TRUE(at::equal(grid.encode(grid.decode(encoded.codes)), encoded.codes)) << "a level is its own code";
     });
   }

@@ -1,18 +1,18 @@
 // What calibration finds out about inputs, against plain loops in double, and when in the walk it looks.
-#include "quant/calibration.h"
+#include "quant/calibration/calibration.h"
 
 #include <ATen/ATen.h>
 #include <gmock/gmock.h>
 
-#include "quant/quantize.h"
-#include "quant/quantized_linear.h"
+#include "quant/linear/quantized_linear.h"
+#include "quant/stage/quantize.h"
 #include "tests/support/calibrated.h"
 
 namespace quant {
 namespace {
 
 // Inputs of the first block: batches of different sizes.
-core::HiddenStore inputs(core::Model& model) {
+core::HiddenStore hidden_inputs(core::Model& model) {
   core::HiddenStore hidden(3);
   for (int64_t i = 0; i < 3; ++i) hidden.put(i, model.embed(toy::ids(2, 4 + i) + 0));
   return hidden;
@@ -70,7 +70,7 @@ TEST(Accumulator, KeepsAHessianOnlyWhenAsked) {
 TEST(Collect, SeesTheInputsOfEachSlotAndLeavesTheBlockAsItWas) {
   toy::Toy toy;
   toy.load_blocks();
-  const core::HiddenStore hidden = inputs(*toy.model);
+  const core::HiddenStore hidden = hidden_inputs(*toy.model);
   core::Block& block = toy.model->block(0);
   const auto up = toy.slot(0).pointer(), down = toy.slot(1).pointer();
   const auto found = collect(block, {}, hidden, {{&toy.slot(0), {.hessian = true}}, {&toy.slot(1), {.absmax = true}}});
@@ -98,9 +98,9 @@ struct Ran {
 
 Ran run(const std::string& yaml, const Calibration& calibration = {}) {
   toy::Toy toy;
-  core::HiddenStore hidden = inputs(*toy.model);
+  core::HiddenStore hidden = hidden_inputs(*toy.model);
   const QuantConfig config = quant_config(yaml);
-  Quantize stage(config.methods.at(config.method), config.method, assign(config, *toy.model), calibration);
+  Quantize stage(config.methods.at(config.method).share(), config.method, assign(config, *toy.model), calibration);
   toy.walk({&stage}, {.full = calibration.propagate_error ? nullptr : &hidden,
                       .quantized = calibration.propagate_error ? &hidden : nullptr});
   Ran ran{{}, stage.reports()};
@@ -115,7 +115,7 @@ TEST(Collect, SparesTheProductsThatNoTapSees) {
   toy::Toy toy;
   toy.load_blocks();
   core::Block& block = toy.model->block(0);
-  const core::HiddenStore hidden = inputs(*toy.model);
+  const core::HiddenStore hidden = hidden_inputs(*toy.model);
   core::Slot &up = *block.slots()[0], &down = *block.slots()[1];
   int64_t runs = 0;
   const auto counted = std::make_shared<core::RecordingLinear>(down.pointer(), [&](const at::Tensor&) { ++runs; });
@@ -190,9 +190,10 @@ TEST(Calibrated, StaticScalesAreThoseOfTheInputsInFullPrecisionOrBehindQuantized
       "symmetry: span}}";
   const auto scales = [&](bool propagates) {
     toy::Toy toy;
-    core::HiddenStore hidden = inputs(*toy.model);
+    core::HiddenStore hidden = hidden_inputs(*toy.model);
     const QuantConfig config = quant_config(yaml);
-    Quantize stage(config.methods.at("rtn"), "rtn", assign(config, *toy.model), {.propagate_error = propagates});
+    Quantize stage(config.methods.at("rtn").share(), "rtn", assign(config, *toy.model),
+                   {.propagate_error = propagates});
     EXPECT_TRUE(stage.reads_stream(*toy.model));
     toy.walk({&stage}, {.full = propagates ? nullptr : &hidden, .quantized = propagates ? &hidden : nullptr});
     std::vector<double> all;
@@ -204,7 +205,7 @@ TEST(Calibrated, StaticScalesAreThoseOfTheInputsInFullPrecisionOrBehindQuantized
   };
   toy::Toy dense;
   dense.load_blocks();
-  core::HiddenStore hidden = inputs(*dense.model);
+  core::HiddenStore hidden = hidden_inputs(*dense.model);
   const auto first = collect(dense.model->block(0), {}, hidden, {{&dense.slot(0), {.absmax = true}}});
   const std::vector<double> quantized = scales(true), full = scales(false);
   EXPECT_FLOAT_EQ(quantized[0], 2 * first[0].absmax.max().item<double>() / 63);

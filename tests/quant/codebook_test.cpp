@@ -1,11 +1,12 @@
 // Codebooks: the published table of normal_float, Lloyd's fixed point, and the grid that they make, against plain
 // loops.
-#include "quant/codebook.h"
+#include "quant/grids/codebook.h"
 
 #include <ATen/ATen.h>
 #include <gmock/gmock.h>
 
-#include "quant/lloyd_max.h"
+#include "quant/grids/lloyd_max.h"
+#include "quant/grids/make_format.h"
 #include "tests/quant/grid_cases.h"
 
 namespace quant {
@@ -114,7 +115,7 @@ const std::vector<std::string> kBooks{"codebook: lloyd_max", "codebook: normal_f
                                       "codebook: lloyd_max, range: mse, scale_bits: 5, scale_group: 2"};
 const std::string kLevels = "codebook: levels, levels: [-1, -0.25, 0.125, 0.5]";
 
-std::vector<Case> all_cases() {
+std::vector<Case> codebook_cases() {
   std::vector<Case> all = cases({2, 4}, {-1, 0, 4}, kBooks);
   for (const Case& c : cases({2}, {-1, 1, 4}, {kLevels, kLevels + ", offset: -0.3", kLevels + ", clip: 0.7"}))
     all.push_back(c);
@@ -124,15 +125,15 @@ std::vector<Case> all_cases() {
 
 // Every weight takes a level of its group's table that no other level beats by more than float32's rounding.
 TEST(CodebookGrid, EncodesToTheNearestLevelAndDecodesToIt) {
-  for_all(all_cases(), [](const Case& c) {
-    const auto decoder = decoder_of(c.config);
-    const Encoded encoded = quantized(*decoder, c.w);
-    const at::Tensor decoded = decoder->decode(encoded.codes, encoded.parameters);
-    const ElementGrid grid = decoder->element_grid(encoded.parameters, kRows, kColumns);
+  for_all(codebook_cases(), [](const Case& c) {
+    const auto format = format_of(c.config);
+    const Encoded encoded = quantized(*format, c.w);
+    const at::Tensor decoded = format->decode(encoded.codes, encoded.parameters);
+    const ElementGrid grid = format->element_grid(encoded.parameters, kCaseRows, kCaseColumns);
     const at::Tensor& table = encoded.parameters.at("table");
     const auto levels = table.accessor<float, 1>();
-    for (int64_t i = 0; i < kRows; ++i) {
-      for (int64_t j = 0; j < kColumns; ++j) {
+    for (int64_t i = 0; i < kCaseRows; ++i) {
+      for (int64_t j = 0; j < kCaseColumns; ++j) {
         const double scale = grid.scale[i][j / grid.group_size].item<double>(), w = c.w[i][j].item<double>();
         const int64_t code = encoded.codes[i][j].item<int64_t>();
         const double level = scale * (levels[code] + c.config.offset);
@@ -148,7 +149,7 @@ TEST(CodebookGrid, EncodesToTheNearestLevelAndDecodesToIt) {
 
 TEST(CodebookGrid, TheScaleIsTheLargestWeightOverTheLargestLevel) {
   for_all(cases({2}, {-1, 4}, {kLevels, kLevels + ", clip: 0.5"}), [](const Case& c) {
-    const at::Tensor scale = decoder_of(c.config)->fit(c.w, {}).at("scale").reshape(-1);
+    const at::Tensor scale = format_of(c.config)->fit(c.w, {}).at("scale").reshape(-1);
     const std::vector<SlowRange> ranges = slow_ranges(c.w, c.config.group_size);
     for (size_t g = 0; g < ranges.size(); ++g) {
       const double exact = std::max(0x1p-14, ranges[g].largest() * c.config.clip);  // max |t| is 1
@@ -158,20 +159,20 @@ TEST(CodebookGrid, TheScaleIsTheLargestWeightOverTheLargestLevel) {
 }
 
 TEST(CodebookGrid, TheElementGridIsTheSameGrid) {
-  for_all(all_cases(), [](const Case& c) {
-    const auto decoder = decoder_of(c.config);
-    const Encoded encoded = quantized(*decoder, c.w);
-    const ElementGrid grid = decoder->element_grid(encoded.parameters, kRows, kColumns);
+  for_all(codebook_cases(), [](const Case& c) {
+    const auto format = format_of(c.config);
+    const Encoded encoded = quantized(*format, c.w);
+    const ElementGrid grid = format->element_grid(encoded.parameters, kCaseRows, kCaseColumns);
     ASSERT_EQ(grid.table.size(), static_cast<size_t>(grid.top) + 1);
     ASSERT_TRUE(at::equal(grid.encode(c.w), encoded.codes));
-    ASSERT_TRUE(at::equal(grid.decode(encoded.codes), decoder->decode(encoded.codes, encoded.parameters)));
+    ASSERT_TRUE(at::equal(grid.decode(encoded.codes), format->decode(encoded.codes, encoded.parameters)));
   });
 }
 
 TEST(CodebookGrid, ParametersHaveTheLayoutThatTheCheckpointReads) {
-  for_all(all_cases(), [](const Case& c) {
-    const auto decoder = decoder_of(c.config);
-    const Parameters fitted = decoder->fit(c.w, {}), layout = decoder->layout(kRows, kColumns);
+  for_all(codebook_cases(), [](const Case& c) {
+    const auto format = format_of(c.config);
+    const Parameters fitted = format->fit(c.w, {}), layout = format->layout(kCaseRows, kCaseColumns);
     ASSERT_EQ(fitted.size(), layout.size());
     for (size_t p = 0; p < layout.size(); ++p) {
       ASSERT_EQ(fitted[p].tensor.sizes(), at::IntArrayRef(layout[p].shape)) << layout[p].name;
@@ -184,18 +185,18 @@ TEST(CodebookGrid, ParametersHaveTheLayoutThatTheCheckpointReads) {
 TEST(CodebookGrid, PermutingRowsAndScalingByAPowerOfTwoCommuteWithQuantizing) {
   const at::Tensor order = at::tensor({2, 0, 1}, at::kLong);
   for_all(cases({2, 3}, {-1, 4}, {"codebook: normal_float, scale_dtype: float32"}), [&](const Case& c) {
-    const auto decoder = decoder_of(c.config);
-    const at::Tensor plain = approximation(*decoder, c.w);
-    ASSERT_TRUE(at::equal(approximation(*decoder, c.w.index_select(0, order)), plain.index_select(0, order)));
+    const auto format = format_of(c.config);
+    const at::Tensor plain = approximation(*format, c.w);
+    ASSERT_TRUE(at::equal(approximation(*format, c.w.index_select(0, order)), plain.index_select(0, order)));
     if (c.name != "zeros") {
-      ASSERT_TRUE(at::equal(approximation(*decoder, c.w * 8), plain * 8));
+      ASSERT_TRUE(at::equal(approximation(*format, c.w * 8), plain * 8));
     }
   });
 }
 
 double relative_error(const std::string& variables, const at::Tensor& w) {
-  const auto decoder = make_decoder(weight_config("{group_size: 64, " + variables + "}"), "test", w.size(1));
-  return at::mean(at::square(w - approximation(*decoder, w))).item<double>() / at::mean(at::square(w)).item<double>();
+  const auto format = make_format(weight_config("{group_size: 64, " + variables + "}"), "test", w.size(1));
+  return at::mean(at::square(w - approximation(*format, w))).item<double>() / at::mean(at::square(w)).item<double>();
 }
 
 TEST(CodebookGrid, LloydMaxLosesLessThanAnyFixedGridOfItsBits) {
@@ -210,8 +211,8 @@ TEST(CodebookGrid, LloydMaxLosesLessThanAnyFixedGridOfItsBits) {
 }
 
 TEST(CodebookGrid, StoresAScalePerGroupAndOneTable) {
-  const auto decoder = make_decoder(weight_config("{bits: 2, group_size: 64, codebook: lloyd_max}"), "test", 128);
-  EXPECT_EQ(parameter_bits(decoder->layout(10, 128)), 10 * 2 * 16 + 4 * 16);
+  const auto format = make_format(weight_config("{bits: 2, group_size: 64, codebook: lloyd_max}"), "test", 128);
+  EXPECT_EQ(parameter_bits(format->layout(10, 128)), 10 * 2 * 16 + 4 * 16);
 }
 
 }  // namespace

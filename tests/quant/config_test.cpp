@@ -4,7 +4,8 @@
 #include <ATen/ATen.h>
 #include <gmock/gmock.h>
 
-#include "quant/quantize.h"
+#include "quant/stage/quantize.h"
+#include "quant/transform.h"
 #include "tests/support/toy_model.h"
 
 namespace quant {
@@ -28,13 +29,31 @@ std::vector<Assignment> assigned(const std::string& yaml) {
 std::vector<std::string> variables(const std::string& yaml) {
   std::vector<std::string> out;
   for (const Assignment& a : assigned(yaml)) {
-    out.push_back(a.decoder ? fmt::format("{}g{}", a.decoder->code_bits(), a.decoder->config().group_size) : "-");
+    out.push_back(a.format ? fmt::format("{}g{}", a.format->code_bits(), a.format->config().group_size) : "-");
   }
   return out;
 }
 
 std::string mistake(const std::string& yaml) {
   return message_of([&] { assigned(yaml); });
+}
+
+TEST(Copies, OfASectionHaveMethodsOfTheirOwn) {
+  const QuantConfig original = config_of("{method: gptq, gptq: {damp: 0.25}}");
+  QuantConfig copy = original;
+  core::bind(core::parse_yaml("{gptq: {damp: 0.5}}", "b.yaml"), copy, "quant");
+  const auto damp = [](QuantConfig config) { return core::to_node(config).find("gptq")->find("damp")->scalar; };
+  EXPECT_EQ(damp(copy), "0.5");
+  EXPECT_EQ(damp(original), "0.25");
+}
+
+TEST(Copies, OfATransformHaveOptionsOfTheirOwn) {
+  TransformItem original;
+  core::bind(core::parse_yaml("{awq: {grid: 7}}", "a.yaml"), original, "transform[0]");
+  TransformItem copy = original;
+  core::bind(core::parse_yaml("{awq: {grid: 9}}", "b.yaml"), copy, "transform[0]");
+  EXPECT_EQ(core::to_node(copy).find("awq")->find("grid")->scalar, "9");
+  EXPECT_EQ(core::to_node(original).find("awq")->find("grid")->scalar, "7");
 }
 
 TEST(Rules, WithoutRulesEveryLinearTakesTheSection) {
@@ -76,17 +95,17 @@ TEST(Rules, ARuleWithoutWeightChangesNothing) {
 TEST(Rules, ReachEveryVariable) {
   const auto a =
       assigned("rules: [{match: '*.up_proj', weight: {codebook: normal_float, clip: 0.5, noise: {sigma: 1}}}]");
-  EXPECT_EQ(a[0].decoder->name(), "codebook");
-  EXPECT_EQ(a[0].decoder->config().clip, 0.5);
-  EXPECT_EQ(a[0].decoder->config().noise.sigma, 1.0);
-  EXPECT_EQ(a[1].decoder->name(), "affine");
+  EXPECT_EQ(a[0].format->name(), "codebook");
+  EXPECT_EQ(a[0].format->config().clip, 0.5);
+  EXPECT_EQ(a[0].format->config().noise.sigma, 1.0);
+  EXPECT_EQ(a[1].format->name(), "affine");
 }
 
 // The base may say how the other modules' levels are made.
 TEST(Rules, ACodebookForOneModuleIgnoresTheSymmetryOfTheRest) {
   const auto a = assigned("weight: {symmetry: midrise}\nrules: [{match: '*.up_proj', weight: {codebook: lloyd_max}}]");
-  EXPECT_EQ(a[0].decoder->name(), "codebook");
-  EXPECT_EQ(a[1].decoder->config().symmetry, "midrise");
+  EXPECT_EQ(a[0].format->name(), "codebook");
+  EXPECT_EQ(a[1].format->config().symmetry, "midrise");
 }
 
 TEST(Mistakes, AKeyThatIsNotReadWithAnother) {
@@ -127,7 +146,7 @@ std::vector<std::string> ends(const std::string& yaml) {
   std::vector<std::string> out;
   for (const Assignment& a : assigned(yaml)) {
     if (a.slot->role() == core::Role::lm_head || a.slot->role() == core::Role::embed_tokens)
-      out.push_back(fmt::format("{} {}", a.slot->path(), a.decoder->code_bits()));
+      out.push_back(fmt::format("{} {}", a.slot->path(), a.format->code_bits()));
   }
   return out;
 }
@@ -214,7 +233,8 @@ std::vector<at::Tensor> decoded_weights(const std::string& yaml) {
   toy::Toy toy;
   const QuantConfig config = config_of(yaml);
   const auto method = config.methods.find(config.method);
-  Quantize stage(method == config.methods.end() ? nullptr : method->second, config.method, assign(config, *toy.model));
+  Quantize stage(method == config.methods.end() ? nullptr : method->second.share(), config.method,
+                 assign(config, *toy.model));
   toy.walk({&stage});
   std::vector<at::Tensor> weights;
   for (const core::Slot* slot : toy.model->slots()) weights.push_back(slot->linear().weight());

@@ -1,10 +1,11 @@
 // What is drawn: stochastic rounding and noise, their distribution, and that they follow from seed and path alone.
-#include "quant/draws.h"
+#include "quant/grids/draws.h"
 
 #include <ATen/ATen.h>
 #include <gmock/gmock.h>
 
-#include "quant/quantized_linear.h"
+#include "quant/grids/make_format.h"
+#include "quant/linear/quantized_linear.h"
 #include "tests/quant/grid_cases.h"
 
 namespace quant {
@@ -51,10 +52,10 @@ TEST(StochasticRounding, IsUnbiasedBetweenTheTwoNeighbours) {
   const at::Tensor w = at::linspace(-1, 1, 21).reshape({1, -1}).repeat({rows, 1});
   for (const std::string& variables : kStochastic) {
     SCOPED_TRACE(variables);
-    const auto decoder =
-        make_decoder(weight_config("{group_size: -1, scale_dtype: float32, " + variables + "}"), "a", 21, 3);
-    const Encoded encoded = quantized(*decoder, w);
-    const ElementGrid grid = decoder->element_grid(encoded.parameters, rows, 21);
+    const auto format =
+        make_format(weight_config("{group_size: -1, scale_dtype: float32, " + variables + "}"), "a", 21, 3);
+    const Encoded encoded = quantized(*format, w);
+    const ElementGrid grid = format->element_grid(encoded.parameters, rows, 21);
     const at::Tensor found = grid.decode(encoded.codes);
     at::Tensor lower = at::full_like(w, -1e9), upper = at::full_like(w, 1e9);
     for (int64_t k = 0; k <= grid.top; ++k) {
@@ -78,15 +79,15 @@ TEST(StochasticRounding, LeavesLevelsAloneAndFollowsSeedAndPath) {
   for (const std::string& variables : kStochastic) {
     SCOPED_TRACE(variables);
     const WeightConfig config = weight_config("{group_size: 16, " + variables + "}");
-    const auto decoder = make_decoder(config, "a", 64, 3);
-    const Encoded encoded = quantized(*decoder, w);
+    const auto format = make_format(config, "a", 64, 3);
+    const Encoded encoded = quantized(*format, w);
     const at::Tensor again =
-        decoder->encode(decoder->decode(encoded.codes, encoded.parameters), encoded.parameters).codes;
+        format->encode(format->decode(encoded.codes, encoded.parameters), encoded.parameters).codes;
     // A level divided by its scale is an integer up to the roundings of float32, so a draw close to 0 or 1 may move it.
     EXPECT_GT(at::mean((again == encoded.codes).to(at::kFloat)).item<double>(), 0.99);
-    EXPECT_TRUE(at::equal(quantized(*make_decoder(config, "a", 64, 3), w).codes, encoded.codes));
-    EXPECT_FALSE(at::equal(quantized(*make_decoder(config, "a", 64, 4), w).codes, encoded.codes));
-    EXPECT_FALSE(at::equal(quantized(*make_decoder(config, "b", 64, 3), w).codes, encoded.codes));
+    EXPECT_TRUE(at::equal(quantized(*make_format(config, "a", 64, 3), w).codes, encoded.codes));
+    EXPECT_FALSE(at::equal(quantized(*make_format(config, "a", 64, 4), w).codes, encoded.codes));
+    EXPECT_FALSE(at::equal(quantized(*make_format(config, "b", 64, 3), w).codes, encoded.codes));
   }
 }
 
@@ -95,14 +96,14 @@ TEST(StochasticRounding, LeavesLevelsAloneAndFollowsSeedAndPath) {
 QuantizedLinear noisy(const std::string& noise, uint64_t seed = 1, const std::string& path = "a") {
   at::manual_seed(12);
   const at::Tensor w = at::randn({64, 256});
-  const auto decoder = make_decoder(weight_config("{bits: 4, group_size: 64, noise: " + noise + "}"), path, 256, seed);
-  return QuantizedLinear(decoder, quantized(*decoder, w), {}, 0, at::kFloat);
+  const auto format = make_format(weight_config("{bits: 4, group_size: 64, noise: " + noise + "}"), path, 256, seed);
+  return QuantizedLinear(format, quantized(*format, w), {}, 0, at::kFloat);
 }
 
 TEST(Noise, OfInferenceHasItsSigmaInStepsAndIsOneDraw) {
   QuantizedLinear linear = noisy("{sigma: 0.5}");
   const QuantizedLinear plain = noisy("{sigma: 0.0}");
-  const ElementGrid grid = linear.decoder().element_grid(linear.parameters(), 64, 256);
+  const ElementGrid grid = as_elements(linear.format()).element_grid(linear.parameters(), 64, 256);
   const at::Tensor steps = (linear.weight() - plain.weight()) / grid.scale.repeat_interleave(64, 1);
   EXPECT_NEAR(steps.mean().item<double>(), 0, 5 * 0.5 / 128);
   EXPECT_NEAR(steps.std().item<double>(), 0.5, 5 * 0.5 / std::sqrt(2.0 * 64 * 256));

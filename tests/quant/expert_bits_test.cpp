@@ -74,13 +74,6 @@ TEST(ExpertBits, DrawnOnesSpendTheBudgetAndFollowFromTheSeed) {
   EXPECT_EQ(sum_of(random_bits(3, {2, 4}, 9, 1, "block")), 8) << "a step of two does not fit into one";
 }
 
-TEST(ExpertBits, ExpertsAreKnownByTheirPath) {
-  EXPECT_EQ(expert_of("model.layers.3.mlp.experts.7.up_proj"), "model.layers.3.mlp.experts.7");
-  EXPECT_EQ(expert_of("model.layers.3.mlp.experts.17.down_proj"), "model.layers.3.mlp.experts.17");
-  EXPECT_EQ(expert_of("model.layers.3.mlp.shared_experts.up_proj"), "");
-  EXPECT_EQ(expert_of("model.layers.3.mlp.up_proj"), "");
-}
-
 std::string refusal(const std::string& yaml) {
   QuantConfig config;
   try {

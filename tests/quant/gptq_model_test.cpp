@@ -4,30 +4,24 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cstdlib>
 
 #include "core/io/hf_config.h"
 #include "core/text/corpus.h"
-#include "core/text/tokenizer.h"
-#include "experiments/calibration.h"
+#include "core/text/load_tokenizer.h"
+#include "experiments/config/calibration.h"
+#include "experiments/inputs/calibration_text.h"
 #include "models/registry.h"
-#include "quant/calibration.h"
-#include "quant/quantize.h"
+#include "quant/calibration/calibration.h"
+#include "quant/stage/quantize.h"
 #include "tests/support/calibrated.h"
 #include "tests/support/slow_gptq.h"
 
 namespace quant {
 namespace {
 
-// A model, and a text like the one that it was trained on.
-struct Trained {
-  std::string directory, text;
-};
-
-Trained embedded() {
-  const std::string data = std::string(REFRAIN_SOURCE_DIR) + "/data";
-  return {data + "/tiny-qwen3", data + "/corpora/tiny/train.txt"};
-}
+// The model, and the text that it was trained on.
+const std::string kModel = std::string(REFRAIN_SOURCE_DIR) + "/data/tiny-qwen3",
+                  kTrainingText = std::string(REFRAIN_SOURCE_DIR) + "/data/corpora/tiny/train.txt";
 constexpr int64_t kGroupSize = 64;
 
 // Hands every linear of the model to `look`, with the statistics of its inputs; leaves the model in full precision.
@@ -48,30 +42,28 @@ class Look : public core::Stage {
   Function look_;
 };
 
-void for_each_linear(const Trained& trained, const Look::Function& look) {
-  const auto model = models::build(core::read_hf_config(trained.directory));
-  const core::Weights weights(std::make_shared<core::Checkpoint>(core::Checkpoint::open(trained.directory)), at::kFloat,
-                              at::kCPU);
-  model->load_ends(weights);
-  const std::string text = core::slurp(trained.text);
+void for_each_linear(const Look::Function& look) {
+  const auto model = models::build(core::read_hf_config(kModel));
+  const core::Weights weights(std::make_shared<core::Checkpoint>(core::Checkpoint::open(kModel)), at::kFloat, at::kCPU);
+  model->load_embedding_and_head(weights);
+  const std::string text = core::slurp(kTrainingText);
   experiments::CalibrationConfig config;
   config.samples = 16;
   core::HiddenStore hidden = experiments::embedded(
       *model,
       experiments::calibration_windows(
-          config, core::load_tokenizer(trained.directory)->encode(text.substr(0, text.find('\n', 100000))),
-          model->shape(), 1),
+          config, core::load_tokenizer(kModel)->encode(text.substr(0, text.find('\n', 100000))), model->shape(), 1),
       1024);
   core::ResidentSource source(weights);
   Look stage(look);
   core::walk(*model, source, {&stage}, {.full = &hidden});
 }
 
-void expect_nearly_all_below_rounding_to_nearest(const Trained& trained) {
+TEST(GptqOnAModel, HasALowerOutputErrorThanRoundingToNearestInNearlyAllLinears) {
   for (const char* weight : {"{bits: 2, group_size: 64}", "{bits: 3, group_size: 64, range: mse}"}) {
     double nearest = 0, gptq = 0;
     int64_t linears = 0, exceptions = 0;
-    for_each_linear(trained, [&](core::Slot& slot, const Statistics& x, int64_t) {
+    for_each_linear([&](core::Slot& slot, const Statistics& x, int64_t) {
       const at::Tensor w = slot.linear().weight();
       const auto error = [&](const char* method) {
         return output_error(w, decoded_as(fmt::format("{{method: {}, weight: {}}}", method, weight), w, x), x.hessian);
@@ -90,30 +82,18 @@ void expect_nearly_all_below_rounding_to_nearest(const Trained& trained) {
   }
 }
 
-TEST(GptqOnAModel, HasALowerOutputErrorThanRoundingToNearestInNearlyAllLinears) {
-  expect_nearly_all_below_rounding_to_nearest(embedded());
-}
-
-TEST(GptqOnAModel, OfRealTextToo) {
-  const char* data = std::getenv("REFRAIN_DATA");
-  if (data == nullptr) GTEST_SKIP() << "set REFRAIN_DATA to the folder with the test data";
-  const std::string folder = data;
-  expect_nearly_all_below_rounding_to_nearest(
-      {folder + "/models/wiki-qwen3", folder + "/corpora/wikitext-2-raw/wikitext2_train_first1MB.txt"});
-}
-
 TEST(GptqOnAModel, HasTheOutputErrorOfTheSlowOneInDouble) {
   for (const int64_t bits : {2, 3}) {
     const QuantConfig config =
         quant_config(fmt::format("{{method: gptq, weight: {{bits: {}, group_size: 64}}}}", bits));
-    for_each_linear(embedded(), [&](core::Slot& slot, const Statistics& x, int64_t block) {
+    for_each_linear([&](core::Slot& slot, const Statistics& x, int64_t block) {
       if (block > 0) return;
       const at::Tensor w = slot.linear().weight();
       Single single(w, config, x);
       const Encoded fast = single.by(*config.methods.at("gptq")).encoded;
       const at::Tensor slow = slow_gptq(w, x.hessian, fast.parameters, kGroupSize, (1 << bits) - 1, 0.01, true);
       const auto error = [&](const at::Tensor& codes) {
-        return output_error(w, single.decoder->decode(codes, fast.parameters), x.hessian);
+        return output_error(w, single.format->decode(codes, fast.parameters), x.hessian);
       };
       EXPECT_NEAR(error(fast.codes), error(slow), 0.01 * error(slow)) << slot.path() << " at " << bits << " bits";
     });
@@ -126,7 +106,7 @@ std::vector<ModuleReport> reports_of_a_mixture(int64_t hessian_bytes) {
   const auto model = models::build(core::read_hf_config(directory));
   const core::Weights weights(std::make_shared<core::Checkpoint>(core::Checkpoint::open(directory)), at::kFloat,
                               at::kCPU);
-  model->load_ends(weights);
+  model->load_embedding_and_head(weights);
   experiments::CalibrationConfig config;
   config.samples = 4;
   config.seq_len = 64;
@@ -135,7 +115,7 @@ std::vector<ModuleReport> reports_of_a_mixture(int64_t hessian_bytes) {
       *model,
       experiments::calibration_windows(config, core::load_tokenizer(directory)->encode(text), model->shape(), 1), 128);
   const QuantConfig gptq = quant_config("{method: gptq, weight: {bits: 3, group_size: 64}}");
-  Quantize stage(gptq.methods.at("gptq"), "gptq", assign(gptq, *model, 1),
+  Quantize stage(gptq.methods.at("gptq").share(), "gptq", assign(gptq, *model, 1),
                  {.propagate_error = false,
                   .tokens = 4 * 64,
                   .min_token_fraction = 0.25,

@@ -12,17 +12,17 @@ namespace {
 using ::testing::HasSubstr;
 using ::testing::StartsWith;
 
-constexpr int64_t kRows = 37, kColumns = 192;  // rows: not a multiple of the kernel's tile
+constexpr int64_t kGptqRows = 37, kGptqColumns = 192;  // rows: not a multiple of the kernel's tile
 
-at::Tensor weights(int64_t rows = kRows, int64_t columns = kColumns) {
+at::Tensor gptq_weights(int64_t rows = kGptqRows, int64_t columns = kGptqColumns) {
   at::manual_seed(3);
   return at::randn({rows, columns}) / 8;
 }
 
-std::string yaml(const std::string& options, const std::string& weight) {
+std::string gptq_yaml(const std::string& options, const std::string& weight) {
   return "{method: gptq, gptq: {" + options + "}, weight: {" + weight + "}}";
 }
-std::string rtn(const std::string& weight) { return "{method: rtn, weight: {" + weight + "}}"; }
+std::string gptq_rtn(const std::string& weight) { return "{method: rtn, weight: {" + weight + "}}"; }
 
 void expect_same(const Encoded& a, const Encoded& b) {
   EXPECT_TRUE(at::equal(a.codes, b.codes)) << (a.codes != b.codes).sum().item<int64_t>() << " codes differ";
@@ -35,7 +35,7 @@ void expect_same(const Encoded& a, const Encoded& b) {
 
 // ---- with H = 1 no error is worth spreading ----
 
-std::vector<std::string> grids() {
+std::vector<std::string> gptq_grids() {
   std::vector<std::string> all;
   for (const char* levels : {"symmetry: asymmetric", "symmetry: asymmetric, zero_point: float", "symmetry: narrow",
                              "symmetry: span", "symmetry: signed_full", "symmetry: noclip", "symmetry: midrise"}) {
@@ -48,48 +48,50 @@ std::vector<std::string> grids() {
 }
 
 TEST(Gptq, WithTheIdentityAsHessianIsRoundingToNearestBitForBit) {
-  const Statistics x = statistics_with(at::eye(kColumns));
-  for (const std::string& grid : grids()) {
-    const Encoded nearest = quantized_as(rtn(grid), weights(), x).encoded;
+  const Statistics x = statistics_with(at::eye(kGptqColumns));
+  for (const std::string& grid : gptq_grids()) {
+    const Encoded nearest = quantized_as(gptq_rtn(grid), gptq_weights(), x).encoded;
     for (const char* options : {"", "act_order: false, static_groups: false", "gar: true, static_groups: false"}) {
       SCOPED_TRACE(grid + " | " + options);
-      expect_same(quantized_as(yaml(options, grid), weights(), x).encoded, nearest);
+      expect_same(quantized_as(gptq_yaml(options, grid), gptq_weights(), x).encoded, nearest);
     }
   }
 }
 
 TEST(Gptq, WithTheIdentityAsHessianAndTwoLevelScalesToo) {
-  const Statistics x = statistics_with(at::eye(kColumns));
+  const Statistics x = statistics_with(at::eye(kGptqColumns));
   for (const char* grid : {"bits: 2, group_size: 16, scale_bits: 4", "bits: 3, group_size: 16, scale_dtype: bfloat16"})
-    expect_same(quantized_as(yaml("", grid), weights(), x).encoded, quantized_as(rtn(grid), weights(), x).encoded);
+    expect_same(quantized_as(gptq_yaml("", grid), gptq_weights(), x).encoded,
+                quantized_as(gptq_rtn(grid), gptq_weights(), x).encoded);
 }
 
 TEST(Gptq, WithTheIdentityAsHessianAndOtherLevelsOrDrawnRoundingToo) {
-  const Statistics x = statistics_with(at::eye(kColumns));
+  const Statistics x = statistics_with(at::eye(kGptqColumns));
   for (const char* grid :
        {"codebook: normal_float, bits: 3", "codebook: lloyd_max, bits: 2", "rounding: stochastic, bits: 3",
         "codebook: levels, levels: [-2, -0.5, 0.25, 1], bits: 2", "symmetry: midrise, bits: 1",
         "codebook: normal_float, rounding: stochastic, bits: 4, offset: 0.25"}) {
     SCOPED_TRACE(grid);
     const std::string weight = std::string(grid) + ", group_size: 32";
-    expect_same(quantized_as(yaml("", weight), weights(), x).encoded, quantized_as(rtn(weight), weights(), x).encoded);
+    expect_same(quantized_as(gptq_yaml("", weight), gptq_weights(), x).encoded,
+                quantized_as(gptq_rtn(weight), gptq_weights(), x).encoded);
   }
   const char* drawn = "rounding: stochastic, bits: 3, group_size: 32";
-  expect_same(quantized_as(yaml("gar: true, static_groups: false", drawn), weights(), x).encoded,
-              quantized_as(rtn(drawn), weights(), x).encoded);
+  expect_same(quantized_as(gptq_yaml("gar: true, static_groups: false", drawn), gptq_weights(), x).encoded,
+              quantized_as(gptq_rtn(drawn), gptq_weights(), x).encoded);
 }
 
 // ---- the algorithm, slowly ----
 
 TEST(Gptq, AgreesWithTheSlowOneInDouble) {
-  const Statistics x = statistics_of(correlated_inputs(8 * kColumns, kColumns));
+  const Statistics x = statistics_of(correlated_inputs(8 * kGptqColumns, kGptqColumns));
   for (const int64_t bits : {2, 3, 4}) {
     for (const bool act_order : {false, true}) {
       const std::string grid = fmt::format("bits: {}, group_size: 32", bits);
       const std::string options = fmt::format("act_order: {}, damp: 0.02", act_order);
       SCOPED_TRACE(grid + " | " + options);
-      const at::Tensor w = weights();
-      const Encoded fast = quantized_as(yaml(options, grid), w, x).encoded;
+      const at::Tensor w = gptq_weights();
+      const Encoded fast = quantized_as(gptq_yaml(options, grid), w, x).encoded;
       const at::Tensor slow = slow_gptq(w, x.hessian, fast.parameters, 32, (1 << bits) - 1, 0.02, act_order);
       EXPECT_GE((fast.codes == slow).to(at::kFloat).mean().item<double>(), 0.999);
     }
@@ -99,13 +101,13 @@ TEST(Gptq, AgreesWithTheSlowOneInDouble) {
 // ---- what it is for ----
 
 TEST(Gptq, HasALowerOutputErrorThanRoundingToNearest) {
-  const Statistics x = statistics_of(correlated_inputs(4 * kColumns, kColumns));
-  const at::Tensor w = weights();
+  const Statistics x = statistics_of(correlated_inputs(4 * kGptqColumns, kGptqColumns));
+  const at::Tensor w = gptq_weights();
   for (const char* grid : {"bits: 2, group_size: 32", "bits: 3, group_size: 64, symmetry: midrise",
                            "bits: 4, group_size: -1", "bits: 2, group_size: 32, range: importance"}) {
-    const double nearest = output_error(w, decoded_as(rtn(grid), w, x), x.hessian);
+    const double nearest = output_error(w, decoded_as(gptq_rtn(grid), w, x), x.hessian);
     for (const char* options : {"", "act_order: false, static_groups: false", "gar: true, static_groups: false"}) {
-      const double gptq = output_error(w, decoded_as(yaml(options, grid), w, x), x.hessian);
+      const double gptq = output_error(w, decoded_as(gptq_yaml(options, grid), w, x), x.hessian);
       EXPECT_LT(gptq, 0.95 * nearest) << grid << " | " << options;
     }
   }
@@ -114,59 +116,59 @@ TEST(Gptq, HasALowerOutputErrorThanRoundingToNearest) {
 // ---- what must not matter ----
 
 TEST(Gptq, PermutedRowsGivePermutedCodes) {
-  const Statistics x = statistics_of(correlated_inputs(4 * kColumns, kColumns));
-  const at::Tensor order = at::randperm(kRows), w = weights();
+  const Statistics x = statistics_of(correlated_inputs(4 * kGptqColumns, kGptqColumns));
+  const at::Tensor order = at::randperm(kGptqRows), w = gptq_weights();
   const char* grid = "bits: 3, group_size: 32";
-  const at::Tensor straight = quantized_as(yaml("", grid), w, x).encoded.codes.index({order});
-  const at::Tensor permuted = quantized_as(yaml("", grid), w.index({order}), x).encoded.codes;
+  const at::Tensor straight = quantized_as(gptq_yaml("", grid), w, x).encoded.codes.index({order});
+  const at::Tensor permuted = quantized_as(gptq_yaml("", grid), w.index({order}), x).encoded.codes;
   // The product that spreads errors may sum in another order for another row.
   EXPECT_GE((straight == permuted).to(at::kFloat).mean().item<double>(), 0.999);
 }
 
 TEST(Gptq, TheSizeOfBlocksMattersOnlyToRounding) {
-  const Statistics x = statistics_of(correlated_inputs(4 * kColumns, kColumns));
-  const at::Tensor w = weights();
+  const Statistics x = statistics_of(correlated_inputs(4 * kGptqColumns, kGptqColumns));
+  const at::Tensor w = gptq_weights();
   const char* grid = "bits: 3, group_size: 32";
   for (const char* options : {"", "act_order: false, static_groups: false"}) {
     const std::string more = *options ? std::string(options) + ", " : "";
-    const at::Tensor whole = quantized_as(yaml(more + "block_size: 192", grid), w, x).encoded.codes;
+    const at::Tensor whole = quantized_as(gptq_yaml(more + "block_size: 192", grid), w, x).encoded.codes;
     for (const char* size : {"1", "7", "128"}) {
-      const at::Tensor codes = quantized_as(yaml(more + "block_size: " + size, grid), w, x).encoded.codes;
+      const at::Tensor codes = quantized_as(gptq_yaml(more + "block_size: " + size, grid), w, x).encoded.codes;
       EXPECT_GE((codes == whole).to(at::kFloat).mean().item<double>(), 0.999) << size << " | " << options;
     }
   }
 }
 
 TEST(Gptq, TwoRunsAreBitIdentical) {
-  const Statistics x = statistics_of(correlated_inputs(4 * kColumns, kColumns));
-  const std::string config = yaml("", "bits: 2, group_size: 32, range: mse");
-  expect_same(quantized_as(config, weights(), x).encoded, quantized_as(config, weights(), x).encoded);
+  const Statistics x = statistics_of(correlated_inputs(4 * kGptqColumns, kGptqColumns));
+  const std::string config = gptq_yaml("", "bits: 2, group_size: 32, range: mse");
+  expect_same(quantized_as(config, gptq_weights(), x).encoded, quantized_as(config, gptq_weights(), x).encoded);
 }
 
 // ---- corners ----
 
 TEST(Gptq, RoundsAColumnThatNoInputReachedToTheNearest) {
-  at::Tensor inputs = correlated_inputs(4 * kColumns, kColumns);
+  at::Tensor inputs = correlated_inputs(4 * kGptqColumns, kGptqColumns);
   inputs.select(1, 5).zero_();
   const Statistics x = statistics_of(inputs);
   const char* grid = "bits: 4, group_size: 32";
-  const Quantized result = quantized_as(yaml("", grid), weights(), x);
+  const Quantized result = quantized_as(gptq_yaml("", grid), gptq_weights(), x);
   EXPECT_EQ(result.fallback, "");
-  EXPECT_TRUE(
-      at::equal(result.encoded.codes.select(1, 5), quantized_as(rtn(grid), weights(), x).encoded.codes.select(1, 5)));
+  EXPECT_TRUE(at::equal(result.encoded.codes.select(1, 5),
+                        quantized_as(gptq_rtn(grid), gptq_weights(), x).encoded.codes.select(1, 5)));
 }
 
 TEST(Gptq, RaisesTheDampingOfASingularHessian) {
-  const at::Tensor direction = at::randn({1, kColumns});
+  const at::Tensor direction = at::randn({1, kGptqColumns});
   const Statistics x = statistics_of(direction);  // of rank 1
-  const Quantized result = quantized_as(yaml("damp: 0", "bits: 3, group_size: 32"), weights(), x);
+  const Quantized result = quantized_as(gptq_yaml("damp: 0", "bits: 3, group_size: 32"), gptq_weights(), x);
   EXPECT_EQ(result.fallback, "");
   EXPECT_EQ(result.note, "damp 0.0001");
 }
 
 TEST(Gptq, FallsBackToRoundingToNearestAndSaysWhy) {
   const char* grid = "bits: 3, group_size: 32";
-  at::Tensor indefinite = at::eye(kColumns), broken = at::eye(kColumns), unknown = at::eye(kColumns);
+  at::Tensor indefinite = at::eye(kGptqColumns), broken = at::eye(kGptqColumns), unknown = at::eye(kGptqColumns);
   unknown[1][1] = std::numeric_limits<float>::quiet_NaN();
   indefinite[0][0] = -1e6;
   broken[2][3] = std::numeric_limits<float>::infinity();
@@ -177,9 +179,9 @@ TEST(Gptq, FallsBackToRoundingToNearestAndSaysWhy) {
       {statistics_with(unknown), "the Hessian is not finite"},
       {nothing, "no calibration token reached it"}};
   for (const auto& [x, reason] : cases) {
-    const Quantized result = quantized_as(yaml("", grid), weights(), x);
+    const Quantized result = quantized_as(gptq_yaml("", grid), gptq_weights(), x);
     EXPECT_EQ(result.fallback, reason);
-    expect_same(result.encoded, quantized_as(rtn(grid), weights(), x).encoded);
+    expect_same(result.encoded, quantized_as(gptq_rtn(grid), gptq_weights(), x).encoded);
   }
 }
 

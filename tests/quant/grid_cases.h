@@ -9,27 +9,28 @@
 #include <utility>
 #include <vector>
 
-#include "quant/decoder.h"
+#include "quant/grids/make_format.h"
+#include "quant/grids/weight_format.h"
 #include "tests/io/support.h"
 
 namespace quant {
 
-constexpr int64_t kRows = 3, kColumns = 12;
+constexpr int64_t kCaseRows = 3, kCaseColumns = 12;
 
 inline std::vector<std::pair<std::string, at::Tensor>> named_data() {
   at::manual_seed(11);
-  const at::Tensor ramp = at::linspace(-1, 2, kRows * kColumns).reshape({kRows, kColumns});
-  const at::Tensor normal = at::randn({kRows, kColumns});
+  const at::Tensor ramp = at::linspace(-1, 2, kCaseRows * kCaseColumns).reshape({kCaseRows, kCaseColumns});
+  const at::Tensor normal = at::randn({kCaseRows, kCaseColumns});
   at::Tensor outlier = normal * 0.01;
   outlier[1][5] = -40;
-  return {{"flat", at::full({kRows, kColumns}, 0.7)},
-          {"flat negative", at::full({kRows, kColumns}, -0.7)},
+  return {{"flat", at::full({kCaseRows, kCaseColumns}, 0.7)},
+          {"flat negative", at::full({kCaseRows, kCaseColumns}, -0.7)},
           {"ramp", ramp},
           {"plateaus", at::floor(ramp * 2) / 2},
           {"normal", normal},
           {"normal above zero", normal.abs() + 0.1},
           {"one outlier", outlier},
-          {"zeros", at::zeros({kRows, kColumns})},
+          {"zeros", at::zeros({kCaseRows, kCaseColumns})},
           {"tiny", normal * 1e-6}};
 }
 
@@ -65,17 +66,17 @@ inline std::vector<Case> cases(const std::vector<int64_t>& bits, const std::vect
   return all;
 }
 
-inline std::shared_ptr<const Decoder> decoder_of(const WeightConfig& config) {
-  return make_decoder(config, "test", kColumns, /*seed=*/7);
+inline std::shared_ptr<const ElementFormat> format_of(const WeightConfig& config) {
+  return make_format(config, "test", kCaseColumns, /*seed=*/7);
 }
 
-inline Encoded quantized(const Decoder& decoder, const at::Tensor& w, const Statistics& x = {}) {
-  return decoder.encode(w, decoder.fit(w, x));
+inline Encoded quantized(const WeightFormat& format, const at::Tensor& w, const Statistics& x = {}) {
+  return format.encode(w, format.fit(w, x));
 }
 
-inline at::Tensor approximation(const Decoder& decoder, const at::Tensor& w, const Statistics& x = {}) {
-  const Encoded encoded = quantized(decoder, w, x);
-  return decoder.decode(encoded.codes, encoded.parameters);
+inline at::Tensor approximation(const WeightFormat& format, const at::Tensor& w, const Statistics& x = {}) {
+  const Encoded encoded = quantized(format, w, x);
+  return format.decode(encoded.codes, encoded.parameters);
 }
 
 inline double top_of(int64_t bits) { return std::pow(2.0, static_cast<double>(bits)) - 1; }
@@ -84,9 +85,9 @@ inline double top_of(int64_t bits) { return std::pow(2.0, static_cast<double>(bi
 inline int64_t group_of(int64_t row, int64_t column, int64_t group_size) {
   if (group_size == 0) return 0;
   if (group_size == -1) return row;
-  return row * (kColumns / group_size) + column / group_size;
+  return row * (kCaseColumns / group_size) + column / group_size;
 }
-inline int64_t group_count(int64_t group_size) { return group_of(kRows - 1, kColumns - 1, group_size) + 1; }
+inline int64_t group_count(int64_t group_size) { return group_of(kCaseRows - 1, kCaseColumns - 1, group_size) + 1; }
 
 struct SlowRange {
   double lo = 0, hi = 0;
@@ -96,8 +97,8 @@ struct SlowRange {
 
 inline std::vector<SlowRange> slow_ranges(const at::Tensor& w, int64_t group_size) {
   std::vector<SlowRange> ranges(group_count(group_size));
-  for (int64_t i = 0; i < kRows; ++i) {
-    for (int64_t j = 0; j < kColumns; ++j) {
+  for (int64_t i = 0; i < kCaseRows; ++i) {
+    for (int64_t j = 0; j < kCaseColumns; ++j) {
       SlowRange& range = ranges[group_of(i, j, group_size)];
       range.lo = std::min(range.lo, w[i][j].item<double>());
       range.hi = std::max(range.hi, w[i][j].item<double>());

@@ -1,5 +1,5 @@
 // What is known of inputs without keeping them, against the sorted values.
-#include "quant/input_histogram.h"
+#include "quant/grids/input_histogram.h"
 
 #include <ATen/ATen.h>
 #include <gmock/gmock.h>
@@ -10,13 +10,13 @@
 namespace quant {
 namespace {
 
-constexpr int64_t kWidth = 12;
+constexpr int64_t kColumnsOfInputs = 12;
 
 // Batches whose values grow, so that bins are merged on the way: [7, 12] each.
 std::vector<at::Tensor> growing_batches() {
   at::manual_seed(31);
   std::vector<at::Tensor> all;
-  for (const double size : {1e-3, 0.1, 1.0, 30.0}) all.push_back(at::randn({7, kWidth}) * size);
+  for (const double size : {1e-3, 0.1, 1.0, 30.0}) all.push_back(at::randn({7, kColumnsOfInputs}) * size);
   return all;
 }
 
@@ -28,7 +28,7 @@ InputHistogram histogram_of(const std::vector<at::Tensor>& batches, int64_t grou
 
 // The values of group g of G, ascending.
 std::vector<float> sorted(const std::vector<at::Tensor>& batches, int64_t g, int64_t groups) {
-  const int64_t size = kWidth / groups;
+  const int64_t size = kColumnsOfInputs / groups;
   const at::Tensor all = at::cat(batches).narrow(1, g * size, size).contiguous();
   std::vector<float> values(all.const_data_ptr<float>(), all.const_data_ptr<float>() + all.numel());
   std::sort(values.begin(), values.end());
@@ -74,13 +74,13 @@ TEST(InputHistogram, DoesNotDependOnTheOrderOrSizeOfBatches) {
     EXPECT_TRUE(at::equal(other->counts(), one.counts()));
     EXPECT_TRUE(at::equal(other->centres(), one.centres()));
   }
-  EXPECT_EQ(one.counts().sum().item<int64_t>(), 4 * 7 * kWidth);
+  EXPECT_EQ(one.counts().sum().item<int64_t>(), 4 * 7 * kColumnsOfInputs);
 }
 
 TEST(InputHistogram, OfZerosAndOfNothing) {
   EXPECT_TRUE(InputHistogram(1, true).empty());
-  EXPECT_TRUE(histogram_of({at::zeros({0, kWidth})}).empty());
-  const Range zeros = histogram_of({at::zeros({2, kWidth})}).percentile(99);
+  EXPECT_TRUE(histogram_of({at::zeros({0, kColumnsOfInputs})}).empty());
+  const Range zeros = histogram_of({at::zeros({2, kColumnsOfInputs})}).percentile(99);
   EXPECT_EQ(zeros.lo.item<double>(), 0);
   EXPECT_EQ(zeros.hi.item<double>(), 0);
 }

@@ -8,7 +8,7 @@
 namespace quant {
 namespace {
 
-at::Tensor weights() {
+at::Tensor ldlq_weights() {
   at::manual_seed(3);
   return at::randn({37, 192}) / 8;
 }
@@ -19,8 +19,8 @@ TEST(Ldlq, OfGridsWithTheIdentityAsHessianIsRoundingToNearestBitForBit) {
        {"bits: 2, group_size: 32", "bits: 3, symmetry: midrise, group_size: 0", "bits: 4, group_size: 24, offset: 0.25",
         "bits: 2, codebook: lloyd_max", "bits: 3, rounding: stochastic", "bits: 2, group_size: -1, range: mse"}) {
     const std::string weight = std::string(", weight: {") + grid + "}}";
-    EXPECT_TRUE(at::equal(quantized_as("{method: ldlq" + weight, weights(), x).encoded.codes,
-                          quantized_as("{method: rtn" + weight, weights(), x).encoded.codes))
+    EXPECT_TRUE(at::equal(quantized_as("{method: ldlq" + weight, ldlq_weights(), x).encoded.codes,
+                          quantized_as("{method: rtn" + weight, ldlq_weights(), x).encoded.codes))
         << grid;
   }
 }
@@ -59,7 +59,7 @@ at::Tensor slow_ldlq(const at::Tensor& W, const at::Tensor& H, const Parameters&
 
 TEST(Ldlq, AgreesWithTheSlowOneInDouble) {
   const Statistics x = statistics_of(correlated_inputs(8 * 192, 192));
-  const at::Tensor w = weights();
+  const at::Tensor w = ldlq_weights();
   const Encoded fast = quantized_as("{method: ldlq, weight: {bits: 3, group_size: 32}}", w, x).encoded;
   const at::Tensor slow = slow_ldlq(w, x.hessian, fast.parameters, 32, 7);
   EXPECT_GE((fast.codes == slow).to(at::kFloat).mean().item<double>(), 0.999);
@@ -67,14 +67,14 @@ TEST(Ldlq, AgreesWithTheSlowOneInDouble) {
 
 TEST(Ldlq, HasALowerOutputErrorThanRoundingToNearest) {
   const Statistics x = statistics_of(correlated_inputs(4 * 192, 192));
-  const at::Tensor w = weights();
+  const at::Tensor w = ldlq_weights();
   const std::string grid = ", weight: {bits: 2, group_size: 32}}";
   EXPECT_LT(output_error(w, decoded_as("{method: ldlq" + grid, w, x), x.hessian),
             0.95 * output_error(w, decoded_as("{method: rtn" + grid, w, x), x.hessian));
 }
 
 TEST(Ldlq, FallsBackToRoundingToNearestAndSaysWhy) {
-  const Quantized result = quantized_as("{method: ldlq, weight: {bits: 3}}", weights(), Statistics{});
+  const Quantized result = quantized_as("{method: ldlq, weight: {bits: 3}}", ldlq_weights(), Statistics{});
   EXPECT_EQ(result.fallback, "no calibration token reached it");
 }
 

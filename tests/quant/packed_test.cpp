@@ -2,7 +2,8 @@
 #include <ATen/ATen.h>
 #include <gmock/gmock.h>
 
-#include "quant/quantized_linear.h"
+#include "quant/grids/make_format.h"
+#include "quant/linear/quantized_linear.h"
 #include "tests/quant/grid_cases.h"
 
 namespace quant {
@@ -18,9 +19,9 @@ at::Tensor normal(int64_t rows, int64_t columns, int64_t seed) {
 }
 
 std::shared_ptr<QuantizedLinear> linear(const std::string& variables, const std::string& activation = "") {
-  const auto decoder = make_decoder(weight_config("{" + variables + "}"), "l", kIn);
+  const auto format = make_format(weight_config("{" + variables + "}"), "l", kIn);
   const at::Tensor w = normal(kOut, kIn, 3);
-  auto made = std::make_shared<QuantizedLinear>(decoder, decoder->encode(w, decoder->fit(w, {})), normal(1, kOut, 4)[0],
+  auto made = std::make_shared<QuantizedLinear>(format, format->encode(w, format->fit(w, {})), normal(1, kOut, 4)[0],
                                                 16, at::kFloat);
   if (!activation.empty()) {
     ActivationConfig inputs;
@@ -34,16 +35,16 @@ double worst(const at::Tensor& found, const at::Tensor& expected) {
   return ((found - expected).abs().max() / expected.abs().max()).item<double>();
 }
 
-const std::vector<std::string> kGrids{"symmetry: asymmetric, zero_point: int",
-                                      "symmetry: asymmetric, zero_point: float",
-                                      "symmetry: midrise",
-                                      "symmetry: signed_full",
-                                      "symmetry: asymmetric, offset: 0.3",
-                                      "scale_dtype: bfloat16",
-                                      "codebook: lloyd_max"};
+const std::vector<std::string> kPackedGrids{"symmetry: asymmetric, zero_point: int",
+                                            "symmetry: asymmetric, zero_point: float",
+                                            "symmetry: midrise",
+                                            "symmetry: signed_full",
+                                            "symmetry: asymmetric, offset: 0.3",
+                                            "scale_dtype: bfloat16",
+                                            "codebook: lloyd_max"};
 
 TEST(Packed, EveryGridIsItsDecodedWeight) {
-  for (const std::string& grid : kGrids) {
+  for (const std::string& grid : kPackedGrids) {
     for (const int64_t bits : {1, 2, 3, 4, 8}) {
       if (bits == 8 && grid.starts_with("codebook")) continue;  // fits no better in 96 weights
       for (const int64_t group : {-1, 0, 16, 32}) {
@@ -63,7 +64,7 @@ TEST(Packed, EveryGridIsItsDecodedWeight) {
 }
 
 TEST(Packed, Int8IsTheProductOfTheSameInt8Inputs) {
-  for (const std::string& grid : kGrids) {
+  for (const std::string& grid : kPackedGrids) {
     const std::string variables = grid + ", bits: 2, group_size: 32";
     const auto dense = linear(variables, "bits: 8, symmetry: narrow"), packed = linear(variables);
     const at::Tensor x = normal(5, kIn, 6), expected = dense->forward(x);
@@ -76,9 +77,9 @@ TEST(Packed, Int8IsTheProductOfTheSameInt8Inputs) {
 }
 
 TEST(Packed, WideWeightsAreDecodedTileByTile) {
-  const auto decoder = make_decoder(WeightConfig{}, "l", 4096);
+  const auto format = make_format(WeightConfig{}, "l", 4096);
   const at::Tensor w = normal(700, 4096, 8), x = normal(9, 4096, 9);
-  QuantizedLinear it(decoder, decoder->encode(w, decoder->fit(w, {})), at::Tensor(), 16, at::kFloat);
+  QuantizedLinear it(format, format->encode(w, format->fit(w, {})), at::Tensor(), 16, at::kFloat);
   const at::Tensor dense = it.forward(x);
   ASSERT_EQ(it.run_packed({}), "");
   EXPECT_LT(worst(it.forward(x), dense), 1e-5);
@@ -90,8 +91,8 @@ TEST(Packed, CodesAreInMemoryOnce) {
     const auto it = linear(fmt::format("bits: {}, group_size: 32", bits));
     const std::string hash = it->codes().hash();
     const at::Tensor canonical = it->codes().packed(), copy = canonical.clone(), weight = it->weight();
-    const auto replica = it->with(it->shared_decoder(), it->parameters());
-    const auto other_groups = make_decoder(weight_config(fmt::format("{{bits: {}, group_size: 16}}", bits)), "l", kIn);
+    const auto replica = it->with(it->shared_format(), it->parameters());
+    const auto other_groups = make_format(weight_config(fmt::format("{{bits: {}, group_size: 16}}", bits)), "l", kIn);
     const auto other = it->with(other_groups, other_groups->fit(weight, {}));
     ASSERT_EQ(it->run_packed({}), "");
     EXPECT_EQ(canonical.use_count(), 1) << "only the test holds the canonical codes";
@@ -121,13 +122,13 @@ std::vector<std::shared_ptr<QuantizedLinear>> side_by_side(const std::shared_ptr
       if (p.kind == core::Kind::scale)
         p.tensor = p.tensor * (1 + 0.1 * normal(p.tensor.size(0), 1, r).clamp(-2, 2)).to(p.stored_dtype).to(at::kFloat);
     }
-    all.push_back(first->with(first->shared_decoder(), std::move(parameters)));
+    all.push_back(first->with(first->shared_format(), std::move(parameters)));
   }
   return all;
 }
 
 TEST(Packed, LinearsSideBySideGiveWhatEachGives) {
-  for (const std::string& grid : kGrids) {
+  for (const std::string& grid : kPackedGrids) {
     for (const char* activation : {"", "bits: 8"}) {
       for (const Precision precision : {Precision::real, Precision::integer}) {
         for (const int64_t R : {2, 3, 9}) {
@@ -173,7 +174,7 @@ TEST(Packed, OnlyLinearsOfTheSameCodesAndInputsAreReadOnce) {
   for (Parameter& p : other_levels) {
     if (p.kind == core::Kind::table) p.tensor = p.tensor * 2;
   }
-  const auto twice = tabled->with(tabled->shared_decoder(), std::move(other_levels)), same = side_by_side(tabled, 2)[1];
+  const auto twice = tabled->with(tabled->shared_format(), std::move(other_levels)), same = side_by_side(tabled, 2)[1];
   for (const auto& l : {tabled, twice, same}) ASSERT_EQ(l->run_packed({}), "");
   EXPECT_TRUE(tabled->reads_once_beside(*same));
   EXPECT_FALSE(tabled->reads_once_beside(*twice)) << "other levels";

@@ -1,10 +1,11 @@
 // The stage that quantizes: what it puts into the slots, what it reports, what the model then costs.
-#include "quant/quantize.h"
+#include "quant/stage/quantize.h"
 
 #include <ATen/ATen.h>
 #include <gmock/gmock.h>
 
-#include "quant/quantized_linear.h"
+#include "quant/grids/make_format.h"
+#include "quant/linear/quantized_linear.h"
 #include "tests/support/toy_model.h"
 
 namespace quant {
@@ -15,7 +16,7 @@ using ::testing::EndsWith;
 using ::testing::HasSubstr;
 using ::testing::StartsWith;
 
-QuantConfig config_of(int64_t bits, int64_t group_size) {
+QuantConfig config_with(int64_t bits, int64_t group_size) {
   QuantConfig config;
   config.weight.bits = bits;
   config.weight.group_size = group_size;
@@ -23,34 +24,34 @@ QuantConfig config_of(int64_t bits, int64_t group_size) {
 }
 
 Quantize stage_of(const QuantConfig& config, core::Model& model) {
-  return Quantize(config.methods.at(config.method), config.method, assign(config, model));
+  return Quantize(config.methods.at(config.method).share(), config.method, assign(config, model));
 }
 
-const LinearMethod& rtn() {
+const LinearMethod& rtn_method() {
   static const Methods methods = make_methods();
   return dynamic_cast<const LinearMethod&>(*methods.at("rtn"));
 }
 
-const QuantizedLinear& quantized(core::Slot& slot) { return dynamic_cast<const QuantizedLinear&>(slot.linear()); }
+const QuantizedLinear& quantized_in(core::Slot& slot) { return dynamic_cast<const QuantizedLinear&>(slot.linear()); }
 
 TEST(Quantize, InTheWalkGivesWhatTheMethodGivesForTheWeightAlone) {
   toy::Toy toy, dense;
   dense.load_blocks();
-  Quantize stage = stage_of(config_of(3, 16), *toy.model);
+  Quantize stage = stage_of(config_with(3, 16), *toy.model);
   toy.walk({&stage});
   for (size_t i = 0; i < 2 * toy::kLayers; ++i) {
-    const auto decoder = make_decoder(config_of(3, 16).weight, "", dense.slot(i).in_features());
-    const Encoded alone = rtn().quantize(dense.slot(i).linear().weight(), *decoder, {});
-    EXPECT_TRUE(at::equal(quantized(toy.slot(i)).codes().unpack(), alone.codes));
-    EXPECT_TRUE(at::equal(quantized(toy.slot(i)).parameters().at("scale"), alone.parameters.at("scale")));
-    EXPECT_TRUE(at::equal(quantized(toy.slot(i)).parameters().at("zero_point"), alone.parameters.at("zero_point")));
+    const auto format = make_format(config_with(3, 16).weight, "", dense.slot(i).in_features());
+    const Encoded alone = rtn_method().quantize(dense.slot(i).linear().weight(), *format, {});
+    EXPECT_TRUE(at::equal(quantized_in(toy.slot(i)).codes().unpack(), alone.codes));
+    EXPECT_TRUE(at::equal(quantized_in(toy.slot(i)).parameters().at("scale"), alone.parameters.at("scale")));
+    EXPECT_TRUE(at::equal(quantized_in(toy.slot(i)).parameters().at("zero_point"), alone.parameters.at("zero_point")));
   }
 }
 
 TEST(Quantize, LeavesAModuleOfSixteenBitsAndEveryBiasAsTheyAre) {
   toy::Toy toy, dense;
   dense.load_blocks();
-  QuantConfig config = config_of(2, 64);
+  QuantConfig config = config_with(2, 64);
   core::bind(core::parse_yaml("rules: [{match: '*.down_proj', weight: {bits: 16}}]", "a.yaml"), config);
   Quantize stage = stage_of(config, *toy.model);
   toy.walk({&stage});
@@ -62,7 +63,7 @@ TEST(Quantize, LeavesAModuleOfSixteenBitsAndEveryBiasAsTheyAre) {
 TEST(Quantize, ReportsEachLinearOnceWithItsError) {
   toy::Toy toy, dense;
   dense.load_blocks();
-  Quantize stage = stage_of(config_of(2, 32), *toy.model);
+  Quantize stage = stage_of(config_with(2, 32), *toy.model);
   toy.walk({&stage});
   ASSERT_EQ(stage.reports().size(), 2 * toy::kLayers);
   const ModuleReport& report = stage.reports()[3];
@@ -89,12 +90,12 @@ TEST(Quantize, ReportsEachLinearOnceWithItsError) {
 
 TEST(Quantize, AgainWithTheSameGridKeepsTheBillAndTheBiasBits) {
   toy::Toy toy;
-  Quantize first = stage_of(config_of(4, 64), *toy.model), second = stage_of(config_of(4, 64), *toy.model);
+  Quantize first = stage_of(config_with(4, 64), *toy.model), second = stage_of(config_with(4, 64), *toy.model);
   toy.walk({&first});
   const core::Cost once = core::bill(*toy.model);
   toy.walk({&second});
   EXPECT_EQ(core::bill(*toy.model).dense_bits, once.dense_bits);
-  EXPECT_EQ(quantized(toy.slot(0)).bias_bits(), 32);
+  EXPECT_EQ(quantized_in(toy.slot(0)).bias_bits(), 32);
 }
 
 // A model whose block 1 has this value in its down_proj.
@@ -104,7 +105,7 @@ std::string message_with(double value, int64_t bits) {
     if (name == "model.layers.1.mlp.down_proj.weight") tensor[2][3] = value;
   }
   toy::Toy toy(tensors);
-  Quantize stage = stage_of(config_of(bits, 64), *toy.model);
+  Quantize stage = stage_of(config_with(bits, 64), *toy.model);
   return message_of([&] { toy.walk({&stage}); });
 }
 
@@ -175,20 +176,20 @@ struct Ends {
   toy::Toy toy, dense;
   Quantize stage;
   explicit Ends(const std::string& rules) : stage(stage_of(config_from("rules: [" + rules + "]"), *toy.model)) {
-    stage.ends(*toy.model);
+    stage.quantize_embedding_and_head(*toy.model);
   }
   core::Slot &embedding = toy.model->embedding(), &head = toy.model->head();
 };
 
-const char *const kRows = "{match: '*embed_tokens', weight: {bits: 3, group_size: 16}}",
+const char *const kEmbeddingRule = "{match: '*embed_tokens', weight: {bits: 3, group_size: 16}}",
                   *const kOutputs = "{match: lm_head, weight: {bits: 3, group_size: 16}}";
 
 TEST(QuantizedEnds, ATiedPairOfEqualSettingsSharesItsCodes) {
-  Ends ends(std::string(kRows) + ", " + kOutputs);
+  Ends ends(std::string(kEmbeddingRule) + ", " + kOutputs);
   EXPECT_EQ(ends.head.pointer(), ends.embedding.pointer());
-  const auto decoder = make_decoder(quantized(ends.embedding).decoder().config(), "", toy::kWidth);
-  const Encoded alone = rtn().quantize(ends.dense.model->embedding().linear().weight(), *decoder, {});
-  EXPECT_TRUE(at::equal(quantized(ends.embedding).codes().unpack(), alone.codes));
+  const auto format = make_format(quantized_in(ends.embedding).format().config(), "", toy::kWidth);
+  const Encoded alone = rtn_method().quantize(ends.dense.model->embedding().linear().weight(), *format, {});
+  EXPECT_TRUE(at::equal(quantized_in(ends.embedding).codes().unpack(), alone.codes));
   ASSERT_EQ(ends.stage.reports().size(), 1u);
   EXPECT_EQ(ends.stage.reports()[0].path, "model.embed_tokens");
   EXPECT_EQ(ends.stage.reports()[0].method, "rtn");
@@ -196,20 +197,21 @@ TEST(QuantizedEnds, ATiedPairOfEqualSettingsSharesItsCodes) {
 }
 
 TEST(QuantizedEnds, OneAloneOrOtherSettingsUntieThePair) {
-  Ends rows(kRows), outputs(kOutputs), both(std::string(kRows) + ", {match: 'role:lm_head', weight: {bits: 4}}");
+  Ends rows(kEmbeddingRule), outputs(kOutputs),
+      both(std::string(kEmbeddingRule) + ", {match: 'role:lm_head', weight: {bits: 4}}");
   EXPECT_TRUE(at::equal(rows.head.linear().weight(), rows.dense.model->head().linear().weight()));
-  EXPECT_EQ(quantized(rows.embedding).codes().bits(), 3);
+  EXPECT_EQ(quantized_in(rows.embedding).codes().bits(), 3);
   EXPECT_EQ(dynamic_cast<QuantizedLinear*>(&outputs.embedding.linear()), nullptr);
-  EXPECT_EQ(quantized(outputs.head).codes().bits(), 3);
-  EXPECT_EQ(quantized(both.embedding).codes().bits(), 3);
-  EXPECT_EQ(quantized(both.head).codes().bits(), 4);
+  EXPECT_EQ(quantized_in(outputs.head).codes().bits(), 3);
+  EXPECT_EQ(quantized_in(both.embedding).codes().bits(), 3);
+  EXPECT_EQ(quantized_in(both.head).codes().bits(), 4);
   for (Ends* ends : {&rows, &outputs, &both}) EXPECT_FALSE(core::shares_embedding(*ends->toy.model));
 }
 
 TEST(QuantizedEnds, AreBilledAsStoredOverTheOriginalWeights) {
   constexpr int64_t table = toy::kVocabulary * toy::kWidth, side = table / 16 * (16 + 3), norm = toy::kWidth * 32;
-  const auto bill = [](Ends& ends) { return core::bill_of_ends(*ends.toy.model); };
-  Ends shared(std::string(kRows) + ", " + kOutputs), rows(kRows), outputs(kOutputs);
+  const auto bill = [](Ends& ends) { return core::bill_of_embedding_and_head(*ends.toy.model); };
+  Ends shared(std::string(kEmbeddingRule) + ", " + kOutputs), rows(kEmbeddingRule), outputs(kOutputs);
   for (Ends* ends : {&shared, &rows, &outputs}) {
     EXPECT_EQ(bill(*ends).weights, table + toy::kWidth) << "a tied table once";
     EXPECT_EQ(bill(*ends).code_bits, 3 * table);
@@ -257,7 +259,7 @@ TEST(Quantize, QuantizesTheInputsOfALinearOfSixteenBits) {
 
 TEST(QuantizedLinear, ForwardIsTheDenseForwardWithTheDecodedWeight) {
   toy::Toy toy;
-  Quantize stage = stage_of(config_of(2, 64), *toy.model);
+  Quantize stage = stage_of(config_with(2, 64), *toy.model);
   toy.walk({&stage});
   const at::Tensor x = at::randn({2, 3, toy::kWidth});
   core::Linear& linear = toy.slot(0).linear();
@@ -267,7 +269,7 @@ TEST(QuantizedLinear, ForwardIsTheDenseForwardWithTheDecodedWeight) {
 
 TEST(QuantizedLinear, KeepsZeroCodesAsBuffersAndScalesAsFrozenParameters) {
   toy::Toy toy;
-  Quantize stage = stage_of(config_of(2, 64), *toy.model);
+  Quantize stage = stage_of(config_with(2, 64), *toy.model);
   toy.walk({&stage});
   core::Linear& linear = toy.slot(0).linear();
   const auto parameters = linear.named_parameters();
@@ -281,7 +283,7 @@ TEST(QuantizedLinear, KeepsZeroCodesAsBuffersAndScalesAsFrozenParameters) {
 
 TEST(QuantizedLinear, NamesItsStateByTheSlot) {
   toy::Toy toy;
-  Quantize stage = stage_of(config_of(2, 64), *toy.model);
+  Quantize stage = stage_of(config_with(2, 64), *toy.model);
   toy.walk({&stage});
   std::vector<std::string> names;
   for (const core::State& state : toy.slot(0).state()) names.push_back(state.name + " " + core::name_of(state.kind));
@@ -294,7 +296,7 @@ TEST(QuantizedLinear, NamesItsStateByTheSlot) {
 
 TEST(Bill, TwoBitsInGroupsOf64WithIntegerZerosAre2Point28125BitsPerWeight) {
   toy::Toy toy;
-  Quantize stage = stage_of(config_of(2, 64), *toy.model);
+  Quantize stage = stage_of(config_with(2, 64), *toy.model);
   toy.walk({&stage});
   for (const core::Slot* slot : toy.model->slots()) {
     const core::Cost cost = slot->cost();
@@ -305,7 +307,7 @@ TEST(Bill, TwoBitsInGroupsOf64WithIntegerZerosAre2Point28125BitsPerWeight) {
 
 TEST(Bill, OfAQuantizedModelIsTheSumByHand) {
   toy::Toy toy;
-  Quantize stage = stage_of(config_of(3, -1), *toy.model);
+  Quantize stage = stage_of(config_with(3, -1), *toy.model);
   toy.walk({&stage});
   const core::Cost cost = core::bill(*toy.model);
   const int64_t linears = toy::kLayers * 2 * toy::kWidth * toy::kFfn;  // weights
@@ -320,7 +322,7 @@ TEST(Bill, OfAQuantizedModelIsTheSumByHand) {
 
 TEST(Bill, OneGroupForTheWholeMatrixStoresOneScale) {
   toy::Toy toy;
-  Quantize stage = stage_of(config_of(2, 0), *toy.model);
+  Quantize stage = stage_of(config_with(2, 0), *toy.model);
   toy.walk({&stage});
   EXPECT_EQ(toy.slot(0).cost().parameter_bits, 16 + 2);
 }

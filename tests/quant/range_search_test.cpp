@@ -1,10 +1,11 @@
 // Searched ranges against plain loops in double and against exhaustive search; then what they buy on normal data.
-#include "quant/range_search.h"
+#include "quant/grids/range_search.h"
 
 #include <ATen/ATen.h>
 #include <c10/util/Half.h>
 #include <gmock/gmock.h>
 
+#include "quant/grids/make_format.h"
 #include "tests/quant/grid_cases.h"
 
 namespace quant {
@@ -17,7 +18,7 @@ double half_rounded(double scale) {
   return stored < 0 ? std::min(stored, -0x1p-14) : std::max(stored, 0x1p-14);
 }
 
-double slow_scale(const SlowRange& range, double p, const WeightConfig& config) {
+double slow_searched_scale(const SlowRange& range, double p, const WeightConfig& config) {
   const double top = top_of(config.bits), half = (top + 1) / 2;
   if (config.symmetry == "asymmetric") return half_rounded(p * (range.hi - range.lo) / top);
   if (config.symmetry == "signed_full") return half_rounded(-p * range.largest_signed() / half);
@@ -25,7 +26,7 @@ double slow_scale(const SlowRange& range, double p, const WeightConfig& config) 
   return half_rounded(2 * p * range.largest() / top);  // midrise
 }
 
-double slow_zero(const SlowRange& range, double p, double scale, const WeightConfig& config) {
+double slow_searched_zero(const SlowRange& range, double p, double scale, const WeightConfig& config) {
   const double top = top_of(config.bits);
   if (config.symmetry == "asymmetric") return std::clamp(std::nearbyint(-p * range.lo / scale), 0.0, top);
   return config.symmetry == "midrise" ? top / 2 : (top + 1) / 2;
@@ -34,7 +35,8 @@ double slow_zero(const SlowRange& range, double p, double scale, const WeightCon
 using Weighted = std::vector<std::pair<double, double>>;  // weight, importance
 
 double slow_loss(const Weighted& group, const SlowRange& range, double p, const WeightConfig& config) {
-  const double scale = slow_scale(range, p, config), zero = slow_zero(range, p, scale, config) - config.offset;
+  const double scale = slow_searched_scale(range, p, config),
+               zero = slow_searched_zero(range, p, scale, config) - config.offset;
   double loss = 0;
   for (const auto& [w, importance] : group) {
     const double code = std::clamp(std::nearbyint(w / scale + zero), 0.0, top_of(config.bits));
@@ -45,21 +47,21 @@ double slow_loss(const Weighted& group, const SlowRange& range, double p, const 
 
 std::vector<Weighted> groups_of(const at::Tensor& w, const at::Tensor& importance, int64_t group_size) {
   std::vector<Weighted> groups(group_count(group_size));
-  for (int64_t i = 0; i < kRows; ++i) {
-    for (int64_t j = 0; j < kColumns; ++j) {
+  for (int64_t i = 0; i < kCaseRows; ++i) {
+    for (int64_t j = 0; j < kCaseColumns; ++j) {
       groups[group_of(i, j, group_size)].emplace_back(w[i][j].item<double>(), importance[j].item<double>());
     }
   }
   return groups;
 }
 
-// The losses that the decoder's own scales and zeros cause, group by group, against the least over all candidates.
+// The losses that the format's own scales and zeros cause, group by group, against the least over all candidates.
 void expect_least_loss(const Case& c, const at::Tensor& importance) {
-  const auto decoder = decoder_of(c.config);
+  const auto format = format_of(c.config);
   Statistics x;
   x.mean_square = importance;
   const std::vector<Weighted> exact = groups_of(c.w, importance, c.config.group_size),
-                              found = groups_of(approximation(*decoder, c.w, x), importance, c.config.group_size);
+                              found = groups_of(approximation(*format, c.w, x), importance, c.config.group_size);
   const std::vector<SlowRange> ranges = slow_ranges(c.w, c.config.group_size);
   for (size_t g = 0; g < exact.size(); ++g) {
     double least = slow_loss(exact[g], ranges[g], 1, c.config), loss = 0, size = 0;
@@ -77,42 +79,44 @@ void expect_least_loss(const Case& c, const at::Tensor& importance) {
   }
 }
 
-const std::vector<std::string> kGrids{"symmetry: asymmetric", "symmetry: midrise", "symmetry: signed_full",
-                                      "symmetry: narrow", "offset: 0.4"};
+const std::vector<std::string> kSearchedGrids{"symmetry: asymmetric", "symmetry: midrise", "symmetry: signed_full",
+                                              "symmetry: narrow", "offset: 0.4"};
 
-std::vector<std::string> with(std::vector<std::string> variables, const std::string& more) {
+std::vector<std::string> each_with(std::vector<std::string> variables, const std::string& more) {
   for (std::string& v : variables) v += ", " + more;
   return variables;
 }
 
 TEST(RangeSearch, MseFindsTheLeastLossOfAllCandidates) {
-  const at::Tensor ones = at::ones({kColumns});
-  for_all(cases({2, 3}, {-1, 0, 1, 4}, with(kGrids, "range: mse")), [&](const Case& c) { expect_least_loss(c, ones); });
-  for_all(cases({2}, {4}, with(kGrids, "range: mse, range_search: {grid: 17, max_shrink: 0.5, norm: 1.3}")),
+  const at::Tensor ones = at::ones({kCaseColumns});
+  for_all(cases({2, 3}, {-1, 0, 1, 4}, each_with(kSearchedGrids, "range: mse")),
           [&](const Case& c) { expect_least_loss(c, ones); });
+  for_all(
+      cases({2}, {4}, each_with(kSearchedGrids, "range: mse, range_search: {grid: 17, max_shrink: 0.5, norm: 1.3}")),
+      [&](const Case& c) { expect_least_loss(c, ones); });
 }
 
 TEST(RangeSearch, ImportanceFindsTheLeastWeightedLoss) {
-  const at::Tensor importance = at::linspace(0, 3, kColumns).square();
-  for_all(cases({2, 3}, {-1, 0, 4}, with(kGrids, "range: importance")),
+  const at::Tensor importance = at::linspace(0, 3, kCaseColumns).square();
+  for_all(cases({2, 3}, {-1, 0, 4}, each_with(kSearchedGrids, "range: importance")),
           [&](const Case& c) { expect_least_loss(c, importance); });
 }
 
 TEST(RangeSearch, InputsThatAreAlwaysZeroLeaveTheWholeRange) {
   const WeightConfig config = weight_config("{bits: 2, group_size: 4, range: importance}");
   Statistics x;
-  x.mean_square = at::zeros({kColumns});
+  x.mean_square = at::zeros({kCaseColumns});
   const at::Tensor w = named_data()[4].second;
   WeightConfig minmax = config;
   minmax.range = "minmax";
-  EXPECT_TRUE(at::equal(approximation(*decoder_of(config), w, x), approximation(*decoder_of(minmax), w)));
+  EXPECT_TRUE(at::equal(approximation(*format_of(config), w, x), approximation(*format_of(minmax), w)));
 }
 
 TEST(RangeSearch, ImportanceWithoutStatisticsIsRefused) {
-  const auto decoder = decoder_of(weight_config("{bits: 2, group_size: 4, range: importance}"));
-  EXPECT_TRUE(decoder->needs().mean_square);
+  const auto format = format_of(weight_config("{bits: 2, group_size: 4, range: importance}"));
+  EXPECT_TRUE(format->needs().mean_square);
   EXPECT_EQ(core::message_of([&] {
-              decoder->fit(at::ones({kRows, kColumns}), {});
+              format->fit(at::ones({kCaseRows, kCaseColumns}), {});
             }),
             "range: importance needs the inputs of the linear. Use range: mse.");
 }
@@ -147,11 +151,11 @@ TEST(RangeSearch, IsBoundedFromBelowByExhaustiveSearch) {
     for (int trial = 0; trial < 20; ++trial) {
       const at::Tensor w = at::randn({1, 4});
       const auto error = [&, &name = variables](const std::string& range) {
-        const auto decoder =
-            make_decoder(weight_config("{group_size: -1, scale_dtype: float32, range_search: {norm: 2}, " + name +
-                                       ", range: " + range + "}"),
-                         "test", 4);
-        return at::sum(at::square(w - approximation(*decoder, w)), at::kDouble).item<double>();
+        const auto format =
+            make_format(weight_config("{group_size: -1, scale_dtype: float32, range_search: {norm: 2}, " + name +
+                                      ", range: " + range + "}"),
+                        "test", 4);
+        return at::sum(at::square(w - approximation(*format, w)), at::kDouble).item<double>();
       };
       const double least = least_squares(w[0], levels);
       EXPECT_GE(error("mse"), least * (1 - 1e-5) - 1e-9);
@@ -178,13 +182,13 @@ class NormalWeights : public ::testing::TestWithParam<Row> {};
 TEST_P(NormalWeights, LoseWhatTheTableSays) {
   at::manual_seed(17);
   const at::Tensor w = at::randn({1280, 256});
-  const auto decoder =
-      make_decoder(weight_config("{group_size: 64, range: mse, " + GetParam().variables + "}"), "test", 256);
+  const auto format =
+      make_format(weight_config("{group_size: 64, range: mse, " + GetParam().variables + "}"), "test", 256);
   const double error =
-      at::mean(at::square(w - approximation(*decoder, w))).item<double>() / at::mean(at::square(w)).item<double>();
+      at::mean(at::square(w - approximation(*format, w))).item<double>() / at::mean(at::square(w)).item<double>();
   EXPECT_NEAR(error, GetParam().error, 0.02 * GetParam().error);
-  const double side = static_cast<double>(parameter_bits(decoder->layout(1280, 256))) / static_cast<double>(w.numel());
-  EXPECT_DOUBLE_EQ(static_cast<double>(decoder->code_bits()) + side, GetParam().bits);
+  const double side = static_cast<double>(parameter_bits(format->layout(1280, 256))) / static_cast<double>(w.numel());
+  EXPECT_DOUBLE_EQ(static_cast<double>(format->code_bits()) + side, GetParam().bits);
 }
 
 INSTANTIATE_TEST_SUITE_P(

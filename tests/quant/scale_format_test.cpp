@@ -1,5 +1,5 @@
 // How scales are stored: the rounding to a dtype, and scales of two levels, against plain loops.
-#include "quant/scale_format.h"
+#include "quant/grids/scale_format.h"
 
 #include <ATen/ATen.h>
 #include <gmock/gmock.h>
@@ -11,7 +11,7 @@ namespace {
 
 constexpr int64_t kGroups = 7;
 
-ScaleFormat format_of(const std::string& yaml, bool is_signed = false) {
+ScaleFormat scale_format_of(const std::string& yaml, bool is_signed = false) {
   return ScaleFormat(weight_config("{" + yaml + "}"), is_signed);
 }
 
@@ -19,26 +19,27 @@ at::Tensor round_trip(const ScaleFormat& format, const at::Tensor& scale) { retu
 
 TEST(ScaleFormat, KeepsTheSignAndAtLeastTheSmallestNormalNumber) {
   const at::Tensor scale = at::tensor({0.0, 1e-9, -1e-9, 0.1, -0.1, 1.0}, at::kFloat);
-  const at::Tensor half = format_of("scale_dtype: float16").rounded_scale(scale);
+  const at::Tensor half = scale_format_of("scale_dtype: float16").rounded_scale(scale);
   EXPECT_TRUE(at::equal(half.narrow(0, 0, 3), at::tensor({0x1p-14, 0x1p-14, -0x1p-14}, at::kFloat))) << half;
   EXPECT_TRUE(at::equal(half.narrow(0, 3, 3), scale.narrow(0, 3, 3).to(at::kHalf).to(at::kFloat)));
-  const at::Tensor exact = format_of("scale_dtype: float32").rounded_scale(scale);
+  const at::Tensor exact = scale_format_of("scale_dtype: float32").rounded_scale(scale);
   EXPECT_TRUE(at::equal(exact.narrow(0, 1, 5), scale.narrow(0, 1, 5)));
   EXPECT_EQ(exact[0].item<double>(), 0x1p-126);
-  EXPECT_TRUE(at::equal(format_of("scale_dtype: bfloat16").rounded_scale(scale.narrow(0, 3, 1)),
+  EXPECT_TRUE(at::equal(scale_format_of("scale_dtype: bfloat16").rounded_scale(scale.narrow(0, 3, 1)),
                         scale.narrow(0, 3, 1).to(at::kBFloat16).to(at::kFloat)));
 }
 
 TEST(ScaleFormat, RefusesAScaleThatIsNotFinite) {
-  EXPECT_EQ(core::message_of([] { format_of("scale_dtype: float16").rounded_scale(at::full({1}, 1e5)); }),
+  EXPECT_EQ(core::message_of([] { scale_format_of("scale_dtype: float16").rounded_scale(at::full({1}, 1e5)); }),
             "a scale of 1e+05 does not fit float16. Use scale_dtype: bfloat16 or float32.");
-  EXPECT_EQ(core::message_of([] { format_of("scale_dtype: bfloat16").rounded_scale(at::full({1}, 1e5)); }), "no error");
+  EXPECT_EQ(core::message_of([] { scale_format_of("scale_dtype: bfloat16").rounded_scale(at::full({1}, 1e5)); }),
+            "no error");
 }
 
 // The nearest multiple of the super-scale, from 1 up to as many as the bits count.
 void expect_two_levels(int64_t bits, int64_t share, bool is_signed, const at::Tensor& scale) {
   SCOPED_TRACE(fmt::format("{} bits, {} groups share, signed {}", bits, share, is_signed));
-  const ScaleFormat format = format_of(fmt::format("scale_bits: {}, scale_group: {}", bits, share), is_signed);
+  const ScaleFormat format = scale_format_of(fmt::format("scale_bits: {}, scale_group: {}", bits, share), is_signed);
   const Parameters stored = format.stored(scale);
   const at::Tensor found = format.scale(stored), super = stored.at("super_scale");
   const int64_t width = share == -1 ? kGroups : share, count = int64_t{1} << (is_signed ? bits - 1 : bits);
@@ -73,12 +74,12 @@ TEST(TwoLevelScales, AreTheNearestMultiplesOfASharedScale) {
 TEST(TwoLevelScales, OfAGroupOfItsOwnAreAsExactAsTheDtype) {
   at::manual_seed(10);
   const at::Tensor scale = at::rand({4, kGroups}) + 0.05;
-  const at::Tensor error = at::abs(round_trip(format_of("scale_bits: 8, scale_group: 1"), scale) - scale);
+  const at::Tensor error = at::abs(round_trip(scale_format_of("scale_bits: 8, scale_group: 1"), scale) - scale);
   EXPECT_LE((error / scale).max().item<double>(), 0x1p-10);
 }
 
 TEST(TwoLevelScales, CostTheirBitsAndTheSharedScales) {
-  const Parameters layout = format_of("scale_bits: 4, scale_group: 8").layout({10, 16});
+  const Parameters layout = scale_format_of("scale_bits: 4, scale_group: 8").layout({10, 16});
   EXPECT_EQ(parameter_bits(layout), 10 * 16 * 4 + 10 * 2 * 16);
 }
 

@@ -8,9 +8,9 @@
 
 #include "core/io/hf_config.h"
 #include "models/registry.h"
-#include "quant/affine.h"
-#include "quant/quantize.h"
-#include "quant/quantized_linear.h"
+#include "quant/grids/affine.h"
+#include "quant/linear/quantized_linear.h"
+#include "quant/stage/quantize.h"
 #include "tests/quant/grid_cases.h"
 #include "tests/support/calibrated.h"
 
@@ -72,7 +72,7 @@ TEST(Gradients, OfEveryLinearPassThroughABlockAsDifferencesSay) {
 
 // ---- gradients through a grid ----
 
-const std::vector<std::string>& variables() {
+const std::vector<std::string>& signround_variables() {
   static const std::vector<std::string> all{
       "symmetry: asymmetric",        "zero_point: float, offset: 0.25",      "symmetry: narrow",
       "symmetry: span, range: mse",  "symmetry: signed_full, scale_bits: 4", "symmetry: noclip, scale_dtype: bfloat16",
@@ -81,28 +81,28 @@ const std::vector<std::string>& variables() {
 }
 
 TEST(Gradients, OfAGridWithoutANudgeItsWeightsAreTheDecodedOnes) {
-  for_all(cases({2, 4}, {4, -1, 0}, variables()), [](const Case& c) {
-    const auto decoder = decoder_of(c.config);
-    const auto& grid = dynamic_cast<const AffineGrid&>(*decoder);
+  for_all(cases({2, 4}, {4, -1, 0}, signround_variables()), [](const Case& c) {
+    const auto format = format_of(c.config);
+    const auto& grid = dynamic_cast<const AffineGrid&>(*format);
     const at::Tensor made = grid.trainable(c.w, grid.range_of(c.w, {}), at::zeros_like(c.w));
     const double largest = c.w.abs().max().item<double>();
-    EXPECT_LE((made - approximation(*decoder, c.w)).abs().max().item<double>(), 1e-5 * largest + 1e-9);
+    EXPECT_LE((made - approximation(*format, c.w)).abs().max().item<double>(), 1e-5 * largest + 1e-9);
   });
 }
 
 // ∂ŵ/∂V = s where the code is inside the grid, 0 where it is clamped. A signed scale keeps its sign.
 TEST(Gradients, OfTheNudgeAreTheStepInsideTheGridAndZeroOutside) {
-  for (const std::string& further : variables()) {
+  for (const std::string& further : signround_variables()) {
     SCOPED_TRACE(further);
     const std::string clip = further.find("clip: ") == std::string::npos ? "clip: 0.5, " : "";
     const WeightConfig config = weight_config("{bits: 3, group_size: 4, " + clip + further + "}");
-    const auto decoder = decoder_of(config);
-    const auto& grid = dynamic_cast<const AffineGrid&>(*decoder);
+    const auto format = format_of(config);
+    const auto& grid = dynamic_cast<const AffineGrid&>(*format);
     const at::Tensor w = named_data()[4].second, nudge = at::zeros_like(w).set_requires_grad(true);
     const Range range = grid.range_of(w, {});
     grid.trainable(w, range, nudge).sum().backward();
-    const ElementGrid levels = grid.element_grid(grid.parameters_of(range, w), kRows, kColumns);
-    const at::Tensor position = w.reshape({kRows, -1, 4}) / levels.scale.unsqueeze(-1) + levels.shift.unsqueeze(-1);
+    const ElementGrid levels = grid.element_grid(grid.parameters_of(range, w), kCaseRows, kCaseColumns);
+    const at::Tensor position = w.reshape({kCaseRows, -1, 4}) / levels.scale.unsqueeze(-1) + levels.shift.unsqueeze(-1);
     const at::Tensor inside = (at::round(position) >= 0).logical_and(at::round(position) <= 7);
     const at::Tensor expected = (levels.scale.unsqueeze(-1) * inside).reshape(w.sizes());
     EXPECT_TRUE(at::allclose(nudge.grad(), expected)) << nudge.grad() << expected;
@@ -129,7 +129,7 @@ class SignRound : public ::testing::Test {
     std::vector<Target> targets;
     for (const Assignment& a : assign(config, *toy_.model, seed)) {
       const bool first = a.slot == &toy_.slot(0) || a.slot == &toy_.slot(1);
-      if (first && a.decoder) targets.push_back({a.slot, a.decoder, a.input});
+      if (first && a.format) targets.push_back({a.slot, a.format, a.input});
     }
     return targets;
   }
@@ -154,7 +154,7 @@ class SignRound : public ::testing::Test {
       wanted.push_back(toy_.model->block(0).forward((same ? inputs_ : full_).get(i), {}));
     for (size_t i = 0; i < targets.size(); ++i) {
       before.push_back(targets[i].slot->pointer());
-      const auto linear = std::make_shared<QuantizedLinear>(targets[i].decoder, results[i].encoded,
+      const auto linear = std::make_shared<QuantizedLinear>(targets[i].format, results[i].encoded,
                                                             before.back()->bias(), 32, at::kFloat);
       linear->quantize_input(targets[i].input);
       targets[i].slot->put(linear);
@@ -194,7 +194,7 @@ class SignRound : public ::testing::Test {
 };
 
 TEST_F(SignRound, ChangesTheOutputsOfTheBlockLessThanRoundingToNearest) {
-  for (const std::string& further : variables()) {
+  for (const std::string& further : signround_variables()) {
     for (const char* bits : {"bits: 2, group_size: 32, ", "bits: 4, group_size: -1, ", "bits: 3, group_size: 0, "}) {
       const std::string grid = bits + further;
       EXPECT_LT(loss(yaml("iterations: 60, targets: same", grid), true), 0.8 * loss(rtn(grid), true)) << grid;
@@ -227,7 +227,7 @@ TEST_F(SignRound, IsTrainedForTheTargetsThatItIsTold) {
 }
 
 TEST_F(SignRound, WithoutAStepIsRoundingToNearestBitForBit) {
-  for (const std::string& further : variables()) {
+  for (const std::string& further : signround_variables()) {
     const std::string grid = "bits: 3, group_size: 32, " + further;
     EXPECT_TRUE(equal(quantized(yaml("iterations: 0", grid)), quantized(rtn(grid)))) << grid;
   }
@@ -284,7 +284,7 @@ TEST_F(SignRound, LeavesTheSlotsAsTheyWereAndSaysWhatItReached) {
 TEST_F(SignRound, AsksForTheStreamsThatItReads) {
   const auto stage = [&](const std::string& yaml, bool propagate_error) {
     const QuantConfig config = quant_config(yaml);
-    return Quantize(config.methods.at(config.method), config.method, assign(config, *toy_.model),
+    return Quantize(config.methods.at(config.method).share(), config.method, assign(config, *toy_.model),
                     {.propagate_error = propagate_error});
   };
   EXPECT_TRUE(stage(yaml("", ""), true).reads_stream(*toy_.model));
@@ -299,7 +299,7 @@ TEST_F(SignRound, AsksForTheStreamsThatItReads) {
 
 TEST_F(SignRound, InTheWalkTrainsEveryBlockOnTheInputsThatTheBlocksBeforeLeave) {
   const QuantConfig config = quant_config(yaml("iterations: 10", "bits: 2, group_size: 32"));
-  Quantize stage(config.methods.at("signround"), "signround", assign(config, *toy_.model));
+  Quantize stage(config.methods.at("signround").share(), "signround", assign(config, *toy_.model));
   toy_.walk({&stage}, {.full = &full_, .quantized = &inputs_});
   ASSERT_EQ(stage.reports().size(), 2 * toy::kLayers);
   for (const ModuleReport& report : stage.reports()) EXPECT_THAT(report.note, StartsWith("block mse "));
@@ -321,7 +321,7 @@ TEST(Mistakes, OfSignRoundAreToldBeforeTheRun) {
     return message_of([&] { assign(quant_config("{method: signround, weight: {" + weight + "}}"), *model); });
   };
   EXPECT_EQ(message("codebook: normal_float"),
-            "model.layers.0.mlp.up_proj: signround: it trains the ranges of uniform grids, not the decoder codebook. "
+            "model.layers.0.mlp.up_proj: signround: it trains the ranges of uniform grids, not the format codebook. "
             "Set quant.weight.codebook: uniform.");
   EXPECT_EQ(message("rounding: stochastic"),
             "model.layers.0.mlp.up_proj: signround: it chooses the rounding itself. Set quant.weight.rounding: "

@@ -9,8 +9,9 @@
 
 #include "core/io/hf_config.h"
 #include "models/registry.h"
-#include "quant/apply_transforms.h"
-#include "quant/fold.h"
+#include "quant/grids/make_format.h"
+#include "quant/stage/apply_transforms.h"
+#include "quant/stage/fold.h"
 #include "tests/support/calibrated.h"
 
 namespace quant {
@@ -57,9 +58,10 @@ std::vector<std::string> golden_models() {
 TEST(Transform, EveryFamilyComputesWhatItDidToOnePartInAHundredThousand) {
   at::NoGradGuard no_gradient;
   ASSERT_GE(golden_models().size(), 7u);
+  std::vector<std::vector<std::string>> chains{{"smoothquant: {alpha: 0.8}", "awq: {duo_scaling: true}"}};
+  for (const auto& [name, transform] : make_transforms()) chains.push_back({name + ": {}"});
   for (const std::string& directory : golden_models()) {
-    for (const auto& items : std::vector<std::vector<std::string>>{
-             {"smoothquant: {}"}, {"awq: {}"}, {"smoothquant: {alpha: 0.8}", "awq: {duo_scaling: true}"}}) {
+    for (const std::vector<std::string>& items : chains) {
       SCOPED_TRACE(directory + " " + items.front());
       const core::Weights weights(std::make_shared<core::Checkpoint>(core::Checkpoint::open(directory)), at::kFloat,
                                   at::kCPU);
@@ -111,23 +113,23 @@ struct Group {
 
   Group(const at::Tensor& w, const at::Tensor& x, const std::string& weight)
       : single(w, quant_config("{weight: " + weight + "}"), statistics_of(x)) {
-    group.consumers = {{&single.slot, single.decoder}};
+    group.consumers = {{&single.slot, single.format}};
     group.producer = {.norm = &norm};
     group.inputs = single.inputs;
     group.samples = {x.unsqueeze(0)};
   }
 };
 
-at::Tensor inputs() { return correlated_inputs(200, 64); }
+at::Tensor group_inputs() { return correlated_inputs(200, 64); }
 at::Tensor weight() {
   at::manual_seed(5);
   return at::randn({24, 64}) / 8;
 }
 
 TEST(SmoothQuant, FactorsAreThoseOfEquationFour) {
-  Group one(weight(), inputs(), "{bits: 4}");
+  Group one(weight(), group_inputs(), "{bits: 4}");
   const at::Tensor f = transforms({"smoothquant: {alpha: 0.7}"})[0].transform->factors(one.group).values;
-  const at::Tensor x = inputs(), w = weight();
+  const at::Tensor x = group_inputs(), w = weight();
   for (int64_t j = 0; j < 64; ++j) {
     const double a = x.select(1, j).abs().max().item<double>(), b = w.select(1, j).abs().max().item<double>();
     EXPECT_NEAR(f[j].item<double>(), std::pow(a, 0.7) / std::pow(b, 0.3), 1e-4);
@@ -142,8 +144,8 @@ int64_t slow_exponent(const Group& one, int64_t grid) {
   for (int64_t i = 0; i < grid; ++i) {
     at::Tensor f = x.abs().mean(0).pow(static_cast<double>(i) / static_cast<double>(grid)).clamp_min(1e-4);
     f = f / (f.max() * f.min()).sqrt();
-    const Encoded encoded = round_to_nearest(w * f, *one.single.decoder, {});
-    const at::Tensor rounded = one.single.decoder->decode(encoded.codes, encoded.parameters);
+    const Encoded encoded = round_to_nearest(w * f, *one.single.format, {});
+    const at::Tensor rounded = one.single.format->decode(encoded.codes, encoded.parameters);
     const at::Tensor error = at::mm(x / f, rounded.t()) - at::mm(x, w.t());
     const double loss = error.to(at::kDouble).square().sum().item<double>();
     if (loss < least) least = loss, best = i;
@@ -154,7 +156,7 @@ int64_t slow_exponent(const Group& one, int64_t grid) {
 TEST(AwqScales, AreThoseOfASlowSearchByTokensAndByTheHessian) {
   for (const char* grid : {"{bits: 2, group_size: 32}", "{bits: 3, group_size: -1, symmetry: midrise}"}) {
     SCOPED_TRACE(grid);
-    Group one(weight(), inputs(), grid);
+    Group one(weight(), group_inputs(), grid);
     const auto transform = transforms({"awq: {grid: 12}"})[0].transform;
     const std::string expected = fmt::format("alpha {:g},", static_cast<double>(slow_exponent(one, 12)) / 12);
     EXPECT_THAT(transform->factors(one.group).note, HasSubstr(expected));
@@ -165,8 +167,8 @@ TEST(AwqScales, AreThoseOfASlowSearchByTokensAndByTheHessian) {
 }
 
 TEST(AwqScales, LeaveAGroupAloneThatNobodyQuantizes) {
-  Group one(weight(), inputs(), "{bits: 4}");
-  one.group.consumers.front().decoder = nullptr;
+  Group one(weight(), group_inputs(), "{bits: 4}");
+  one.group.consumers.front().format = nullptr;
   EXPECT_FALSE(transforms({"awq: {}"})[0].transform->needs(one.group).any());
 }
 
@@ -174,7 +176,7 @@ TEST(AwqScales, LeaveAGroupAloneThatNobodyQuantizes) {
 
 // The least of Δ H_g Δᵀ over the fractions, for every group of every row; doubles and plain loops.
 double slow_clip_loss(const at::Tensor& w, const at::Tensor& h, int64_t S, bool asymmetric, const std::string& yaml) {
-  const auto decoder = make_decoder(quant_config(yaml).weight, "a", S);
+  const auto format = make_format(quant_config(yaml).weight, "a", S);
   double total = 0;
   for (int64_t o = 0; o < w.size(0); ++o) {
     for (int64_t g = 0; g < w.size(1) / S; ++g) {
@@ -186,8 +188,8 @@ double slow_clip_loss(const at::Tensor& w, const at::Tensor& h, int64_t S, bool 
       for (int64_t i = 0; i < 10; ++i) {
         const double p = 1 - static_cast<double>(i) / 20;
         const at::Tensor clipped = at::clamp(row, asymmetric ? lo * p : -a * p, asymmetric ? hi * p : a * p);
-        const Encoded encoded = round_to_nearest(clipped, *decoder, {});
-        const at::Tensor d = (decoder->decode(encoded.codes, encoded.parameters) - row).to(at::kDouble);
+        const Encoded encoded = round_to_nearest(clipped, *format, {});
+        const at::Tensor d = (format->decode(encoded.codes, encoded.parameters) - row).to(at::kDouble);
         least = std::min(least, (at::mm(d, block) * d).sum().item<double>());
       }
       total += least;
@@ -197,7 +199,7 @@ double slow_clip_loss(const at::Tensor& w, const at::Tensor& h, int64_t S, bool 
 }
 
 TEST(Awq, ClipsEveryGroupToTheFractionThatASlowSearchFinds) {
-  const at::Tensor w = weight(), x = inputs();
+  const at::Tensor w = weight(), x = group_inputs();
   const Statistics known = statistics_of(x);
   for (const auto& [grid, S, asymmetric] :
        std::vector<std::tuple<std::string, int64_t, bool>>{{"bits: 2, group_size: 16", 16, true},
@@ -225,15 +227,15 @@ TEST(Awq, WithoutUsableInputsItRoundsAndSaysSo) {
 
 TEST(Awq, QueriesAreNotClipped) {
   const QuantConfig config = quant_config("{method: awq, weight: {bits: 2, group_size: 32}}");
-  Single plain(weight(), config, statistics_of(inputs()));
+  Single plain(weight(), config, statistics_of(group_inputs()));
   core::Slot queries("model.layers.0.self_attn.q_proj", core::Role::q_proj, 24, 64, false);
   queries.put(plain.slot.pointer());
   static toy::Toy toy;
   const core::Streams streams;
   core::BlockContext context{*toy.model, toy.model->block(0), 0, 0, streams};
   const auto results = config.methods.at("awq")->quantize(
-      context, {{.slot = &queries, .decoder = plain.decoder, .input = nullptr, .inputs = plain.inputs}});
-  const Encoded nearest = round_to_nearest(weight(), *plain.decoder, plain.inputs);
+      context, {{.slot = &queries, .format = plain.format, .input = nullptr, .inputs = plain.inputs}});
+  const Encoded nearest = round_to_nearest(weight(), *plain.format, plain.inputs);
   EXPECT_TRUE(at::equal(results[0].encoded.codes, nearest.codes));
   EXPECT_FALSE(at::equal(plain.by(*config.methods.at("awq")).encoded.codes, nearest.codes));
 }

@@ -5,9 +5,9 @@
 #include <algorithm>
 
 #include "core/config/node.h"
-#include "quant/draws.h"
-#include "quant/quantize.h"
-#include "quant/quantized_linear.h"
+#include "quant/grids/draws.h"
+#include "quant/linear/quantized_linear.h"
+#include "quant/stage/quantize.h"
 #include "replication/affine_fit.h"
 #include "replication/config.h"
 #include "replication/own_parameters.h"
@@ -23,7 +23,7 @@ ReplicationConfig config_of(const std::string& yaml) {
 }
 
 void follow(const ReplicationConfig& config, core::Model& model) {
-  follow_plan(config, model, config.select.linears_of(model, config.select.chosen_units(model, {}, 0)));
+  follow_plan(config, model, config.select.chosen_linears(model, {}, 0));
 }
 
 // "0 1 1.1(1) 2": block.replica(step whose keys are attended to)xparallel.
@@ -74,25 +74,26 @@ TEST(Depth, ClosesTheGatesOfLaterPassesOnly) {
 
 TEST(Depth, CalibratesOnLaterStepsWhereItIsAsked) {
   const auto model = toy::skeleton();
-  const auto steps_of = [&](const std::string& depth, const std::string& path, int64_t block) {
+  const auto steps_of = [&](const std::string& depth, const std::string& path) {
     const ReplicationConfig config = config_of("{strategy: depth, depth: " + depth + "}");
     follow(config, *model);
     std::vector<int64_t> steps;
-    for (const quant::FurtherInput& further : config.chosen().further_inputs(path, block, model->plan())) {
+    for (const quant::FurtherInput& further :
+         config.block_strategy()->further_inputs(model->slot(path), model->plan())) {
       EXPECT_EQ(further.path, path);
       steps.push_back(further.step);
     }
     return steps;
   };
   const std::string first = "model.layers.0.mlp.up_proj", last = "model.layers.2.mlp.up_proj";
-  EXPECT_EQ(steps_of("{span: [0, 1], order: span, calibrate: all_steps, passes: 3}", first, 0),
+  EXPECT_EQ(steps_of("{span: [0, 1], order: span, calibrate: all_steps, passes: 3}", first),
             (std::vector<int64_t>{2, 4}));
-  EXPECT_TRUE(steps_of("{span: [0, 1], calibrate: all_steps}", last, 2).empty()) << "it runs once";
-  EXPECT_TRUE(steps_of("{span: [0, 1]}", first, 0).empty());
+  EXPECT_TRUE(steps_of("{span: [0, 1], calibrate: all_steps}", last).empty()) << "it runs once";
+  EXPECT_TRUE(steps_of("{span: [0, 1]}", first).empty());
 }
 
 TEST(BlockStrategies, BillWhatReplicasOwn) {
-  const auto bits = [](const std::string& yaml, Own own) {
+  const auto bits = [](const std::string& yaml, OwnParameters own) {
     const ReplicationConfig config = config_of(yaml);
     const auto model = toy::skeleton();
     follow(config, *model);
@@ -124,7 +125,7 @@ struct Coded : toy::Toy {
     model->follow({{.block = 0, .parallel = 2}, {.block = 1}, {.block = 2}});
     quant::QuantConfig config;
     core::bind(core::parse_yaml("{method: rtn, weight: {bits: 3, group_size: 16}}", "test.yaml"), config, "quant");
-    quant::Quantize quantize(config.methods.at("rtn"), "rtn", quant::assign(config, *model));
+    quant::Quantize quantize(config.methods.at("rtn").share(), "rtn", quant::assign(config, *model));
     walk({&quantize});
   }
   const quant::QuantizedLinear& linear(int64_t replica, size_t slot) {
@@ -211,7 +212,7 @@ TEST(Adjacent, TheFirstOfASpanMakesTheCodesOfAll) {
   EXPECT_EQ(assignments[1].codes_of, "");
   EXPECT_EQ(assignments[2].codes_of, "model.layers.0.mlp.up_proj");
   EXPECT_EQ(assignments[5].codes_of, "model.layers.0.mlp.down_proj");
-  for (const quant::Assignment& a : assignments) EXPECT_EQ(a.decoder->code_bits(), 6) << a.slot->path();
+  for (const quant::Assignment& a : assignments) EXPECT_EQ(a.format->code_bits(), 6) << a.slot->path();
 }
 
 TEST(Adjacent, RefusesWhatCannotShare) {
@@ -237,7 +238,7 @@ TEST(Adjacent, FollowersAreFittedToTheirOwnWeights) {
     toy::Toy toy;
     const auto assignments = assigned(*toy.model, "{strategy: adjacent, adjacent: {span: 3, init: " + init + "}}");
     quant::QuantConfig config;
-    quant::Quantize stage(config.methods.at("rtn"), "rtn", assignments, {}, [&](const std::string& path) {
+    quant::Quantize stage(config.methods.at("rtn").share(), "rtn", assignments, {}, [&](const std::string& path) {
       const auto slots = toy.model->slots();
       const auto slot = std::find_if(slots.begin(), slots.end(), [&](const auto* s) { return s->path() == path; });
       const auto& linear = dynamic_cast<const quant::QuantizedLinear&>((*slot)->linear());

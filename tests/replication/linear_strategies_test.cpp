@@ -4,13 +4,15 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <limits>
 
 #include "core/config/node.h"
 #include "core/linalg.h"
-#include "quant/draws.h"
+#include "quant/grids/draws.h"
+#include "quant/grids/make_format.h"
+#include "quant/linear/quantized_linear.h"
 #include "quant/method.h"
-#include "quant/quantized_linear.h"
 #include "replication/affine_replicas.h"
 #include "replication/config.h"
 #include "tests/support/calibrated.h"
@@ -20,11 +22,11 @@ namespace {
 
 const quant::Place kPlace{"layer", 7};
 
-struct Case {
+struct LinearCase {
   at::Tensor w = quant::normal_draw(kPlace, "weights", 0, 32, 128);
   quant::Statistics x;
 
-  Case() {
+  LinearCase() {
     const at::Tensor inputs =
         quant::normal_draw(kPlace, "inputs", 0, 512, 128) * (1 + at::arange(128, at::kFloat) / 32);  // [T, I]
     x.hessian = at::mm(inputs.t(), inputs) / 512;
@@ -48,31 +50,43 @@ quant::WeightConfig weight_of(const std::string& yaml) {
 struct Result {
   at::Tensor plain, replicated;  // [O, I]
   std::string note;
-  std::shared_ptr<const quant::Decoder> decoder;
+  std::shared_ptr<const quant::WeightFormat> format;
   quant::Encoded encoded;
 };
 
-Result run(const Case& c, const std::string& strategy, const std::string& options, const std::string& weight) {
+Result run(const LinearCase& c, const std::string& strategy, const std::string& options, const std::string& weight) {
   ReplicationConfig config;
   core::bind(core::parse_yaml("{strategy: " + strategy + ", " + strategy + ": " + options + "}", "test"), config,
              "replication");
-  const Strategy& chosen = *config.strategies.at(strategy);
+  const auto& chosen = dynamic_cast<const LinearStrategy&>(config.chosen());
   const quant::WeightConfig variables = weight_of(weight);
   const Shape shape{c.w.size(0), c.w.size(1)};
-  const auto encoder = chosen.encoder(variables, kPlace, shape);
-  const auto decoder = chosen.decoder(variables, kPlace, shape);
-  quant::Encoded encoded = quant::round_to_nearest(c.w, *encoder, c.x);
-  const at::Tensor plain = encoder->decode(encoded.codes, encoded.parameters);
-  quant::Refined refined = chosen.refine(c.w, encoded, c.x, *encoder, *decoder);
+  const auto initial_format = chosen.initial_format(variables, kPlace, shape);
+  const auto format = chosen.format(variables, kPlace, shape);
+  quant::Encoded encoded = quant::round_to_nearest(c.w, *initial_format, c.x);
+  const at::Tensor plain = initial_format->decode(encoded.codes, encoded.parameters);
+  quant::Refined refined = chosen.refine(c.w, encoded, c.x, *initial_format, *format);
   EXPECT_TRUE(refined.encoded.codes.is_same(encoded.codes));
-  const at::Tensor replicated = decoder->decode(refined.encoded.codes, refined.encoded.parameters);
-  return {plain, replicated, refined.note, decoder, refined.encoded};
+  const at::Tensor replicated = format->decode(refined.encoded.codes, refined.encoded.parameters);
+  return {plain, replicated, refined.note, format, refined.encoded};
 }
 
 constexpr const char* kWeight = "{bits: 2, group_size: 64, zero_point: float}";
 
+TEST(Copies, OfASectionHaveStrategiesOfTheirOwn) {
+  ReplicationConfig original;
+  core::bind(core::parse_yaml("{strategy: low_rank, low_rank: {rank: 3}}", "test"), original, "replication");
+  ReplicationConfig copy = original;
+  core::bind(core::parse_yaml("{low_rank: {rank: 5}}", "test"), copy, "replication");
+  const auto rank = [](ReplicationConfig config) {
+    return core::to_node(config).find("low_rank")->find("rank")->scalar;
+  };
+  EXPECT_EQ(rank(copy), "5");
+  EXPECT_EQ(rank(original), "3");
+}
+
 TEST(Scales, EqualReplicasAreFusedToOneGrid) {
-  const Case c;
+  const LinearCase c;
   for (const char* weight : {kWeight, "{bits: 2, group_size: 64}", "{bits: 3, group_size: 32, symmetry: midrise}"}) {
     for (const char* replicas : {"[{}, {}]", "[{}, {group_size: 32}]", "[{}, {group_size: 128}, {offset: 0.5}]",
                                  "[{scale: 1.1}, {scale: 0.9}]"}) {
@@ -81,23 +95,23 @@ TEST(Scales, EqualReplicasAreFusedToOneGrid) {
       const double largest = apart.replicated.abs().max().item<double>();
       EXPECT_LE((fused.replicated - apart.replicated).abs().max().item<double>(), 1e-5 * largest)
           << weight << " " << replicas;
-      EXPECT_EQ(fused.decoder->name(), "affine");
-      EXPECT_EQ(fused.decoder->macs(32, 128), 32 * 128);
+      EXPECT_EQ(fused.format->name(), "affine");
+      EXPECT_EQ(fused.format->macs(32, 128), 32 * 128);
       EXPECT_NE(fused.note.find("collapsed"), std::string::npos);
-      EXPECT_EQ(apart.decoder->name(), "scales");
+      EXPECT_EQ(apart.format->name(), "scales");
     }
   }
 }
 
 TEST(Scales, NoiseOfItsOwnKeepsReplicasApart) {
-  const Result noisy = run(Case(), "scales", "{replicas: [{}, {noise: 0.1}]}", kWeight);
-  EXPECT_EQ(noisy.decoder->name(), "scales");
+  const Result noisy = run(LinearCase(), "scales", "{replicas: [{}, {noise: 0.1}]}", kWeight);
+  EXPECT_EQ(noisy.format->name(), "scales");
   EXPECT_TRUE(noisy.note.empty());
 }
 
 // Overrides come after the fit, which does not undo them: half of a quarter of the second replica's step.
 TEST(Scales, AnOffsetShiftsWhatWasFitted) {
-  const Case c;
+  const LinearCase c;
   for (const char* weight : {kWeight, "{bits: 2, group_size: 64}", "{bits: 2, group_size: 64, symmetry: midrise}",
                              "{bits: 2, group_size: 64, zero_point: float, offset: 0.25}"}) {
     const Result equal = run(c, "scales", "{replicas: [{}, {}], collapse: false}", weight);
@@ -108,13 +122,13 @@ TEST(Scales, AnOffsetShiftsWhatWasFitted) {
 }
 
 TEST(Scales, OneReplicaIsThePlainGrid) {
-  const Result one = run(Case(), "scales", "{replicas: [{}], collapse: false}", kWeight);
+  const Result one = run(LinearCase(), "scales", "{replicas: [{}], collapse: false}", kWeight);
   EXPECT_TRUE(at::equal(one.replicated, one.plain));
 }
 
 // The second replica is fitted to 2 W − D_0, so that the mean of both is closer to W in the fit's own measure.
 TEST(Scales, AFittedReplicaLowersTheWeightedError) {
-  const Case c;
+  const LinearCase c;
   const Result two = run(c, "scales", "{replicas: [{}, {group_size: 32}], collapse: false}", kWeight);
   const auto weighted = [&](const at::Tensor& a) {
     return at::sum(at::square(c.w - a) * c.x.mean_square).item<double>();
@@ -124,22 +138,22 @@ TEST(Scales, AFittedReplicaLowersTheWeightedError) {
 
 // ---- replicas of inputs ----
 
-std::shared_ptr<const Strategy> scales_with(const std::string& options) {
+std::shared_ptr<const LinearStrategy> scales_with(const std::string& options) {
   ReplicationConfig config;
   core::bind(core::parse_yaml("{strategy: scales, scales: " + options + "}", "test"), config, "replication");
-  return config.strategies.at("scales");
+  return std::dynamic_pointer_cast<const LinearStrategy>(config.strategies.at("scales").share());
 }
 
 // R products of one weight with inputs that are quantized R ways, against one product with their mean (H7).
 TEST(Scales, OfOneWeightAndDifferentInputsAreOneProduct) {
-  const Case c;
+  const LinearCase c;
   const auto scales = scales_with(
       "{replicas: [{activation: {clip: {value: 0.8}}}, {activation: {offset: 0.3}}, {activation: {scale: 1.2}}]}");
   EXPECT_TRUE(scales->collapses());
   const quant::WeightConfig weight = weight_of(kWeight);
-  EXPECT_EQ(scales->encoder(weight, kPlace, {32, 128}), nullptr);
-  const auto decoder = scales->decoder(weight, kPlace, {32, 128});
-  quant::QuantizedLinear linear(decoder, quant::round_to_nearest(c.w, *decoder, c.x), {}, 0, at::kFloat);
+  EXPECT_EQ(scales->initial_format(weight, kPlace, {32, 128}), nullptr);
+  const auto format = scales->format(weight, kPlace, {32, 128});
+  quant::QuantizedLinear linear(format, quant::round_to_nearest(c.w, *format, c.x), {}, 0, at::kFloat);
   quant::ActivationConfig inputs;
   inputs.bits = 4;
   const at::Tensor x = quant::normal_draw(kPlace, "x", 0, 64, 128);
@@ -161,10 +175,10 @@ TEST(Scales, OfOneWeightAndDifferentInputsAreOneProduct) {
 
 // Of all columns but the first.
 double own_codes_error(const at::Tensor& w, const std::string& replicas, const quant::WeightConfig& weight) {
-  const auto decoder =
-      scales_with("{own_codes: true, replicas: " + replicas + "}")->decoder(weight, kPlace, {w.size(0), w.size(1)});
-  const quant::Encoded encoded = quant::round_to_nearest(w, *decoder, {});
-  const at::Tensor difference = w - decoder->decode(encoded.codes, encoded.parameters);
+  const auto format =
+      scales_with("{own_codes: true, replicas: " + replicas + "}")->format(weight, kPlace, {w.size(0), w.size(1)});
+  const quant::Encoded encoded = quant::round_to_nearest(w, *format, {});
+  const at::Tensor difference = w - format->decode(encoded.codes, encoded.parameters);
   return core::sum_of_squares(difference.slice(1, 1)) / core::sum_of_squares(w.slice(1, 1));
 }
 
@@ -191,29 +205,30 @@ TEST(Scales, StochasticCodesTwiceAreWorthNearestCodesOnce) {
 }
 
 TEST(Scales, OwnCodesAreBilledAndEachReplicaKeepsItsOwn) {
-  const Case c;
-  const auto decoder = scales_with("{own_codes: true, replicas: [{}, {offset: 0.5}, {clip: 0.7}]}")
-                           ->decoder(weight_of(kWeight), kPlace, {32, 128});
-  EXPECT_EQ(decoder->code_bits(), 6);
-  const quant::Encoded encoded = quant::round_to_nearest(c.w, *decoder, c.x);
+  const LinearCase c;
+  const auto format = scales_with("{own_codes: true, replicas: [{}, {offset: 0.5}, {clip: 0.7}]}")
+                          ->format(weight_of(kWeight), kPlace, {32, 128});
+  EXPECT_EQ(format->code_bits(), 6);
+  const quant::Encoded encoded = quant::round_to_nearest(c.w, *format, c.x);
   at::Tensor mean = at::zeros_like(c.w);
   for (const char* own :
        {"{bits: 2, group_size: 64, zero_point: float}", "{bits: 2, group_size: 64, zero_point: float, offset: 0.5}",
         "{bits: 2, group_size: 64, zero_point: float, clip: 0.7}"}) {
-    const auto grid = quant::make_decoder(weight_of(own), "layer", 128);
+    const auto grid = quant::make_format(weight_of(own), "layer", 128);
     const quant::Encoded alone = quant::round_to_nearest(c.w, *grid, c.x);
     mean = mean + grid->decode(alone.codes, alone.parameters) / 3;
   }
-  EXPECT_TRUE(at::allclose(decoder->decode(encoded.codes, encoded.parameters), mean, 0, 1e-6));
+  EXPECT_TRUE(at::allclose(format->decode(encoded.codes, encoded.parameters), mean, 0, 1e-6));
   for (int64_t first = 0; first < 128; first += 16) {  // as ldlq codes it
-    const auto part = decoder->encode_columns(c.w.slice(1, first, first + 16), encoded.parameters, first, 128);
+    const auto part =
+        quant::as_sequence(*format).encode_columns(c.w.slice(1, first, first + 16), encoded.parameters, first, 128);
     EXPECT_TRUE(at::equal(part.codes, encoded.codes.slice(1, first, first + 16)));
     EXPECT_TRUE(at::allclose(part.levels, mean.slice(1, first, first + 16), 0, 1e-6));
   }
 }
 
 TEST(LowRank, RemovesWhatTheTruncatedSvdRemoves) {
-  const Case c;
+  const LinearCase c;
   double last = c.error(run(c, "low_rank", "{rank: 1}", kWeight).plain);
   for (const int64_t rank : {1, 4, 16}) {
     const Result r = run(c, "low_rank", fmt::format("{{rank: {}}}", rank), kWeight);
@@ -224,57 +239,71 @@ TEST(LowRank, RemovesWhatTheTruncatedSvdRemoves) {
     EXPECT_NEAR(c.error(r.replicated), expected, 0.02 * expected) << "rank " << rank;
     EXPECT_LT(c.error(r.replicated), last);
     last = c.error(r.replicated);
-    EXPECT_EQ(r.decoder->macs(32, 128), 32 * 128 + rank * (32 + 128));
+    EXPECT_EQ(r.format->macs(32, 128), 32 * 128 + rank * (32 + 128));
   }
 }
 
 TEST(LowRank, ZeroChangesNothing) {
-  const Result r = run(Case(), "low_rank", "{init: zero}", kWeight);
+  const Result r = run(LinearCase(), "low_rank", "{init: zero}", kWeight);
   EXPECT_TRUE(at::equal(r.replicated, r.plain));
 }
 
-// What refrain.json says makes the same decoder again.
-TEST(Description, RestoresTheDecoder) {
-  const Case c;
-  for (const auto& [strategy, options] : std::map<std::string, std::string>{
-           {"low_rank", "{rank: 3}"}, {"scales", "{replicas: [{}, {group_size: 32, noise: 0.1}]}"}}) {
-    const Result r = run(c, strategy, options, kWeight);
-    const auto again = restored_decoder(weight_of(kWeight), r.decoder->replication(), kPlace, {32, 128}, "test");
-    EXPECT_TRUE(at::equal(again->decode(r.encoded.codes, r.encoded.parameters), r.replicated)) << strategy;
+// What refrain.json says makes the same format again. The options are not the defaults, which would be another one.
+struct Described {
+  std::string strategy, options, weight = "{bits: 2, group_size: 64}";
+};
+
+const std::vector<Described> kDescribed{{"scales", "{replicas: [{}, {group_size: 32, noise: 0.1}]}", kWeight},
+                                        {"row_column", "{replicas: 2}", "{bits: 2, group_size: -1}"},
+                                        {"low_rank", "{rank: 3}", kWeight},
+                                        {"parity_sign", "{window_bits: 8}"},
+                                        {"shifted", "{replicas: 3}"},
+                                        {"token_adaptive", "{experts: 3}", kWeight}};
+
+TEST(Description, RestoresTheFormat) {
+  const LinearCase c;
+  const Shape shape{c.w.size(0), c.w.size(1)};
+  for (const Described& it : kDescribed) {
+    SCOPED_TRACE(it.strategy);
+    ReplicationConfig config;
+    core::bind(core::parse_yaml("{strategy: " + it.strategy + ", " + it.strategy + ": " + it.options + "}", "test"),
+               config, "replication");
+    const quant::WeightConfig weight = weight_of(it.weight);
+    const auto& strategy = dynamic_cast<const LinearStrategy&>(config.chosen());
+    const auto format = strategy.format(weight, kPlace, shape),
+               initial = strategy.initial_format(weight, kPlace, shape);
+    quant::Encoded encoded = quant::round_to_nearest(c.w, initial ? *initial : *format, c.x);
+    if (initial) encoded = strategy.refine(c.w, encoded, c.x, *initial, *format).encoded;
+    const auto again = restored_format(weight, format->replication(), kPlace, shape, "test");
+    EXPECT_EQ(core::to_yaml(again->replication()), core::to_yaml(format->replication()));
+    EXPECT_TRUE(
+        at::equal(again->decode(encoded.codes, encoded.parameters), format->decode(encoded.codes, encoded.parameters)));
+    const Strategies plain = make_strategies();
+    const auto other = dynamic_cast<const LinearStrategy&>(*plain.at(it.strategy)).format(weight, kPlace, shape);
+    EXPECT_NE(core::to_yaml(other->replication()), core::to_yaml(format->replication()));
   }
 }
 
-TEST(Description, RestoresCodesOfNeighbours) {
-  const Case c;
-  for (const auto& [strategy, options] :
-       std::map<std::string, std::string>{{"parity_sign", "{window_bits: 8}"}, {"shifted", "{replicas: 3}"}}) {
-    ReplicationConfig config;
-    core::bind(core::parse_yaml("{strategy: " + strategy + ", " + strategy + ": " + options + "}", "test"), config,
-               "replication");
-    const quant::WeightConfig weight = weight_of("{bits: 2, group_size: 64}");
-    const auto decoder = config.strategies.at(strategy)->decoder(weight, kPlace, {32, 128});
-    const quant::Encoded encoded = quant::round_to_nearest(c.w, *decoder, c.x);
-    const auto again = restored_decoder(weight, decoder->replication(), kPlace, {32, 128}, "test");
+TEST(Description, KnowsEveryStrategyInsideALinear) {
+  for (const auto& [name, strategy] : make_strategies()) {
+    if (dynamic_cast<const LinearStrategy*>(&*strategy) == nullptr) continue;
     EXPECT_TRUE(
-        at::equal(again->decode(encoded.codes, encoded.parameters), decoder->decode(encoded.codes, encoded.parameters)))
-        << strategy;
-    // The defaults are another decoder.
-    const auto other = make_strategies().at(strategy)->decoder(weight, kPlace, {32, 128});
-    EXPECT_NE(core::to_yaml(other->replication()), core::to_yaml(decoder->replication()));
+        std::any_of(kDescribed.begin(), kDescribed.end(), [&](const Described& it) { return it.strategy == name; }))
+        << name << " is described and restored nowhere. Add it to kDescribed.";
   }
 }
 
 // ---- mistakes ----
 
 TEST(Scales, ReplicasThatCancelAreRefused) {
-  const Case c;
+  const LinearCase c;
   EXPECT_EQ(core::message_of([&] { run(c, "scales", "{replicas: [{scale: 0}, {scale: 0}]}", kWeight); }),
             "the scales of the replicas cancel, and their mean has no zero point. Change a replica's scale, or set "
             "replication.scales.collapse: false.");
 }
 
 TEST(Scales, WithoutUsableInputsTheFitWeighsAllColumnsAlike) {
-  Case c;
+  LinearCase c;
   const Result known = run(c, "scales", "{}", kWeight);
   c.x.mean_square = c.x.mean_square * std::numeric_limits<float>::quiet_NaN();
   const Result broken = run(c, "scales", "{}", kWeight);
@@ -284,7 +313,7 @@ TEST(Scales, WithoutUsableInputsTheFitWeighsAllColumnsAlike) {
 }
 
 TEST(LowRank, WithoutAUsableHessianIsThePlainSvdAndSaysSo) {
-  Case c;
+  LinearCase c;
   c.x.hessian = c.x.hessian * std::numeric_limits<float>::quiet_NaN();
   const Result r = run(c, "low_rank", "{rank: 4}", kWeight);
   EXPECT_EQ(r.note, "low_rank without the Hessian: the Hessian is not finite");
@@ -293,7 +322,7 @@ TEST(LowRank, WithoutAUsableHessianIsThePlainSvdAndSaysSo) {
 
 // The rungs of the ablation ladder, on one linear.
 TEST(Ladder, ReplicasAreAlikeThenJitteredThenAveraged) {
-  const Case c;
+  const LinearCase c;
   const std::string alike = "{replicas: [{}, {fit: false}, {fit: false}], collapse: false}",
                     jittered =
                         "{replicas: [{}, {fit: false, jitter: 0.03}, {fit: false, jitter: 0.03}], collapse: false",
@@ -309,8 +338,8 @@ TEST(Ladder, ReplicasAreAlikeThenJitteredThenAveraged) {
     EXPECT_NEAR(factor.mean().item<float>(), 0, 0.008);
   }
   EXPECT_FALSE(at::equal(second, third)) << "every replica has draws of its own";
-  const auto& replicas = dynamic_cast<const ReplicaDecoder&>(*apart.decoder);
-  const quant::Parameters mean = replicas.mean(apart.encoded.parameters);
+  const auto& replicas = dynamic_cast<const ReplicaFormat&>(*apart.format);
+  const quant::Parameters mean = replicas.replicas().mean(apart.encoded.parameters);
   EXPECT_LE((mean.at("scale") - (first + second + third) / 3).abs().max().item<float>(),
             1e-3 * first.max().item<float>());
   // Their zeros are equal, so that the average is the mean of the replicas, up to the rounding of scales.
@@ -320,7 +349,7 @@ TEST(Ladder, ReplicasAreAlikeThenJitteredThenAveraged) {
 
 TEST(Mistakes, OfStrategiesInsideALinearAreTold) {
   using core::message_of;
-  const Case c;
+  const LinearCase c;
   EXPECT_EQ(message_of([&] { run(c, "low_rank", "{rank: 64}", kWeight); }),
             "layer: low_rank: rank 64 exceeds a weight of 32 × 128. Lower replication.low_rank.rank.");
   EXPECT_EQ(
@@ -361,7 +390,7 @@ TEST(Mistakes, OfStrategiesInsideALinearAreTold) {
 
 TEST(Mistakes, OfReplicasThatNeedOtherCodesOrInputsAreTold) {
   const auto told = [](const std::string& options, const std::string& weight = kWeight) {
-    return core::message_of([&] { scales_with(options)->decoder(weight_of(weight), kPlace, {32, 128}); });
+    return core::message_of([&] { scales_with(options)->format(weight_of(weight), kPlace, {32, 128}); });
   };
   EXPECT_EQ(told("{replicas: [{}, {rounding: stochastic}]}"),
             "test:1: replication.scales.replicas[1].rounding needs other codes than replica 0 has. Remove it, or set "

@@ -2,8 +2,8 @@
 #include <ATen/ATen.h>
 #include <gmock/gmock.h>
 
-#include "quant/draws.h"
-#include "quant/quantized_linear.h"
+#include "quant/grids/draws.h"
+#include "quant/linear/quantized_linear.h"
 #include "replication/config.h"
 #include "tests/support/calibrated.h"
 
@@ -25,11 +25,11 @@ std::shared_ptr<quant::QuantizedLinear> linear(const std::string& replication, c
   const core::Slot slot("layer", core::Role::up_proj, out, in, false);
   const quant::Coding coding = coding_of(config)(slot, quant.weight, 7);
   const at::Tensor w = normal(out, "weights", in), bias = normal(1, "bias", out)[0];
-  quant::Encoded encoded = coding.decoder->encode(w, coding.decoder->fit(w, {}));
+  quant::Encoded encoded = coding.format->encode(w, coding.format->fit(w, {}));
   if (coding.refinement)
     encoded = coding.refinement->refine(w, encoded, quant::statistics_of(normal(80, "calibration", in))).encoded;
-  auto made = std::make_shared<quant::QuantizedLinear>(
-      coding.refinement ? coding.refinement->decoder() : coding.decoder, encoded, bias, 16, at::kFloat);
+  auto made = std::make_shared<quant::QuantizedLinear>(coding.refinement ? coding.refinement->format() : coding.format,
+                                                       encoded, bias, 16, at::kFloat);
   if (!activation.empty()) {
     quant::ActivationConfig inputs;
     core::bind(core::parse_yaml("{" + activation + "}", "a.yaml"), inputs, "quant.activation");
@@ -123,7 +123,7 @@ TEST(PackedReplicas, SideBySideGiveWhatEachGives) {
     for (quant::Parameter& p : parameters) {
       if (p.kind == core::Kind::scale || p.kind == core::Kind::row_scale) p.tensor = p.tensor * 1.25;
     }
-    const auto replica = it->with(it->shared_decoder(), std::move(parameters));
+    const auto replica = it->with(it->shared_format(), std::move(parameters));
     for (const auto precision : {quant::kernels::Precision::real, quant::kernels::Precision::integer}) {
       ASSERT_EQ(it->run_packed({precision}), "");
       ASSERT_EQ(replica->run_packed({precision}), "");

@@ -4,17 +4,17 @@
 #include <gmock/gmock.h>
 
 #include "core/linalg.h"
-#include "quant/draws.h"
+#include "quant/grids/draws.h"
 #include "replication/config.h"
 #include "tests/support/calibrated.h"
 
 namespace replication {
 namespace {
 
-const quant::Place kPlace{"layer", 7};
+const quant::Place kRowColumnPlace{"layer", 7};
 
-at::Tensor normal(int64_t rows, int64_t columns, const char* what = "weights") {
-  return quant::normal_draw(kPlace, what, 0, rows, columns);
+at::Tensor normal_matrix(int64_t rows, int64_t columns, const char* what = "weights") {
+  return quant::normal_draw(kRowColumnPlace, what, 0, rows, columns);
 }
 
 struct RowColumn {
@@ -28,11 +28,11 @@ struct RowColumn {
                "replication");
     quant = quant::quant_config("{method: " + method + ", weight: " + weight + "}");
     const core::Slot slot("layer", core::Role::up_proj, w.size(0), w.size(1), false);
-    coding = coding_of(config)(slot, quant.weight, kPlace.seed);
+    coding = coding_of(config)(slot, quant.weight, kRowColumnPlace.seed);
   }
   at::Tensor nearest(const at::Tensor& w) const {
-    const quant::Encoded encoded = quant::round_to_nearest(w, *coding.decoder, {});
-    return coding.decoder->decode(encoded.codes, encoded.parameters);
+    const quant::Encoded encoded = quant::round_to_nearest(w, *coding.format, {});
+    return coding.format->decode(encoded.codes, encoded.parameters);
   }
   // By the method, and refined.
   at::Tensor approximation(const at::Tensor& w, const quant::Statistics& x) const {
@@ -43,11 +43,11 @@ struct RowColumn {
     core::BlockContext context{*toy.model, toy.model->block(0), 0, 0, streams};
     quant::Encoded encoded =
         quant.methods.at(quant.method)
-            ->quantize(context, {{.slot = &slot, .decoder = coding.decoder, .input = nullptr, .inputs = x}})
+            ->quantize(context, {{.slot = &slot, .format = coding.format, .input = nullptr, .inputs = x}})
             .at(0)
             .encoded;
     const quant::Refined refined = coding.refinement->refine(w, std::move(encoded), x);
-    return coding.refinement->decoder()->decode(refined.encoded.codes, refined.encoded.parameters);
+    return coding.refinement->format()->decode(refined.encoded.codes, refined.encoded.parameters);
   }
 };
 
@@ -59,7 +59,7 @@ double relative(const at::Tensor& w, const at::Tensor& approximation) {
 at::Tensor with_outlier_columns() {
   at::Tensor size = at::ones({1024});
   for (int64_t j : {10, 40, 100, 130, 180, 300, 420, 440, 700, 900}) size[j] = 8;
-  return normal(1024, 1024) * size;
+  return normal_matrix(1024, 1024) * size;
 }
 
 // Midrise levels with a least-squares scale per group, codes and scales in turn.
@@ -81,11 +81,11 @@ TEST(RowColumn, RemovesWhatOutlierColumnsCostGroups) {
 }
 
 TEST(RowColumn, StaysAboveTheBoundOfANormalSource) {
-  const at::Tensor w = normal(512, 512);
+  const at::Tensor w = normal_matrix(512, 512);
   for (int64_t R : {1, 2, 4}) {
     const RowColumn one(w, fmt::format("{{replicas: {}}}", R));
     const double bits =
-        2 + static_cast<double>(quant::parameter_bits(one.coding.decoder->layout(512, 512))) / (512.0 * 512.0);
+        2 + static_cast<double>(quant::parameter_bits(one.coding.format->layout(512, 512))) / (512.0 * 512.0);
     EXPECT_DOUBLE_EQ(bits, 2 + 16.0 * static_cast<double>(R) * 1024 / (512 * 512));
     EXPECT_GT(relative(w, one.nearest(w)), std::pow(2, -2 * bits));
     EXPECT_LT(relative(w, one.nearest(w)), 0.1188 * 1.01) << "one scale for all weights";
@@ -93,8 +93,8 @@ TEST(RowColumn, StaysAboveTheBoundOfANormalSource) {
 }
 
 TEST(RowColumn, MoreProductsFollowAVarianceThatIsASumOfProducts) {
-  const at::Tensor rows = normal(256, 4, "rows").abs(), columns = normal(256, 4, "columns").abs();
-  const at::Tensor w = normal(256, 256) * at::mm(rows, columns.t()).sqrt();
+  const at::Tensor rows = normal_matrix(256, 4, "rows").abs(), columns = normal_matrix(256, 4, "columns").abs();
+  const at::Tensor w = normal_matrix(256, 256) * at::mm(rows, columns.t()).sqrt();
   const auto error = [&](int64_t R) {
     return relative(w, RowColumn(w, fmt::format("{{replicas: {}}}", R)).nearest(w));
   };
@@ -113,11 +113,11 @@ TEST(RowColumn, MoreRoundsAreNeverWorse) {
 }
 
 TEST(RowColumn, EveryWeightTakesTheNearestOfItsOwnLevels) {
-  const at::Tensor w = normal(16, 64);
+  const at::Tensor w = normal_matrix(16, 64);
   for (const char* options : {"{}", "{replicas: 3}", "{replicas: 2, group_scale: true}"}) {
     const RowColumn one(w, options, "{bits: 2, group_size: -1}");
-    const quant::Encoded encoded = quant::round_to_nearest(w, *one.coding.decoder, {});
-    const auto decoded = [&](const at::Tensor& codes) { return one.coding.decoder->decode(codes, encoded.parameters); };
+    const quant::Encoded encoded = quant::round_to_nearest(w, *one.coding.format, {});
+    const auto decoded = [&](const at::Tensor& codes) { return one.coding.format->decode(codes, encoded.parameters); };
     const at::Tensor error = (decoded(encoded.codes) - w).abs();
     for (int64_t k = 0; k < 4; ++k) {
       const at::Tensor other = (decoded(at::full_like(encoded.codes, k)) - w).abs();
@@ -128,22 +128,22 @@ TEST(RowColumn, EveryWeightTakesTheNearestOfItsOwnLevels) {
 
 // One row's factor for given b, by the closed form of a weighted regression on one column.
 TEST(RowColumn, TheLastRoundIsLeastSquaresUnderTheInputs) {
-  const at::Tensor w = normal(8, 64);
+  const at::Tensor w = normal_matrix(8, 64);
   const quant::Statistics x = quant::statistics_of(quant::correlated_inputs(300, 64));
   const RowColumn one(w, "{}", "{bits: 2, group_size: -1, scale_dtype: float32}");
-  quant::Encoded encoded = quant::round_to_nearest(w, *one.coding.decoder, x);
+  quant::Encoded encoded = quant::round_to_nearest(w, *one.coding.format, x);
   const at::Tensor b = encoded.parameters.at("column_scale").clone(), c = encoded.codes.to(at::kFloat) - 1.5;
   const quant::Refined refined = one.coding.refinement->refine(w, encoded, x);
   const at::Tensor h = x.mean_square, basis = c * b.t();
   const at::Tensor a = (h * w * basis).sum(1, true) / (h * basis * basis).sum(1, true);  // [O, 1]
   const at::Tensor column = (w * c * a).sum(0) / (c * c * a * a).sum(0);                 // [I], given a
   const at::Tensor expected = c * at::mm(a, column.unsqueeze(0));
-  const at::Tensor found = one.coding.refinement->decoder()->decode(refined.encoded.codes, refined.encoded.parameters);
+  const at::Tensor found = one.coding.refinement->format()->decode(refined.encoded.codes, refined.encoded.parameters);
   EXPECT_LT(relative(expected, found), 1e-8);
 }
 
 TEST(RowColumn, WithGptqLosesLessThanRoundingAndLdlqWorksToo) {
-  const at::Tensor w = normal(64, 128) / 8, inputs = quant::correlated_inputs(1024, 128);
+  const at::Tensor w = normal_matrix(64, 128) / 8, inputs = quant::correlated_inputs(1024, 128);
   const quant::Statistics x = quant::statistics_of(inputs);
   const auto error = [&](const char* method) {
     const RowColumn one(w, "{replicas: 2}", "{bits: 2, group_size: -1}", method);
@@ -157,12 +157,12 @@ TEST(RowColumn, WithGptqLosesLessThanRoundingAndLdlqWorksToo) {
 TEST(RowColumn, ZerosAndUnknownInputsAreHarmless) {
   const at::Tensor zeros = at::zeros({16, 32});
   EXPECT_TRUE(at::isfinite(RowColumn(zeros).nearest(zeros)).all().item<bool>());
-  const at::Tensor w = normal(16, 32);
+  const at::Tensor w = normal_matrix(16, 32);
   EXPECT_TRUE(at::isfinite(RowColumn(w).approximation(w, {})).all().item<bool>());
 }
 
 TEST(RowColumn, MistakesAreTold) {
-  const at::Tensor w = normal(16, 64);
+  const at::Tensor w = normal_matrix(16, 64);
   const auto message = [&](const char* options, const char* weight) {
     return core::message_of([&] { RowColumn(w, options, weight); });
   };

@@ -7,6 +7,7 @@
 #include "core/config/node.h"
 #include "replication/config.h"
 #include "tests/support/calibrated.h"
+#include "tests/support/toy_mixture.h"
 
 namespace replication {
 namespace {
@@ -19,7 +20,7 @@ const std::string kUp = ".mlp.up_proj", kDown = ".mlp.down_proj";
 
 struct Select {
   std::shared_ptr<core::Model> model = toy::skeleton();
-  Evidence evidence;
+  RankingStatistics evidence;
 
   std::set<std::string> linears(const std::string& yaml, uint64_t seed = 1) const {
     Selection selection;
@@ -70,11 +71,28 @@ TEST(Select, CandidatesAreRankedByKlBeforeTheOthers) {
                             {b + kDown, {4, 10}}, {c + kUp, {5, 10}},   {c + kDown, {6, 10}}};
   Selection selection;
   core::bind(core::parse_yaml("{policy: sensitivity, metric: kl, candidates: 3}", "a.yaml"), selection, "s");
-  EXPECT_THAT(selection.kl_candidates(*select.model, select.evidence.errors),
+  EXPECT_THAT(paths_of(selection.kl_candidates(*select.model, select.evidence.errors)),
               ElementsAre(c + kDown, c + kUp, b + kDown));
   select.evidence.kl = {{c + kDown, 0.1}, {c + kUp, 0.3}, {b + kDown, 0.2}};
-  EXPECT_THAT(selection.ranked(*select.model, select.evidence),
+  EXPECT_THAT(paths_of(selection.ranked(*select.model, select.evidence)),
               ElementsAre(c + kUp, b + kDown, c + kDown, b + kUp, a + kDown, a + kUp));
+}
+
+TEST(Select, ExpertsAreThoseOfTheMixturesOfBlocks) {
+  Selection selection;
+  core::bind(core::parse_yaml("{unit: expert, policy: list, list: [model.layers.2.moe.experts.1]}", "a.yaml"),
+             selection, "replication.select");
+  const auto model = toy::mixture_skeleton();
+  std::vector<std::string> all;
+  for (const std::string& block : {toy::layer(0), toy::layer(2)}) {
+    for (const char* e : {"0", "1", "2"}) all.push_back(block + ".moe.experts." + e);
+  }
+  EXPECT_EQ(paths_of(selection.units(*model)), all);
+  EXPECT_EQ(selection.units(*model).back().block, 2);
+  EXPECT_THAT(selection.chosen_linears(*model, {}, 1), ElementsAre("model.layers.2.moe.experts.1.up_proj"));
+  const auto dense = toy::skeleton();
+  EXPECT_EQ(core::message_of([&] { selection.chosen_linears(*dense, {}, 1); }),
+            "a.yaml:1: replication.select.unit: this model has no experts. Choose unit: linear or block.");
 }
 
 // A budget holds units in the order of their sensitivity, past one that does not fit.
@@ -125,10 +143,10 @@ TEST(Select, VariablesThatTheStrategyDoesNotReadAreForTheOthers) {
                 HasSubstr(fmt::format("quant.weight.symmetry is not read with replication.strategy: {}.", strategy)));
     config.select.policy = "every";
     const quant::CodingOf some = coding_of(config, std::set<std::string>{"layer"});
-    EXPECT_EQ(some(slot, weight, 1).decoder->name(), strategy);
-    EXPECT_EQ(some(slot, weight, 1).decoder->config().symmetry, "asymmetric");
-    EXPECT_EQ(some(slot, weight, 1).decoder->config().group_size, 32);
-    EXPECT_EQ(some(other, weight, 1).decoder->config().symmetry, "midrise");
+    EXPECT_EQ(some(slot, weight, 1).format->name(), strategy);
+    EXPECT_EQ(some(slot, weight, 1).format->config().symmetry, "asymmetric");
+    EXPECT_EQ(some(slot, weight, 1).format->config().group_size, 32);
+    EXPECT_EQ(some(other, weight, 1).format->config().symmetry, "midrise");
   }
 }
 

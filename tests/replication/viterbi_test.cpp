@@ -1,4 +1,4 @@
-// The Viterbi encoder against all sequences, and against itself in double with plain loops.
+// The Viterbi initial_format against all sequences, and against itself in double with plain loops.
 #include "replication/viterbi.h"
 
 #include <ATen/Parallel.h>
@@ -31,21 +31,21 @@ double least_of_all(const Trellis& trellis, const std::vector<float>& x) {
   return least;
 }
 
-struct Case {
+struct ViterbiCase {
   int64_t bits, window_bits, length;
 };
 
 TEST(Viterbi, FindsTheBestOfAllShortSequences) {
-  for (const Case& c : std::vector<Case>{{1, 2, 1},
-                                         {1, 2, 8},
-                                         {1, 5, 10},
-                                         {1, 8, 12},
-                                         {2, 4, 5},
-                                         {2, 6, 6},
-                                         {2, 8, 6},
-                                         {3, 6, 4},
-                                         {3, 9, 4},
-                                         {4, 8, 3}}) {
+  for (const ViterbiCase& c : std::vector<ViterbiCase>{{1, 2, 1},
+                                                       {1, 2, 8},
+                                                       {1, 5, 10},
+                                                       {1, 8, 12},
+                                                       {2, 4, 5},
+                                                       {2, 6, 6},
+                                                       {2, 8, 6},
+                                                       {3, 6, 4},
+                                                       {3, 9, 4},
+                                                       {4, 8, 3}}) {
     for (uint64_t draw = 0; draw < 10; ++draw) {
       SCOPED_TRACE(::testing::Message() << c.bits << " bits, window " << c.window_bits << ", draw " << draw);
       const std::vector<float> level = numbers(int64_t{1} << c.window_bits, "level", draw),
@@ -64,7 +64,7 @@ TEST(Viterbi, FindsTheBestOfAllShortSequences) {
 // 700 steps: costs are rescaled on the way. A float cost below 2^10 is off by 2^-14 after a rounding at the most, but
 // what decides is the difference of costs that share their history.
 TEST(Viterbi, AgreesWithThePlainLoopsInDouble) {
-  for (const Case& c : std::vector<Case>{
+  for (const ViterbiCase& c : std::vector<ViterbiCase>{
            {1, 12, 700}, {2, 4, 700}, {2, 6, 700}, {2, 12, 700}, {3, 9, 700}, {3, 12, 256}, {4, 12, 256}}) {
     SCOPED_TRACE(::testing::Message() << c.bits << " bits, window " << c.window_bits);
     const std::vector<float> level = numbers(int64_t{1} << c.window_bits, "level"), x = numbers(3 * c.length, "x");

@@ -1,9 +1,10 @@
-// Targets with statistics made by hand, for tests of methods: a weight, inputs, a decoder.
+// Targets with statistics made by hand, for tests of methods: a weight, inputs, a format.
 #pragma once
 
 #include <ATen/ATen.h>
 
 #include "quant/config.h"
+#include "quant/grids/make_format.h"
 #include "tests/support/toy_model.h"
 
 namespace quant {
@@ -42,12 +43,12 @@ inline at::Tensor correlated_inputs(int64_t m, int64_t features) {
 // One linear of its own.
 struct Single {
   core::Slot slot;
-  std::shared_ptr<const Decoder> decoder;
+  std::shared_ptr<const WeightFormat> format;
   Statistics inputs;
 
   Single(const at::Tensor& w, const QuantConfig& config, Statistics statistics)
       : slot("model.layers.0.mlp.up_proj", core::Role::up_proj, w.size(0), w.size(1), false),
-        decoder(make_decoder(config.weight, slot.path(), w.size(1))),
+        format(make_format(config.weight, slot.path(), w.size(1))),
         inputs(std::move(statistics)) {
     slot.put(std::make_shared<core::DenseLinear>(w, at::Tensor(), 32));
   }
@@ -56,7 +57,7 @@ struct Single {
     static toy::Toy toy;
     const core::Streams streams;
     core::BlockContext context{*toy.model, toy.model->block(0), 0, 0, streams};
-    return method.quantize(context, {{.slot = &slot, .decoder = decoder, .input = nullptr, .inputs = inputs}}).at(0);
+    return method.quantize(context, {{.slot = &slot, .format = format, .input = nullptr, .inputs = inputs}}).at(0);
   }
 };
 
@@ -70,7 +71,7 @@ inline at::Tensor decoded_as(const std::string& yaml, const at::Tensor& w, const
   const QuantConfig config = quant_config(yaml);
   Single single(w, config, statistics);
   const Quantized result = single.by(*config.methods.at(config.method));
-  return single.decoder->decode(result.encoded.codes, result.encoded.parameters);
+  return single.format->decode(result.encoded.codes, result.encoded.parameters);
 }
 
 // tr(ΔHΔᵀ) / tr(WHWᵀ).

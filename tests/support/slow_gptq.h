@@ -8,7 +8,7 @@
 #include <numeric>
 #include <vector>
 
-#include "quant/decoder.h"
+#include "quant/grids/weight_format.h"
 
 namespace quant {
 

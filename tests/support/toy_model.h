@@ -80,7 +80,7 @@ struct Toy {
     weights = std::make_unique<core::Weights>(
         std::make_shared<core::Checkpoint>(core::Checkpoint::open(directory.path())), at::kFloat, at::kCPU);
     source = std::make_unique<core::ResidentSource>(*weights);
-    model->load_ends(*weights);
+    model->load_embedding_and_head(*weights);
   }
   void load_blocks() {
     for (int64_t i = 0; i < kLayers; ++i) source->load(*model, i);

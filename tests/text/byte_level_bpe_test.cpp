@@ -9,6 +9,7 @@
 #include <random>
 
 #include "core/io/json_text.h"
+#include "core/text/load_tokenizer.h"
 #include "core/text/utf8.h"
 #include "tests/text/support.h"
 

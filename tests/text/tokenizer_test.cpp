@@ -1,8 +1,7 @@
 // A model directory: which file is the tokenizer, and where BOS and EOS come from.
-#include "core/text/tokenizer.h"
-
 #include <gmock/gmock.h>
 
+#include "core/text/load_tokenizer.h"
 #include "core/text/sentencepiece_tokenizer.h"
 #include "tests/text/support.h"
 

@@ -2,8 +2,10 @@
 // and, where REFRAIN_DATA is set, llama.cpp's test vectors and whole corpora.
 #include <fmt/core.h>
 
+#include <filesystem>
+
 #include "core/text/corpus.h"
-#include "core/text/tokenizer.h"
+#include "core/text/load_tokenizer.h"
 #include "core/text/utf8.h"
 #include "core/text/windows.h"
 #include "tests/text/support.h"
@@ -11,11 +13,20 @@
 namespace core {
 namespace {
 
-class GoldenBpe : public testing::TestWithParam<const char*> {};
+// The folders of tests/golden/text that hold a tokenizer.json.
+std::vector<std::string> golden_tokenizers() {
+  std::vector<std::string> names;
+  for (const auto& entry : std::filesystem::directory_iterator(golden(""))) {
+    if (std::filesystem::exists(entry.path() / "tokenizer.json")) names.push_back(entry.path().filename());
+  }
+  return names;
+}
+
+class GoldenBpe : public testing::TestWithParam<std::string> {};
 
 TEST_P(GoldenBpe, IdsEqualThoseOfTokenizers) {
   const auto tokenizer = load_tokenizer(golden(GetParam()));
-  const nlohmann::json vectors = golden_json(std::string(GetParam()) + "/vectors.json");
+  const nlohmann::json vectors = golden_json(GetParam() + "/vectors.json");
   ASSERT_GT(vectors.size(), 400u);
   for (const auto& vector : vectors)
     EXPECT_EQ(tokenizer->encode(vector[0].get<std::string>()), vector[1].get<Ids>()) << vector[0].dump();
@@ -23,8 +34,8 @@ TEST_P(GoldenBpe, IdsEqualThoseOfTokenizers) {
 
 TEST_P(GoldenBpe, DecodingGivesTheTextBack) {
   const auto tokenizer = load_tokenizer(golden(GetParam()));
-  const bool composes = std::string(GetParam()) == "qwen", prefixes = std::string(GetParam()) == "gpt2";
-  for (const auto& vector : golden_json(std::string(GetParam()) + "/vectors.json")) {
+  const bool composes = GetParam() == "qwen", prefixes = GetParam() == "gpt2";
+  for (const auto& vector : golden_json(GetParam() + "/vectors.json")) {
     const auto text = vector[0].get<std::string>();
     const std::string decoded = tokenizer->decode(tokenizer->encode(text));
     if (composes) {
@@ -35,8 +46,8 @@ TEST_P(GoldenBpe, DecodingGivesTheTextBack) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(All, GoldenBpe, testing::Values("qwen", "llama3", "gpt2", "deepseek", "line_ends"),
-                         [](const auto& tested) { return std::string(tested.param); });
+INSTANTIATE_TEST_SUITE_P(All, GoldenBpe, testing::ValuesIn(golden_tokenizers()),
+                         [](const auto& tested) { return tested.param; });
 
 TEST(GoldenSentencePiece, IdsAndTextEqualThoseOfTheLibrary) {
   const auto tokenizer = load_tokenizer(golden("sentencepiece"));

@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 
 #include "core/io/hash.h"
+#include "core/text/load_tokenizer.h"
 #include "tests/text/support.h"
 
 namespace core {

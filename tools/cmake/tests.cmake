@@ -34,6 +34,7 @@ function(refrain_test_folder folder)
     target_link_libraries(${name} PRIVATE refrain_experiments CLI11::CLI11)
     use_precompiled_header(${name})
   endif()
+  compile_in_batches(${name} 6)
   if(folder IN_LIST program_folders)
     target_compile_definitions(${name} PRIVATE REFRAIN_PROGRAM="$<TARGET_FILE:run_experiment>"
                                                REFRAIN_GENERATE="$<TARGET_FILE:generate>"

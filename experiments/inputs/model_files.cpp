@@ -1,0 +1,50 @@
+#include "experiments/inputs/model_files.h"
+
+#include <ATen/Context.h>
+
+#include "core/error.h"
+#include "core/machine.h"
+#include "core/text/load_tokenizer.h"
+
+namespace experiments {
+
+ModelFiles open_model_files(const std::string& directory) {
+  return {.directory = directory,
+          .config = core::read_hf_config(directory),
+          .checkpoint = std::make_shared<const core::Checkpoint>(core::Checkpoint::open(directory)),
+          .tokenizer = core::load_tokenizer(directory),
+          .quantized = exports::is_quantized_checkpoint(directory)};
+}
+
+at::Device device_of(const Spec& spec) {
+  const bool cuda = at::hasCUDA(), mps = at::hasMPS();
+  if (spec.device == "auto") return cuda ? at::kCUDA : mps ? at::kMPS : at::kCPU;
+  core::require(spec.device != "cuda" || cuda,
+                "{}: this machine or this build of LibTorch has no CUDA. Use device: cpu.", spec.where("device"));
+  core::require(spec.device != "mps" || mps, "{}: this machine or this build of LibTorch has no MPS. Use device: cpu.",
+                spec.where("device"));
+  return at::Device(spec.device);
+}
+
+at::ScalarType dtype_of(const Spec& spec) {
+  if (spec.model.dtype == "bfloat16") return at::kBFloat16;
+  if (spec.model.dtype != "float16") return at::kFloat;
+  core::require(!device_of(spec).is_cpu(),
+                "{}: float16 products are about 40 times slower than float32 on a CPU. Use float32 or bfloat16.",
+                spec.model.where("dtype"));
+  return at::kHalf;
+}
+
+core::Weights weights_of(const Spec& spec, const ModelFiles& files) {
+  const core::Weights weights(files.checkpoint, dtype_of(spec), device_of(spec));
+  return residency_of(spec, weights) == exports::Residency::stream ? weights.streamed() : weights;
+}
+
+exports::Residency residency_of(const Spec& spec, const core::Weights& weights) {
+  const std::string& residency = spec.model.residency;
+  const bool large = weights.bytes_in_memory() > core::memory_bytes() / 2;
+  return residency == "stream" || (residency == "auto" && large) ? exports::Residency::stream
+                                                                 : exports::Residency::resident;
+}
+
+}  // namespace experiments

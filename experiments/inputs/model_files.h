@@ -1,0 +1,33 @@
+// The model of a run before its tensors are read: its files, and where and how it is computed.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "core/io/hf_config.h"
+#include "core/io/safetensors.h"
+#include "core/nn/weights.h"
+#include "core/text/tokenizer.h"
+#include "experiments/config/spec.h"
+#include "export/checkpoint.h"
+
+namespace experiments {
+
+// A model directory: its header is read, its tensors are mapped and not yet touched.
+struct ModelFiles {
+  std::string directory;
+  core::JsonObject config;
+  std::shared_ptr<const core::Checkpoint> checkpoint;
+  std::shared_ptr<const core::Tokenizer> tokenizer;
+  bool quantized;  // our own checkpoint, with codes
+};
+
+ModelFiles open_model_files(const std::string& directory);
+
+at::Device device_of(const Spec& spec);     // error when the machine lacks it
+at::ScalarType dtype_of(const Spec& spec);  // error for float16 on a CPU
+core::Weights weights_of(const Spec& spec, const ModelFiles& files);
+// model.residency for these weights. auto: stream when they would fill more than half of the memory.
+exports::Residency residency_of(const Spec& spec, const core::Weights& weights);
+
+}  // namespace experiments

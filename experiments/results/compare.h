@@ -1,0 +1,46 @@
+// Whether run B differs from run A: the same windows of the same text, compared in pairs. A run that was repeated with
+// other seeds stands for all of them.
+#pragma once
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "experiments/measure/measure.h"
+
+namespace experiments {
+
+// One quantity of one measurement that both runs have.
+struct Comparison {
+  std::string measured_on;      // label of the measurement: "tiny/test (gptq 256)"
+  ItemQuantity quantity;        // as its measure describes it: "NLL" or "KL", nats per token, "top-1", share of them
+  bool is_first = false;        // of the measure's quantities: it decides comparisons with controls
+  int64_t items = 0;            // windows
+  double a = 0, b = 0;          // means over tokens, and over the seeds
+  double low = 0, high = 0;     // 95 % interval of b − a over items, of the mean over the seeds
+  std::vector<double> by_seed;  // b − a of every pair of runs; one if there is one seed
+
+  double difference() const { return b - a; }
+  bool excludes_zero() const { return low > 0 || high < 0; }
+  bool seeds_agree() const;                                          // all differences have one sign
+  bool decided() const { return excludes_zero() && seeds_agree(); }  // what a verdict needs
+  bool b_is_better() const { return quantity.less_is_better ? b <= a : b > a; }
+};
+
+// The 95 % interval of the mean of `differences` by the moving-block bootstrap (Künsch 1989): blocks of consecutive
+// windows, as long as the cube root of their number, are drawn with replacement, 10,000 times, from our own seeded
+// generator.
+std::pair<double, double> bootstrap_interval(const std::vector<double>& differences);
+
+// a, b: run directories. Finished runs beside one that differ from it by nothing but the seed belong to it; runs of
+// equal seeds are paired, and a side with one run is paired with every run of the other. Two runs of one such set are
+// compared alone. Errors: a directory without results, no measurement in common, other tokens under the same name, two
+// sets without a common seed.
+std::vector<Comparison> compare(const std::string& a, const std::string& b);
+
+// The same for pairs of run directories {a, b} that the caller has chosen; each counts as a seed.
+std::vector<Comparison> compare_pairs(const std::vector<std::pair<std::string, std::string>>& pairs);
+
+std::string comparison_text(const std::vector<Comparison>& comparisons);  // a table with a verdict per row
+
+}  // namespace experiments

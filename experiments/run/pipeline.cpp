@@ -1,0 +1,200 @@
+#include "experiments/run/pipeline.h"
+
+#include <algorithm>
+#include <filesystem>
+
+#include "experiments/analysis/sensitivity.h"
+#include "experiments/run/baseline.h"
+#include "experiments/run/directories.h"
+#include "experiments/run/quantize_model.h"
+#include "experiments/run/ranking.h"
+#include "experiments/run/runtime.h"
+#include "export/checkpoint.h"
+#include "models/registry.h"
+
+namespace experiments {
+
+namespace {
+
+// A run on its way, and what it has found so far.
+class Pipeline {
+ public:
+  Pipeline(const Run& run, Resources& resources) : run_(run), resources_(resources) {
+    record_.model_hash = resources.model_hash(*run.files);
+    record_.quantized.resize(run.measurements.size());
+  }
+
+  RunRecord run() && {
+    if (!run_.files->quantized) measure_full_precision();
+    if (run_.quantizes()) {
+      rank_units();
+      quantize();
+      compare_with_single_replica();
+      if (ranking_->spec.qat.tunes_model()) train();
+    }
+    load();
+    measure();
+    record_.stages = log_.all();
+    return std::move(record_);
+  }
+
+ private:
+  const Spec& spec() const { return run_.spec(); }
+  std::string checkpoint() const { return checkpoint_directory(run_.directory); }
+
+  void measure_full_precision() {
+    log_.run("baseline", [&] {
+      full_ = baseline(run_, resources_);
+      for (const auto& measured : full_.measurements)
+        record_.baseline.push_back(measured ? std::optional(measured->found) : std::nullopt);
+      for (const Measurement& one : run_.measurements) {
+        if (one.measure->measures_full_precision()) log_.uses(one.name);
+      }
+      return full_.cached;
+    });
+  }
+
+  // What selections, controls and bits of experts stand on.
+  void rank_units() {
+    const bool ranks = spec().replication.ranks(), counts_experts = measures_experts(spec());
+    if (!ranks && !counts_experts) {
+      ranking_.emplace(rank(run_, resources_));
+      return;
+    }
+    log_.run("rank", [&] {
+      ranking_.emplace(rank(run_, resources_));
+      write_ranking(*ranking_, run_.directory);
+      if (ranks) log_.uses("sensitivity");
+      if (counts_experts) log_.uses("experts");
+      log_.uses("quantize");  // tried out on single units
+      return false;
+    });
+  }
+
+  // Transforms, quantizes, replicates and trains block by block, and writes the checkpoint.
+  void quantize() {
+    const quant::QatConfig& qat = ranking_->spec.qat;
+    const std::string target = qat.tunes_model() ? untrained_directory(run_.directory) : checkpoint();
+    log_.run("quantize", [&] {
+      auto [modules, training] = quantize_model(run_, *ranking_, resources_, target, log_);
+      record_.modules = std::move(modules);
+      record_.training = std::move(training);
+      return false;
+    });
+    if (qat.tunes_blocks()) log_.add("qat", seconds_of(record_.training));
+  }
+
+  // What replication buys against the errors of the single replica.
+  void compare_with_single_replica() {
+    if (run_.calibration == nullptr) return;
+    const Spec& quantized = ranking_->spec;
+    if (!quantized.replication.selected())
+      return keep_single_errors(quantized, resources_, *run_.files, *run_.calibration, record_.modules);
+    const Replaced& replaced = ranking_->replaced;
+    if (replaced.weights == 0 || quantized.replication.average) return;
+    if (replaced.paths.empty()) {  // whole blocks run again: their linears are those of the single replica
+      record_.efficiency = Efficiency{.linears = 0, .extra_bits = replaced.extra_per_weight()};
+      return;
+    }
+    log_.run("single", [&] {
+      log_.uses("sensitivity");
+      log_.uses("quantize");
+      record_.efficiency =
+          efficiency(replaced, record_.modules, single_errors(quantized, resources_, *run_.files, *run_.calibration));
+      return false;
+    });
+  }
+
+  // Trains the quantized model end to end.
+  void train() {
+    log_.run("qat", [&] {
+      record_.training.push_back(train_model(run_, ranking_->spec));
+      return false;
+    });
+  }
+
+  // The model as it is measured: the checkpoint as it was written, also when this process has written it. Resident
+  // weights are all read here, because each is counted.
+  void load() {
+    log_.run("load", [&] {
+      open();
+      record_.bill = bill_of(*model_, *source_, spec().machine.cache_bytes);
+      record_.runtime = source_->report();
+      return false;
+    });
+  }
+
+  void open() {
+    const ModelFiles& files = *run_.files;
+    if (!run_.quantizes()) {
+      open(files.directory, weights_of(spec(), files));
+      follow_plan(spec(), *model_);
+      for (int64_t i = 0; i < model_->shape().layers; ++i)
+        replication::prepare_replicas(spec().replication, {}, *model_, i, static_cast<uint64_t>(spec().seed));
+      return;
+    }
+    const auto written = std::make_shared<const core::Checkpoint>(core::Checkpoint::open(checkpoint()));
+    open(checkpoint(), core::Weights(written, dtype_of(spec()), device_of(spec())));
+  }
+
+  // directory: the user's model, or our checkpoint of it.
+  void open(const std::string& directory, const core::Weights& weights) {
+    model_ = models::build(run_.files->config);
+    source_ = std::make_unique<PackedSource>(
+        exports::open_source(*model_, directory, weights, residency_of(spec(), weights)), spec().runtime);
+    exports::load_embedding_and_head(*model_, directory, weights);
+    source_->pack(model_->head());
+  }
+
+  // One stage per measure.
+  void measure() {
+    const std::string directory = std::filesystem::exists(checkpoint()) ? checkpoint() : run_.files->directory;
+    const int64_t file_bytes = exports::bytes_on_disk(directory);
+    for (size_t first = 0; first < run_.measurements.size();) {
+      const std::string& name = run_.measurements[first].name;
+      size_t last = first;
+      while (last < run_.measurements.size() && run_.measurements[last].name == name) ++last;
+      log_.run(name, [&] { return measure(first, last, file_bytes); });
+      first = last;
+    }
+  }
+
+  // Measurements [first, last), of one measure. Where nothing was changed, full precision is the result, unless tokens
+  // are generated, which depends on how the model runs too.
+  bool measure(size_t first, size_t last, int64_t file_bytes) {
+    for (size_t i = first; i < last; ++i) {
+      const Measurement& measurement = run_.measurements[i];
+      if (run_.is_unchanged() && !measurement.measure->decodes()) {
+        record_.quantized[i] = record_.baseline.at(i);
+        continue;
+      }
+      if (measurement.measure->decodes()) core::load_blocks(*model_, *source_);
+      const std::optional<OfFullPrecision> full = full_.of(i, weights_of(spec(), *run_.files));
+      record_.quantized[i] = measurement.prepared->run({.model = *model_,
+                                                        .source = *source_,
+                                                        .settings = spec().measure,
+                                                        .seed = static_cast<uint64_t>(spec().seed),
+                                                        .dtype = dtype_of(spec()),
+                                                        .quiet = spec().quiet,
+                                                        .full = full ? &*full : nullptr,
+                                                        .bill = &record_.bill,
+                                                        .file_bytes = file_bytes});
+    }
+    return run_.is_unchanged() && !run_.measurements[first].measure->decodes();
+  }
+
+  const Run& run_;
+  Resources& resources_;
+  StageLog log_;
+  RunRecord record_;
+  Baseline full_;
+  std::optional<Ranking> ranking_;
+  std::shared_ptr<core::Model> model_;  // that is measured
+  std::unique_ptr<PackedSource> source_;
+};
+
+}  // namespace
+
+RunRecord compute(const Run& run, Resources& resources) { return Pipeline(run, resources).run(); }
+
+}  // namespace experiments

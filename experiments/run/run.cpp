@@ -1,0 +1,105 @@
+#include "experiments/run/run.h"
+
+#include "core/error.h"
+#include "experiments/analysis/experts.h"
+#include "experiments/inputs/assignments.h"
+#include "models/registry.h"
+#include "quant/kernels/product.h"
+#include "quant/stage/apply_transforms.h"
+#include "replication/mix.h"
+
+namespace experiments {
+
+namespace {
+
+std::vector<Measurement> measurements_of(const Run& run, Resources& resources) {
+  std::vector<Measurement> all;
+  for (const Asked& asked : run.spec().measure.asked()) {
+    // Token by token, a block that is not in memory would be read again for each.
+    core::require(!asked.measure().decodes() ||
+                      residency_of(run.spec(), weights_of(run.spec(), *run.files)) == exports::Residency::resident,
+                  "{}: tokens are generated with all weights in memory, and this model is streamed. Set "
+                  "model.residency: resident, or leave {} out.",
+                  run.spec().measure.where(asked.kind->name), asked.kind->name);
+    all.push_back({.name = asked.kind->name,
+                   .is_list = asked.kind->is_list,
+                   .measure = asked.options->share(),
+                   .prepared = resources.prepared(*run.files, run.shape, asked)});
+  }
+  return all;
+}
+
+// Whether something is measured on the calibration text.
+bool reads_calibration(const Spec& spec, const std::vector<quant::Assignment>& assigned) {
+  return !quant::transforms_of(spec.transform, spec.quant).empty() || spec.replication.selected() ||
+         spec.quant.expert_bits.selected() || spec.qat.tunes_blocks() || quant::needs_statistics(assigned);
+}
+
+void check_model(const Run& run, core::Model& model) {
+  const Spec& spec = run.spec();
+  const ModelFiles& files = *run.files;
+  core::require(!(run.quantizes() && files.quantized), "{}: {} is quantized already. Use method: none to measure it.",
+                spec.quant.where("method"), files.directory);
+  exports::check(model, files.directory, weights_of(spec, files));
+  core::require(!spec.replication.selected() || model.plan() == core::default_plan(model.shape().layers),
+                "{}: {} has a plan of its own. Replicate when it is quantized.", spec.replication.where("strategy"),
+                files.directory);
+}
+
+// What is quantized, and the texts for that.
+void resolve_quantization(Run& run, core::Model& model, Resources& resources) {
+  const Spec& spec = run.spec();
+  if (!run.quantizes()) return follow_plan(spec, model);
+  const std::vector<quant::Assignment> assigned = assignments(spec, model);
+  check_expert_bits(spec, model);
+  if (reads_calibration(spec, assigned)) run.calibration = &resources.calibration(*run.files, spec, run.shape);
+  if (!spec.qat.selected()) return;
+  quant::check_trainable(spec.qat, assigned, model.plan());
+  run.training = resources.training(*run.files, spec, run.shape);
+}
+
+}  // namespace
+
+Run resolve(Point point, Resources& resources) {
+  Run run{.point = std::move(point)};
+  const Spec& spec = run.spec();
+  device_of(spec);                                                // refuses one that is not there
+  if (spec.runtime.is_packed()) quant::kernels::chosen_kernel();  // refuses what REFRAIN_KERNEL may name
+  run.files = &resources.model(spec.model.path);
+  const auto model = models::build(run.files->config);
+  run.shape = model->shape();
+  check_model(run, *model);
+  run.measurements = measurements_of(run, resources);
+  try {
+    resolve_quantization(run, *model, resources);
+  } catch (const replication::NoControl& none) {
+    run.no_control = none.what();
+  }
+  run.plan = model->plan();
+  return run;
+}
+
+std::string config_hash(const Spec& spec) {
+  Spec copy = spec;
+  return core::hash_text(core::to_yaml(core::to_node(copy, /*identity_only=*/true)));
+}
+
+void identify(Run& run, Resources& resources) {
+  const Spec& spec = run.spec();
+  core::Hasher hasher;
+  hasher.update(
+      fmt::format("{} {} {}", config_hash(spec), resources.model_hash(*run.files), run.files->tokenizer->hash()));
+  const auto add_texts = [&](bool of_lists) {
+    for (const Measurement& one : run.measurements) {
+      if (one.is_list == of_lists) hasher.update(one.prepared->token_hash);
+    }
+  };
+  add_texts(true);  // in this order, so that finished runs keep their ids
+  if (run.calibration != nullptr) hasher.update(run.calibration->token_hash);
+  add_texts(false);
+  if (run.training != nullptr) hasher.update(run.training->token_hash());
+  run.id = hasher.hex().substr(0, 16);
+  run.directory = spec.out + "/" + spec.name + "/" + run.id;
+}
+
+}  // namespace experiments

@@ -1,0 +1,82 @@
+#include "quant/grids/scale_format.h"
+
+#include <ATen/ATen.h>
+
+#include <limits>
+
+#include "core/error.h"
+
+namespace quant {
+
+namespace {
+
+at::ScalarType dtype_named(const std::string& name) {
+  if (name == "float16") return at::kHalf;
+  return name == "bfloat16" ? at::kBFloat16 : at::kFloat;
+}
+
+double smallest_normal(at::ScalarType dtype) {
+  return dtype == at::kHalf ? 0x1p-14 : std::numeric_limits<float>::min();  // bfloat16 has float32's exponents
+}
+
+// Like sign, but 1 at 0.
+at::Tensor direction(const at::Tensor& values) { return 1 - 2 * (values < 0).to(at::kFloat); }
+
+}  // namespace
+
+ScaleFormat::ScaleFormat(const WeightConfig& config, bool is_signed)
+    : dtype_(dtype_named(config.scale_dtype)),
+      scale_bits_(config.scale_bits),
+      scale_group_(config.scale_group),
+      is_signed_(is_signed) {}
+
+at::Tensor ScaleFormat::rounded(const at::Tensor& values) const { return values.to(dtype_).to(at::kFloat); }
+
+at::Tensor ScaleFormat::rounded_scale(const at::Tensor& scale) const {
+  const at::Tensor stored = rounded(scale);
+  const char* name = dtype_ == at::kHalf ? "float16" : dtype_ == at::kBFloat16 ? "bfloat16" : "float32";
+  core::require(at::isfinite(stored).all().item<bool>(),
+                "a scale of {:.3g} does not fit {}. Use scale_dtype: bfloat16 or float32.",
+                scale.abs().max().item<double>(), name);
+  return direction(scale) * stored.abs().clamp_min(smallest_normal(dtype_));
+}
+
+int64_t ScaleFormat::shared(int64_t groups) const { return scale_group_ > 0 ? scale_group_ : groups; }
+
+at::Tensor ScaleFormat::per_group(const at::Tensor& super_scale, int64_t groups) const {
+  return super_scale.repeat_interleave(shared(groups), 1).narrow(1, 0, groups);
+}
+
+Parameters ScaleFormat::layout(const std::vector<int64_t>& shape) const {
+  if (!two_level()) return {{"scale", {}, core::Kind::scale, bits(), shape, dtype_}};
+  const int64_t supers = (shape[1] + shared(shape[1]) - 1) / shared(shape[1]);
+  return {{"scale_codes", {}, core::Kind::scale_codes, scale_bits_, shape},
+          {"super_scale", {}, core::Kind::scale, bits(), {shape[0], supers}, dtype_}};
+}
+
+Parameters ScaleFormat::stored(const at::Tensor& scale) const {
+  Parameters parameters = layout(scale.sizes().vec());
+  if (!two_level()) {
+    parameters.at("scale") = rounded_scale(scale);
+    return parameters;
+  }
+  const int64_t groups = scale.size(1), supers = parameters.back().shape[1], share = shared(groups);
+  const at::Tensor padded = at::constant_pad_nd(scale.abs(), {0, supers * share - groups});
+  const at::Tensor largest = padded.reshape({scale.size(0), supers, share}).amax(-1);  // [O, U]
+  const at::Tensor super_scale = rounded_scale(largest / magnitudes());
+  const at::Tensor q = at::round(scale.abs() / per_group(super_scale, groups)).clamp(1, magnitudes());
+  const at::Tensor negative = is_signed_ ? (scale < 0).to(at::kFloat) * magnitudes() : at::zeros_like(q);
+  parameters.at("scale_codes") = (q - 1 + negative).to(at::kByte);
+  parameters.at("super_scale") = super_scale;
+  return parameters;
+}
+
+at::Tensor ScaleFormat::scale(const Parameters& parameters) const {
+  if (!two_level()) return parameters.at("scale");
+  const at::Tensor codes = parameters.at("scale_codes").to(at::kFloat);  // [O, G]
+  at::Tensor q = codes + 1;
+  if (is_signed_) q = at::where(codes >= magnitudes(), magnitudes() - 1 - codes, q);  // −((code − magnitudes) + 1)
+  return per_group(parameters.at("super_scale"), codes.size(1)) * q;
+}
+
+}  // namespace quant

@@ -1,0 +1,43 @@
+// How scales, and what is stored like them, are written: in a float dtype, or (two-level) as small integers relative to
+// a float scale that several groups share. What is rounded here is rounded before anything is encoded, so what is
+// measured is what is saved.
+#pragma once
+
+#include "quant/grids/weight_format.h"
+
+namespace quant {
+
+class ScaleFormat {
+ public:
+  // Reads scale_dtype, scale_bits, scale_group. is_signed: scales may be negative.
+  ScaleFormat(const WeightConfig& config, bool is_signed);
+
+  at::ScalarType dtype() const { return dtype_; }
+  int64_t bits() const { return c10::elementSize(dtype_) * 8; }  // of the dtype
+
+  // To the dtype and back to float32.
+  at::Tensor rounded(const at::Tensor& values) const;
+  // The same, with |s| ≥ the dtype's smallest normal number. Error: a scale that is not finite in the dtype.
+  at::Tensor rounded_scale(const at::Tensor& scale) const;
+
+  // The parameters that stand for a matrix of scales, [O, G]: scale [O, G]; two-level: scale_codes [O, G] and
+  // super_scale [O, ceil(G / scale_group)].
+  Parameters layout(const std::vector<int64_t>& shape) const;
+  // Their values for exact scales [O, G] float32: s = super_scale · q with q = code + 1, or with a sign in the top bit
+  // ±(code' + 1); super_scale = max |s| / max |q| over its groups.
+  Parameters stored(const at::Tensor& scale) const;
+  // The scales that they stand for, [O, G] float32. Differentiable.
+  at::Tensor scale(const Parameters& parameters) const;
+
+ private:
+  bool two_level() const { return scale_bits_ > 0; }
+  int64_t magnitudes() const { return int64_t{1} << (is_signed_ ? scale_bits_ - 1 : scale_bits_); }  // of q: 1 … this
+  int64_t shared(int64_t groups) const;                                       // groups that share a super-scale
+  at::Tensor per_group(const at::Tensor& super_scale, int64_t groups) const;  // [O, U] -> [O, G]
+
+  at::ScalarType dtype_;
+  int64_t scale_bits_, scale_group_;
+  bool is_signed_;
+};
+
+}  // namespace quant
