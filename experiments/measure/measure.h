@@ -45,7 +45,7 @@ struct DetailTable {
   std::vector<Column> columns;  // paths inside of an item; with a leading /: in all that was found
 };
 
-// What is known of every window, document or prompt of a text, so that two runs can be compared in pairs.
+// Quantities that are known of every window, document or prompt of a text, so that two runs can be compared in pairs.
 struct ItemQuantity {
   std::string column;  // of the file: the sum over the item's tokens; empty where it was not measured
   std::string name;    // "NLL"
@@ -99,12 +99,12 @@ struct Subject {
   uint64_t seed = 0;
   at::ScalarType dtype = at::kFloat;  // of the computation
   bool quiet = false;
-  // Of a quantized model: null where there is no full-precision model, or it was not measured.
+  // Findings of the full-precision model; null while that one is measured, or where there is none.
   const OfFullPrecision* full = nullptr;
-  // Of the full-precision model: path at which a file is kept for those that are measured beside it.
+  // Path at which the full-precision model keeps a file for models that are measured beside it; empty for those.
   std::function<std::string(const std::string& name)> keep = {};
-  const Bill* bill = nullptr;  // of a quantized model
-  int64_t file_bytes = 0;      // of its tensor files
+  const Bill* bill = nullptr;  // null for the full-precision model
+  int64_t file_bytes = 0;      // size of the tensor files
 };
 
 // A measurement whose texts are tokenized.

@@ -116,7 +116,7 @@ struct Named {
   bool operator==(const Named&) const = default;
 };
 
-// Of a run, in its order; of those that read alike the second gets a number.
+// Names of a run's measurements of one kind, in its order; the second of two equal names gets a number.
 std::vector<Named> measurements_of(const Row& row, const MeasureKind& kind) {
   std::vector<Named> names;
   Cells plain;
@@ -157,7 +157,7 @@ std::vector<Shown> shown_measures(const std::vector<Row>& rows) {
   return all;
 }
 
-// The cells of one measurement, `name` of `shown`, of a run's quantized or (full) full-precision model.
+// Cells of the measurement `name` of a run: of its quantized model, or with `full` of its full-precision model.
 Cells measured_cells(const Row& row, bool full, const Shown& shown, const std::string& name) {
   size_t i = 0;  // a single section has one measurement
   if (shown.kind->is_list) {

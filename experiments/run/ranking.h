@@ -18,10 +18,8 @@ struct Ranking {
   std::vector<quant::Assignment> assigned = {};
   Replaced replaced = {};  // by replication
   std::optional<replication::RankingStatistics> statistics =
-      {};                            // by which units were selected; none: nothing was ranked
-  std::vector<Expert> experts = {};  // of the configuration; empty: they were not measured
-
-  bool has_measured() const { return statistics.has_value() || !experts.empty(); }
+      {};                            // that units were selected by; none: nothing was ranked
+  std::vector<Expert> experts = {};  // empty: the configuration has no use for them
 };
 
 // Walks over the calibration text where the configuration asks for a ranking or for bits of experts; their results come

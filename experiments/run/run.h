@@ -27,13 +27,12 @@ struct Run {
   const core::Windows* calibration = nullptr;  // the text on which inputs are measured; null: nothing asks for it
   const TrainingText* training = nullptr;      // null: nothing is trained
   std::vector<Measurement> measurements = {};
-  std::string no_control =
-      {};  // why the control that this run would be cannot be built; the rest is then not filled in
+  std::string no_control = {};          // why the control that this run would be cannot be built: it is then never run
   std::string id = {}, directory = {};  // after identify(): hash of all that the numbers depend on; <out>/<name>/<id>
 
   const Spec& spec() const { return point.spec; }
   bool quantizes() const { return spec().quant.method != quant::QuantConfig::kNone; }
-  // Whether what is measured is the full-precision model itself.
+  // Whether the measured model is the full-precision model itself.
   bool is_unchanged() const { return !quantizes() && !files->quantized && !spec().replication.selected(); }
 };
 
