@@ -40,10 +40,11 @@ BpeModel::BpeModel(const JsonNode& json) {
   json.require_default("dropout", {0});
   json.require_default("continuing_subword_prefix", {""});
   json.require_default("end_of_word_suffix", {""});
-  json.require_default("fuse_unk", {false});
   json.require_default("byte_fallback", {false});
   ignore_merges_ = json.at("ignore_merges").boolean(false);
+  fuse_unknown_ = json.at("fuse_unk").boolean(false);
   read_vocabulary(json.at("vocab"));
+  if (const JsonNode token = json.at("unk_token"); !token.is_null()) unknown_ = id_of(token.text());
   read_merges(json.at("merges"));
 }
 
@@ -62,45 +63,68 @@ void BpeModel::read_vocabulary(const JsonNode& json) {
     if (!ignore_merges_) continue;
     if (const auto bytes = bytes_of_symbols(token)) whole_words_.emplace(*bytes, static_cast<int32_t>(id));
   }
-  for (int byte = 0; byte < 256; ++byte) {
-    const std::string symbol = byte_symbol(static_cast<uint8_t>(byte));
-    const auto found = vocabulary_.find(symbol);
-    require(found != vocabulary_.end(), "{} has no token for byte 0x{:02x} (`{}`). Use a tokenizer with all 256 bytes.",
-            json.where(), byte, symbol);
-    byte_ids_[byte] = found->second;
-  }
+  for (int byte = 0; byte < 256; ++byte) byte_ids_[byte] = id_of(byte_symbol(static_cast<uint8_t>(byte)));
+}
+
+std::optional<int32_t> BpeModel::id_of(const std::string& token) const {
+  const auto found = vocabulary_.find(token);
+  return found == vocabulary_.end() ? std::nullopt : std::optional(found->second);
 }
 
 void BpeModel::read_merges(const JsonNode& json) {
   require(json.value().is_array(), "{} is not a list. Replace the file.", json.where());
-  const auto id_of = [&](const std::string& token, size_t index) {
-    const auto found = vocabulary_.find(token);
-    require(found != vocabulary_.end(), "{}[{}] names `{}`, which is not in the vocabulary. Replace the file.",
-            json.where(), index, printable(token));
-    return found->second;
+  const auto known_id = [&](const std::string& token, size_t index) {
+    const std::optional<int32_t> id = id_of(token);
+    require(id.has_value(), "{}[{}] names `{}`, which is not in the vocabulary. Replace the file.", json.where(), index,
+            printable(token));
+    return *id;
   };
   uint32_t rank = 0;
   for (size_t i = 0; i < json.value().size(); ++i) {
     const nlohmann::json& merge = json.value()[i];
     if (merge.is_string() && merge.get_ref<const std::string&>().starts_with("#version")) continue;
     const auto [left, right] = parts_of_merge(merge, json, i);
-    const int32_t left_id = id_of(left, i), right_id = id_of(right, i), merged = id_of(left + right, i);
+    const int32_t left_id = known_id(left, i), right_id = known_id(right, i), merged = known_id(left + right, i);
     merges_[pair_key(left_id, right_id)] = {rank++, merged};
   }
 }
 
-void BpeModel::encode(std::string_view word, std::vector<int32_t>& ids) {
-  if (ignore_merges_)
-    if (const auto whole = whole_words_.find(word); whole != whole_words_.end()) return ids.push_back(whole->second);
+std::optional<size_t> BpeModel::encode(std::string_view word, std::vector<int32_t>& ids) {
+  if (ignore_merges_) {
+    if (const auto whole = whole_words_.find(word); whole != whole_words_.end()) {
+      ids.push_back(whole->second);
+      return std::nullopt;
+    }
+  }
   if (word.size() > kLongestCachedWord) return merge(word, ids);
   if (const auto cached = cache_.find(word); cached != cache_.end()) {
     ids.insert(ids.end(), cached->second.begin(), cached->second.end());
-    return;
+    return std::nullopt;
   }
   const size_t before = ids.size();
-  merge(word, ids);
+  if (const auto missing = merge(word, ids)) return missing;
   if (cache_.size() >= kCachedWords) cache_.clear();
   cache_.emplace(word, std::vector<int32_t>(ids.begin() + static_cast<std::ptrdiff_t>(before), ids.end()));
+  return std::nullopt;
+}
+
+void BpeModel::append(int32_t id) {
+  const auto at = static_cast<uint32_t>(symbols_.size());
+  if (at > 0) symbols_[at - 1].next = at;
+  symbols_.push_back({id, at == 0 ? kNone : at - 1, kNone});
+}
+
+// Makes the symbols of a word; returns the offset of a byte that has neither a token nor unk_token.
+std::optional<size_t> BpeModel::take_apart(std::string_view word) {
+  symbols_.clear();
+  bool after_unknown = false;
+  for (size_t i = 0; i < word.size(); ++i) {
+    const std::optional<int32_t> id = byte_ids_[static_cast<unsigned char>(word[i])];
+    if (!id && !unknown_) return i;
+    if (id || !after_unknown || !fuse_unknown_) append(id ? *id : *unknown_);
+    after_unknown = !id;
+  }
+  return std::nullopt;
 }
 
 // Puts the pair of symbol `at` and its right neighbour into the heap, if it is a merge.
@@ -114,14 +138,11 @@ void BpeModel::push(uint32_t at) {
   std::push_heap(heap_.begin(), heap_.end(), std::greater<>());
 }
 
-void BpeModel::merge(std::string_view word, std::vector<int32_t>& ids) {
+std::optional<size_t> BpeModel::merge(std::string_view word, std::vector<int32_t>& ids) {
   require(word.size() < kNone, "text: a word of {} bytes is too long. Split the text.", word.size());
-  const auto size = static_cast<uint32_t>(word.size());
-  symbols_.clear();
+  if (const auto missing = take_apart(word)) return missing;
+  const auto size = static_cast<uint32_t>(symbols_.size());
   heap_.clear();
-  for (uint32_t i = 0; i < size; ++i)
-    symbols_.push_back(
-        {byte_ids_[static_cast<unsigned char>(word[i])], i == 0 ? kNone : i - 1, i + 1 < size ? i + 1 : kNone});
   for (uint32_t i = 0; i < size; ++i) push(i);
   while (!heap_.empty()) {
     std::pop_heap(heap_.begin(), heap_.end(), std::greater<>());
@@ -138,6 +159,7 @@ void BpeModel::merge(std::string_view word, std::vector<int32_t>& ids) {
     push(best.at);
   }
   for (uint32_t i = 0; i != kNone && i < size; i = symbols_[i].next) ids.push_back(symbols_[i].id);
+  return std::nullopt;
 }
 
 }  // namespace core

@@ -7,6 +7,7 @@
 #include <array>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -22,11 +23,13 @@ using Vocabulary = std::unordered_map<std::string, int32_t>;
 class BpeModel {
  public:
   // From the member "model". Throws UserError for another type than BPE, an option that is not implemented, an id out
-  // of range or given twice, a byte without a token, or a merge that names an unknown token.
+  // of range or given twice, or a merge that names an unknown token.
   explicit BpeModel(const JsonNode& json);
 
-  // Appends the ids of a word given as bytes. Remembers short words; not to be called from two threads at once.
-  void encode(std::string_view word, std::vector<int32_t>& ids);
+  // Appends the ids of a word given as bytes. A byte without a token becomes `unk_token`, neighbours a single one under
+  // `fuse_unk`. Where there is no `unk_token` nothing is appended: returns the byte's offset in the word. Remembers
+  // short words; not to be called from two threads at once.
+  [[nodiscard]] std::optional<size_t> encode(std::string_view word, std::vector<int32_t>& ids);
 
   const Vocabulary& vocabulary() const { return vocabulary_; }
 
@@ -49,13 +52,18 @@ class BpeModel {
     size_t operator()(std::string_view text) const { return std::hash<std::string_view>{}(text); }
   };
 
+  std::optional<int32_t> id_of(const std::string& token) const;
   void read_vocabulary(const JsonNode& json);
   void read_merges(const JsonNode& json);
-  void merge(std::string_view word, std::vector<int32_t>& ids);
+  std::optional<size_t> merge(std::string_view word, std::vector<int32_t>& ids);
+  std::optional<size_t> take_apart(std::string_view word);
+  void append(int32_t id);
   void push(uint32_t at);
 
   Vocabulary vocabulary_;
-  std::array<int32_t, 256> byte_ids_{};
+  std::array<std::optional<int32_t>, 256> byte_ids_;
+  std::optional<int32_t> unknown_;  // id of unk_token
+  bool fuse_unknown_ = false;
   std::unordered_map<uint64_t, Merge> merges_;  // pair of ids -> merge
   bool ignore_merges_ = false;                  // a word that is a token needs no merges
   std::unordered_map<std::string, int32_t, Hash, std::equal_to<>> whole_words_;  // bytes -> id, under ignore_merges

@@ -1,6 +1,6 @@
 // The byte-level alphabet (Radford et al. 2019, GPT-2): every byte is written as one printable character, so that any
-// text is a word over 256 symbols and no token is ever unknown. Printable Latin-1 bytes stand for themselves; the other
-// 68, in order, are the characters from U+0100 on (the space becomes `Ġ`).
+// text is a word over 256 symbols; a vocabulary with all of them knows every text. Printable Latin-1 bytes stand for
+// themselves; the other 68, in order, are the characters from U+0100 on (the space becomes `Ġ`).
 #pragma once
 
 #include <cstdint>

@@ -37,10 +37,11 @@ ByteLevelBpe::ByteLevelBpe(std::string_view text, const std::string& file)
     : ByteLevelBpe(JsonNode(parse_json(text, {file, "the text", "Replace the file."}), file, ""), text) {}
 
 ByteLevelBpe::ByteLevelBpe(const JsonNode& json, std::string_view text)
-    : nfc_(read_normalizer(json.at("normalizer"))), pre_tokenizer_(json.at("pre_tokenizer")), model_(json.at("model")) {
-  hash_ = hash_text(text);
-  json.require_default("truncation");
-  json.require_default("padding");
+    : file_(json.file()),
+      nfc_(read_normalizer(json.at("normalizer"))),
+      pre_tokenizer_(json.at("pre_tokenizer")),
+      model_(json.at("model")) {
+  hash_ = hash_text(text);  // `truncation` and `padding` are what some call has left there; no text asks for them
   check_post_processor(json.at("post_processor"));
   check_decoder(json.at("decoder"));
   for (const auto& [token, id] : model_.vocabulary()) {
@@ -79,30 +80,45 @@ std::vector<int32_t> ByteLevelBpe::encode(std::string_view text) const {
   ids.reserve(text.size() / 3);
   size_t done = 0;
   while (const auto match = raw_.find(text, done)) {
-    encode_piece(text.substr(done, match->begin - done), ids);
+    encode_piece(text, done, match->begin, ids);
     ids.push_back(match->id);
     done = match->end;
   }
-  encode_piece(text.substr(done), ids);
+  encode_piece(text, done, text.size(), ids);
   return ids;
 }
 
 // Between two added tokens of the raw text: normalize, then look for those that are sought in normalized text.
-void ByteLevelBpe::encode_piece(std::string_view text, std::vector<int32_t>& ids) const {
-  const std::string copy = nfc_ ? nfc(text) : std::string();
-  const std::string_view piece = nfc_ ? std::string_view(copy) : text;
+void ByteLevelBpe::encode_piece(std::string_view text, size_t begin, size_t end, std::vector<int32_t>& ids) const {
+  const std::string_view raw = text.substr(begin, end - begin);
+  const std::string copy = nfc_ ? nfc(raw) : std::string();
+  const std::string_view piece = nfc_ ? std::string_view(copy) : raw;
   size_t done = 0;
   while (const auto match = normalized_.find(piece, done)) {
-    encode_words(piece.substr(done, match->begin - done), ids);
+    encode_words(piece.substr(done, match->begin - done), text, begin, ids);
     ids.push_back(match->id);
     done = match->end;
   }
-  encode_words(piece.substr(done), ids);
+  encode_words(piece.substr(done), text, begin, ids);
 }
 
-void ByteLevelBpe::encode_words(std::string_view text, std::vector<int32_t>& ids) const {
+void ByteLevelBpe::encode_words(std::string_view piece, std::string_view text, size_t begin,
+                                std::vector<int32_t>& ids) const {
   std::deque<std::string> copies;
-  for (const std::string_view word : pre_tokenizer_.split(text, copies)) model_.encode(word, ids);
+  for (const std::string_view word : pre_tokenizer_.split(piece, copies))
+    if (const auto missing = model_.encode(word, ids)) refuse_byte(word, *missing, text, begin);
+}
+
+// Names the character and its place in the text, or, where normalization has made it, the place of the piece.
+void ByteLevelBpe::refuse_byte(std::string_view word, size_t at, std::string_view text, size_t begin) const {
+  const auto byte = static_cast<unsigned char>(word[at]);
+  while (at > 0 && (static_cast<unsigned char>(word[at]) & 0xC0) == 0x80) --at;
+  const std::string_view character = word.substr(at, utf8_length(word[at]));
+  const size_t found = text.find(character, begin);
+  fail(
+      "text to tokenize: `{}` at byte {} needs byte 0x{:02x}, which has no token in {}, nor is there a model.unk_token "
+      "for it. Remove the character, or use another tokenizer.",
+      printable(character), found == std::string_view::npos ? begin : found, byte, file_);
 }
 
 std::string ByteLevelBpe::decode(std::span<const int32_t> ids) const {

@@ -30,9 +30,13 @@ class ByteLevelBpe : public Tokenizer {
  private:
   ByteLevelBpe(const JsonNode& json, std::string_view text);
   void read_added_token(const JsonNode& json);
-  void encode_piece(std::string_view text, std::vector<int32_t>& ids) const;
-  void encode_words(std::string_view text, std::vector<int32_t>& ids) const;
+  // Bytes begin … end of the text, which hold none of raw_.
+  void encode_piece(std::string_view text, size_t begin, size_t end, std::vector<int32_t>& ids) const;
+  // piece: the normalized text from byte `begin` on, which holds no added tokens.
+  void encode_words(std::string_view piece, std::string_view text, size_t begin, std::vector<int32_t>& ids) const;
+  [[noreturn]] void refuse_byte(std::string_view word, size_t at, std::string_view text, size_t begin) const;
 
+  std::string file_;
   bool nfc_;
   PreTokenizer pre_tokenizer_;
   mutable BpeModel model_;    // with its cache
