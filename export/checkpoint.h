@@ -124,7 +124,7 @@ void load_embedding_and_head(core::Model& model, const std::string& directory, c
 std::unique_ptr<core::BlockSource> open_source(core::Model& model, const std::string& directory,
                                                const core::Weights& weights, Residency residency = Residency::resident);
 
-// Bytes of the safetensors files of a model directory, headers included: the `file` figure of the bill.
+// Bytes of the files that hold the tensors of a model, headers included: the `file` figure of the bill.
 int64_t bytes_on_disk(const std::string& directory);
 
 }  // namespace exports

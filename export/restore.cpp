@@ -9,6 +9,8 @@
 #include <set>
 
 #include "core/error.h"
+#include "core/io/model_path.h"
+#include "core/io/safetensors.h"
 #include "core/plan_stream.h"
 #include "export/checkpoint.h"
 #include "quant/linear/input_quantized_linear.h"
@@ -40,18 +42,18 @@ std::shared_ptr<const quant::WeightFormat> format_of(const core::Slot& slot, con
 
 // ---- tensors of bytes: codes and packed zeros ----
 
-void check_bytes(const core::Checkpoint& checkpoint, const std::string& name, const std::vector<int64_t>& shape) {
-  const core::TensorView& view = checkpoint.at(name);
-  core::require(view.dtype == core::DType::U8 && view.shape == shape, "{}: {} is {} [{}], not U8 [{}]. {}.",
-                checkpoint.file_of(name), name, core::name_of(view.dtype), fmt::join(view.shape, ", "),
-                fmt::join(shape, ", "), kAgain);
+void check_bytes(const core::TensorSource& source, const std::string& name, const std::vector<int64_t>& shape) {
+  const core::StoredTensor stored = source.stored(name);
+  core::require(stored.type == core::name_of(core::DType::U8) && stored.shape == shape,
+                "{}: {} is {} [{}], not U8 [{}]. {}.", source.file_of(name), name, stored.type,
+                fmt::join(stored.shape, ", "), fmt::join(shape, ", "), kAgain);
 }
 
 core::Codes read_codes(const core::Weights& weights, const std::string& name, int64_t columns, int64_t bits) {
-  const core::TensorView& view = weights.checkpoint().at(name);
+  const core::TensorView view = weights.source().stored(name).view.value();
   at::Tensor packed = at::empty(view.shape, at::kByte);
   std::memcpy(packed.mutable_data_ptr(), view.data, view.bytes);
-  weights.checkpoint().release(view);
+  weights.source().release(view);
   return core::Codes::from_packed(packed.to(weights.device()), columns, bits);
 }
 
@@ -68,10 +70,6 @@ void check_input(const core::Slot& slot, const quant::ActivationConfig& activati
   for (const quant::Parameter& p : input->parameters()) weights.check(slot.path() + "." + p.name, p.shape);
 }
 
-core::Weights in_float32(const core::Weights& weights) {
-  return {std::make_shared<core::Checkpoint>(weights.checkpoint()), at::kFloat, weights.device()};
-}
-
 // With the parameters of a static one, in memory of their own.
 std::shared_ptr<const quant::InputQuantizer> read_input(const core::Slot& slot,
                                                         const quant::ActivationConfig& activation, uint64_t seed,
@@ -80,7 +78,7 @@ std::shared_ptr<const quant::InputQuantizer> read_input(const core::Slot& slot,
   if (input == nullptr || input->parameters().empty()) return input;
   quant::Parameters parameters = input->parameters();
   for (quant::Parameter& p : parameters)
-    p.tensor = in_float32(weights).read(slot.path() + "." + p.name, p.shape).tensor.clone();
+    p.tensor = weights.in(at::kFloat).read(slot.path() + "." + p.name, p.shape).tensor.clone();
   return input->with(std::move(parameters));
 }
 
@@ -98,11 +96,11 @@ void check_quantized(const core::Slot& slot, const QuantizedModule& module, cons
                      const core::Weights& weights) {
   const auto format = format_of(slot, module, manifest);
   const std::string prefix = slot.path() + ".";
-  check_bytes(weights.checkpoint(), owner_of_codes(slot, module) + ".codes",
+  check_bytes(weights.source(), owner_of_codes(slot, module) + ".codes",
               {slot.out_features(), packed_bytes(slot.in_features(), format->code_bits())});
   for (const quant::Parameter& p : format->layout(slot.out_features(), slot.in_features())) {
     if (core::is_codes(p.kind)) {
-      check_bytes(weights.checkpoint(), prefix + p.name, {p.shape[0], packed_bytes(p.shape[1], p.stored_bits)});
+      check_bytes(weights.source(), prefix + p.name, {p.shape[0], packed_bytes(p.shape[1], p.stored_bits)});
     } else {
       weights.check(prefix + p.name, p.shape);
     }
@@ -114,7 +112,7 @@ void check_quantized(const core::Slot& slot, const QuantizedModule& module, cons
 // Parameters live in float32 whatever the compute dtype, in memory of their own because training writes to them.
 quant::Parameters read_parameters(const core::Slot& slot, const quant::WeightFormat& format,
                                   const core::Weights& weights) {
-  const core::Weights exact = in_float32(weights);
+  const core::Weights exact = weights.in(at::kFloat);
   quant::Parameters parameters = format.layout(slot.out_features(), slot.in_features());
   for (quant::Parameter& p : parameters) {
     const std::string name = slot.path() + "." + p.name;
@@ -132,7 +130,7 @@ std::shared_ptr<core::Linear> read_quantized(const core::Slot& slot, const Quant
   const core::Codes codes = codes_at(owner_of_codes(slot, module), slot.in_features(), format->code_bits());
   const std::string stored = owner_of_codes(slot, module) + ".codes";
   core::require(codes.hash() == module.code_hash, "{}: the codes of {} are not those that {} records. {}.",
-                weights.has(stored) ? weights.checkpoint().file_of(stored) : stored, slot.path(), file, kAgain);
+                weights.has(stored) ? weights.source().file_of(stored) : stored, slot.path(), file, kAgain);
   core::LoadedTensor bias{{}, 0};
   if (slot.original() != nullptr) {
     bias.tensor = slot.original()->linear().bias();
@@ -350,8 +348,8 @@ std::unique_ptr<core::BlockSource> open_source(core::Model& model, const std::st
 
 int64_t bytes_on_disk(const std::string& directory) {
   int64_t bytes = 0;
-  const core::Checkpoint checkpoint = core::Checkpoint::open(directory);
-  for (const std::string& file : checkpoint.files()) bytes += static_cast<int64_t>(fs::file_size(file));
+  for (const std::string& file : core::open_tensors(directory)->files())
+    bytes += static_cast<int64_t>(fs::file_size(file));
   return bytes;
 }
 

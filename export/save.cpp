@@ -2,7 +2,6 @@
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 
-#include <array>
 #include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -10,6 +9,8 @@
 
 #include "core/error.h"
 #include "core/io/files.h"
+#include "core/io/safetensors.h"
+#include "core/text/model_texts.h"
 #include "export/checkpoint.h"
 #include "quant/linear/input_quantized_linear.h"
 #include "quant/linear/quantized_linear.h"
@@ -21,16 +22,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* kEnds = "ends.safetensors";
-constexpr std::array kSmallFiles{"config.json",
-                                 "generation_config.json",
-                                 "tokenizer.json",
-                                 "tokenizer.model",
-                                 "tokenizer_config.json",
-                                 "special_tokens_map.json",
-                                 "added_tokens.json",
-                                 "vocab.json",
-                                 "merges.txt",
-                                 "chat_template.jinja"};
 
 core::DType dtype_of(const at::Tensor& tensor) {
   switch (tensor.scalar_type()) {
@@ -220,7 +211,7 @@ void Save::end(core::Model& model) {
 
 void Save::write(const Shard& shard, const std::string& file) const {
   core::write_safetensors((fs::path(directory_) / file).string(), shard.tensors());
-  for (const core::TensorView& view : shard.of_source()) source_.checkpoint().release(view);
+  for (const core::TensorView& view : shard.of_source()) source_.source().release(view);
 }
 
 // From what the shards hold: those of finished blocks may be older than this process.
@@ -239,11 +230,8 @@ void Save::write_index(const core::Model& model) const {
 }
 
 void Save::copy_small_files() const {
-  for (const char* name : kSmallFiles) {
-    const fs::path from = fs::path(source_directory_) / name;
-    if (fs::exists(from))
-      core::write_atomically((fs::path(directory_) / name).string(), core::read_file(from.string()));
-  }
+  for (const auto& [name, content] : core::read_model_texts(source_directory_).files)
+    core::write_atomically((fs::path(directory_) / name).string(), content);
 }
 
 }  // namespace exports

@@ -1,14 +1,9 @@
 #include "core/io/safetensors.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <array>
-#include <cerrno>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -18,6 +13,7 @@
 #include "core/error.h"
 #include "core/io/files.h"
 #include "core/io/json_text.h"
+#include "core/io/mapped_file.h"
 #include "core/io/safetensors_header.h"
 
 namespace core {
@@ -54,34 +50,6 @@ std::string known_dtypes() {
   return fmt::format("{}", fmt::join(names, ", "));
 }
 
-// A whole file mapped read-only.
-class Mapping {
- public:
-  explicit Mapping(const std::string& path) {
-    struct stat info;
-    require(::stat(path.c_str(), &info) == 0, "{}: cannot be read: {}. Check the path.", path, system_reason(errno));
-    require(S_ISREG(info.st_mode), "{}: this is not a file. Check the path.", path);
-    const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-    require(file >= 0, "{}: cannot be read: {}. Check the path.", path, system_reason(errno));
-    size_ = static_cast<size_t>(info.st_size);
-    if (size_ > 0) start_ = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, file, 0);
-    const int error = errno;
-    ::close(file);
-    require(start_ != MAP_FAILED, "{}: cannot be mapped: {}. Check the path.", path, system_reason(error));
-  }
-  ~Mapping() {
-    if (start_ != nullptr && start_ != MAP_FAILED) ::munmap(start_, size_);
-  }
-  Mapping(const Mapping&) = delete;
-  Mapping& operator=(const Mapping&) = delete;
-
-  std::string_view bytes() const { return {static_cast<const char*>(start_), size_}; }
-
- private:
-  void* start_ = nullptr;
-  size_t size_ = 0;
-};
-
 // The index of a sharded checkpoint: which file each tensor should be in.
 std::map<std::string, std::string> read_index(const fs::path& path) {
   const std::string file = path.string();
@@ -114,7 +82,7 @@ struct Checkpoint::State {
 
   std::string opened;  // what the user named, for messages
   std::vector<std::string> files;
-  std::vector<std::unique_ptr<Mapping>> mappings;
+  std::vector<std::unique_ptr<MappedFile>> mappings;
   std::map<std::string, Entry> tensors;
   std::map<std::string, std::string> metadata;
   size_t bytes = 0;
@@ -125,7 +93,7 @@ struct Checkpoint::State {
 };
 
 void Checkpoint::State::add_file(const std::string& path) {
-  mappings.push_back(std::make_unique<Mapping>(path));
+  mappings.push_back(std::make_unique<MappedFile>(path));
   files.push_back(path);
   const std::string_view mapped = mappings.back()->bytes();
   SafetensorsHeader header = parse_safetensors_header(mapped, path);
@@ -202,7 +170,51 @@ Checkpoint Checkpoint::open(const std::string& directory_or_file) {
   return out;
 }
 
-bool Checkpoint::has(const std::string& name) const { return state_->tensors.count(name) > 0; }
+namespace {
+
+// A tensor of the file, or a part of one.
+struct FoundTensor {
+  std::string name;  // of the whole
+  TensorView view;
+};
+
+// Experts may lie in one tensor: experts.gate_up_proj [E, 2F, D], the gate above the up projection, and
+// experts.down_proj [E, D, F]. Null: `name`, "….experts.7.up_proj.weight", is not in such a tensor.
+std::optional<FoundTensor> in_fused(const Checkpoint& checkpoint, const std::string& name) {
+  static const std::string kExperts = ".experts.";
+  const size_t at = name.find(kExperts);
+  if (at == std::string::npos) return std::nullopt;
+  const size_t number = at + kExperts.size(), dot = name.find('.', number);
+  if (dot == std::string::npos) return std::nullopt;
+  const std::string linear = name.substr(dot + 1);
+  const bool down = linear == "down_proj.weight", up = linear == "up_proj.weight";
+  if (!down && !up && linear != "gate_proj.weight") return std::nullopt;
+  const std::string fused = name.substr(0, number) + (down ? "down_proj" : "gate_up_proj");
+  if (!checkpoint.has(fused)) return std::nullopt;
+  TensorView part = checkpoint.at(fused);
+  const auto expert = std::stoll(name.substr(number, dot - number));
+  const int64_t parts = down ? 1 : 2;
+  require(part.shape.size() == 3 && expert < part.shape[0] && part.shape[1] % parts == 0,
+          "{}: {} is {}, and holds no {}. Use the config.json that belongs to this file.", checkpoint.file_of(fused),
+          fused, nlohmann::json(part.shape).dump(), name);
+  const auto bytes = static_cast<int64_t>(part.bytes) / part.shape[0] / parts;
+  part.data += bytes * (expert * parts + (up ? 1 : 0));
+  part.bytes = bytes;
+  part.shape = {part.shape[1] / parts, part.shape[2]};
+  return FoundTensor{fused, part};
+}
+
+}  // namespace
+
+bool Checkpoint::has(const std::string& name) const {
+  return state_->tensors.count(name) > 0 || in_fused(*this, name).has_value();
+}
+
+StoredTensor Checkpoint::stored(const std::string& name) const {
+  const auto part = state_->tensors.count(name) > 0 ? std::nullopt : in_fused(*this, name);
+  const TensorView& view = part ? part->view : at(name);
+  return {name_of(view.dtype), view.shape, 8.0 * static_cast<double>(size_of(view.dtype)), view, {}};
+}
 
 const TensorView& Checkpoint::at(const std::string& name) const {
   const State::Entry& entry = state_->find(name);
@@ -218,17 +230,15 @@ std::vector<std::string> Checkpoint::names() const {
 }
 
 std::vector<std::string> Checkpoint::files() const { return state_->files; }
-const std::string& Checkpoint::file_of(const std::string& name) const { return state_->files[state_->find(name).file]; }
+
+const std::string& Checkpoint::file_of(const std::string& name) const {
+  const auto part = state_->tensors.count(name) > 0 ? std::nullopt : in_fused(*this, name);
+  return state_->files[state_->find(part ? part->name : name).file];
+}
+
 const std::map<std::string, std::string>& Checkpoint::metadata() const { return state_->metadata; }
 size_t Checkpoint::total_bytes() const { return state_->bytes; }
 
-void Checkpoint::release(const TensorView& view) const {
-  if (view.bytes == 0) return;
-  const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
-  const uintptr_t begin =
-      reinterpret_cast<uintptr_t>(view.data) / page * page;  // neighbours on the page are read again
-  const uintptr_t end = reinterpret_cast<uintptr_t>(view.data) + view.bytes;
-  ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
-}
+void Checkpoint::release(const TensorView& view) const { release_pages(view.data, view.bytes); }
 
 }  // namespace core

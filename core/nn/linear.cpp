@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include <cmath>
+
 namespace core {
 
 at::Tensor Linear::rows(const at::Tensor& index) const { return at::embedding(weight(), index); }
@@ -12,7 +14,7 @@ at::Tensor Linear::forward_beside(const std::vector<Linear*>& all, const at::Ten
   return at::stack(outputs);
 }
 
-DenseLinear::DenseLinear(at::Tensor weight, at::Tensor bias, int64_t stored_bits)
+DenseLinear::DenseLinear(at::Tensor weight, at::Tensor bias, double stored_bits)
     : Linear(weight.size(0), weight.size(1)), stored_bits_(stored_bits) {
   weight_ = register_parameter("weight", std::move(weight), /*requires_grad=*/false);
   if (bias.defined()) bias_ = register_parameter("bias", std::move(bias), /*requires_grad=*/false);
@@ -28,10 +30,8 @@ std::vector<State> DenseLinear::state() const {
 
 Cost DenseLinear::cost() const {
   const int64_t values = weight_.numel() + (bias_.defined() ? bias_.numel() : 0);
-  return {.weights = weight_.numel(),
-          .dense_bits = values * stored_bits_,
-          .macs = weight_.numel(),
-          .bytes_read = values * stored_bits_ / 8};
+  const int64_t bits = std::llround(static_cast<double>(values) * stored_bits_);
+  return {.weights = weight_.numel(), .dense_bits = bits, .macs = weight_.numel(), .bytes_read = bits / 8};
 }
 
 RecordingLinear::RecordingLinear(std::shared_ptr<Linear> inner, Tap tap)

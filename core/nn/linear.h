@@ -44,7 +44,7 @@ class Linear : public torch::nn::Module {
 class DenseLinear : public Linear {
  public:
   // stored_bits: bits per element in the checkpoint, for the bill (the compute dtype may be wider).
-  DenseLinear(at::Tensor weight, at::Tensor bias, int64_t stored_bits);
+  DenseLinear(at::Tensor weight, at::Tensor bias, double stored_bits);
 
   at::Tensor forward(const at::Tensor& x) override;
   at::Tensor weight() const override { return weight_; }
@@ -54,7 +54,7 @@ class DenseLinear : public Linear {
 
  private:
   at::Tensor weight_, bias_;  // [O, I], [O] or undefined
-  int64_t stored_bits_;
+  double stored_bits_;
 };
 
 // A linear that lies in a file until it is used: every use reads it anew, and drops it. So of the

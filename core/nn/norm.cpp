@@ -76,7 +76,7 @@ void RmsNorm::own() {
 void RmsNorm::divide(const at::Tensor& by) {
   TORCH_CHECK(by.dim() == 1 && by.numel() == width_, path_, ": ", width_, " channels by ", by.sizes());
   put((weight_.to(at::kFloat) / by).to(weight_.scalar_type()));
-  stored_bits_ = static_cast<int64_t>(weight_.element_size()) * 8;
+  stored_bits_ = 8.0 * static_cast<double>(weight_.element_size());
 }
 
 void RmsNorm::unload() { put({}); }
@@ -95,7 +95,7 @@ void RmsNorm::share(const Loadable& original) {
 
 Cost RmsNorm::cost() const {
   if (original_ != nullptr && !weight_.defined()) return original_->cost().running();
-  const int64_t bits = width_ * stored_bits_;
+  const int64_t bits = std::llround(static_cast<double>(width_) * stored_bits_);
   if (original_ != nullptr) return {.parameter_bits = bits, .bytes_read = bits / 8};
   return {.weights = width_, .dense_bits = bits, .bytes_read = bits / 8};
 }

@@ -39,7 +39,7 @@ class RmsNorm : public torch::nn::Module, public Loadable {
   int64_t width_;
   double eps_;
   at::Tensor weight_;  // [N]
-  int64_t stored_bits_ = 0;
+  double stored_bits_ = 0;
   const RmsNorm* original_ = nullptr;
 };
 

@@ -91,12 +91,22 @@ Frequencies llama3(const Request& request) {
   return {(1 - kept) * request.plain / factor + kept * request.plain, 1.0};
 }
 
+// A factor per pair by which its frequency is divided, as GGUF files store Llama 3's stretching.
+Frequencies factors(const Request& request) {
+  const std::vector<double> values = request.keys().numbers("factors");
+  const bool fits = std::ssize(values) == request.head_width / 2 &&
+                    std::all_of(values.begin(), values.end(), [](double value) { return value > 0; });
+  require(fits, "{}: {} must be {} positive numbers, one per pair. Use the original model.", request.keys().where(),
+          request.keys().path_of("factors"), request.head_width / 2);
+  return {request.plain / at::tensor(std::vector<float>(values.begin(), values.end())), 1.0};
+}
+
 struct RopeType {
   const char* name;
   Frequencies (*frequencies)(const Request&);
 };
 constexpr std::array kRopeTypes{RopeType{"default", keep}, RopeType{"linear", linear}, RopeType{"yarn", yarn},
-                                RopeType{"llama3", llama3}};
+                                RopeType{"llama3", llama3}, RopeType{"factors", factors}};
 
 const RopeType& find_type(const JsonObject& scaling) {
   const char* key = scaling.has("type") ? "type" : "rope_type";  // `type` is the older spelling

@@ -2,11 +2,11 @@
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
+#include <c10/util/accumulate.h>
 #include <fmt/format.h>
 
 #include <atomic>
 #include <functional>
-#include <optional>
 
 #include "core/error.h"
 
@@ -69,50 +69,10 @@ std::string shape_text(at::IntArrayRef shape) {
 
 // The bytes of the file as a tensor that must not be written. It keeps the mapping alive; with it the pages go back to
 // the system.
-at::Tensor over_mapping(std::shared_ptr<const Checkpoint> checkpoint, const TensorView& view, at::ScalarType type) {
+at::Tensor over_mapping(std::shared_ptr<const TensorSource> source, const TensorView& view, at::ScalarType type) {
   void* data = const_cast<std::byte*>(view.data);
   return at::from_blob(
-      data, view.shape, [checkpoint, view](void*) { checkpoint->release(view); }, at::TensorOptions(type));
-}
-
-// A tensor of the file, or a part of one.
-struct FoundTensor {
-  std::string name;  // of the whole
-  TensorView view;
-};
-
-// Experts may lie in one tensor: experts.gate_up_proj [E, 2F, D], the gate above the up projection, and
-// experts.down_proj [E, D, F]. Null: `name`, "….experts.7.up_proj.weight", is not in such a tensor.
-std::optional<FoundTensor> in_fused(const Checkpoint& checkpoint, const std::string& name) {
-  static const std::string kExperts = ".experts.";
-  const size_t at = name.find(kExperts);
-  if (at == std::string::npos) return std::nullopt;
-  const size_t number = at + kExperts.size(), dot = name.find('.', number);
-  if (dot == std::string::npos) return std::nullopt;
-  const std::string linear = name.substr(dot + 1);
-  const bool down = linear == "down_proj.weight", up = linear == "up_proj.weight";
-  if (!down && !up && linear != "gate_proj.weight") return std::nullopt;
-  const std::string fused = name.substr(0, number) + (down ? "down_proj" : "gate_up_proj");
-  if (!checkpoint.has(fused)) return std::nullopt;
-  TensorView part = checkpoint.at(fused);
-  const auto expert = std::stoll(name.substr(number, dot - number));
-  const int64_t parts = down ? 1 : 2;
-  require(part.shape.size() == 3 && expert < part.shape[0] && part.shape[1] % parts == 0,
-          "{}: {} is {}, and holds no {}. Use the config.json that belongs to this file.", checkpoint.file_of(fused),
-          fused, shape_text(part.shape), name);
-  const auto bytes = static_cast<int64_t>(part.bytes) / part.shape[0] / parts;
-  part.data += bytes * (expert * parts + (up ? 1 : 0));
-  part.bytes = bytes;
-  part.shape = {part.shape[1] / parts, part.shape[2]};
-  return FoundTensor{fused, part};
-}
-
-// Error (naming tensor and file) when it is not there.
-FoundTensor find(const Checkpoint& checkpoint, const std::string& name) {
-  if (!checkpoint.has(name)) {
-    if (auto part = in_fused(checkpoint, name)) return *part;
-  }
-  return {name, checkpoint.at(name)};
+      data, view.shape, [source, view](void*) { source->release(view); }, at::TensorOptions(type));
 }
 
 // Calls work(begin, count) for every chunk of so many values, in parallel.
@@ -134,56 +94,77 @@ at::Tensor converted(const at::Tensor& from, at::ScalarType type, std::atomic<bo
   return to;
 }
 
+// The values of an encoded tensor in another dtype, rows by rows; `intact` becomes false if a value is not finite.
+at::Tensor decoded(const StoredTensor& stored, at::ScalarType type, std::atomic<bool>& intact) {
+  at::Tensor to = at::empty(stored.shape, at::TensorOptions(type));
+  const int64_t length = stored.shape.back(), rows = to.numel() / length;
+  const at::Tensor flat = to.view({rows, length});
+  const int64_t at_once = std::max<int64_t>(1, kChunk / length);
+  at::parallel_for(0, rows, at_once, [&](int64_t begin, int64_t end) {
+    const at::Tensor buffer = at::empty({at_once, length}, at::kFloat);
+    for (int64_t first = begin; first < end; first += at_once) {
+      const int64_t count = std::min(at_once, end - first);
+      stored.decode(first, count, buffer.mutable_data_ptr<float>());
+      const at::Tensor chunk = flat.narrow(0, first, count);
+      chunk.copy_(buffer.narrow(0, 0, count));
+      if (any_not_finite(chunk)) intact = false;
+    }
+  });
+  return to;
+}
+
+// The tensor as it lies in the file where dtype and alignment allow it, otherwise a copy.
+at::Tensor loaded(const std::shared_ptr<const TensorSource>& source, const StoredTensor& stored, at::ScalarType type,
+                  std::atomic<bool>& intact) {
+  if (!stored.view) return decoded(stored, type, intact);
+  const at::Tensor mapped = over_mapping(source, *stored.view, *float_type(stored.view->dtype));
+  const bool aligned = reinterpret_cast<uintptr_t>(stored.view->data) % 64 == 0;
+  if (mapped.scalar_type() != type || !aligned) return converted(mapped, type, intact);
+  at::parallel_for(0, mapped.numel(), kChunk, [&](int64_t begin, int64_t end) {
+    if (any_not_finite(mapped.view(-1).narrow(0, begin, end - begin))) intact = false;
+  });
+  return mapped;
+}
+
 }  // namespace
 
-Weights::Weights(std::shared_ptr<const Checkpoint> checkpoint, at::ScalarType dtype, at::Device device)
-    : checkpoint_(std::move(checkpoint)), dtype_(dtype), device_(device) {}
+Weights::Weights(std::shared_ptr<const TensorSource> source, at::ScalarType dtype, at::Device device)
+    : source_(std::move(source)), dtype_(dtype), device_(device) {}
 
 void Weights::check(const std::string& name, at::IntArrayRef shape) const {
-  const auto [whole, view] = find(*checkpoint_, name);
-  const std::string& file = checkpoint_->file_of(whole);
-  require(float_type(view.dtype).has_value(), "{}: {} has dtype {}, not a float. Use the unquantized checkpoint.", file,
-          name, name_of(view.dtype));
-  require(shape.equals(view.shape),
+  const StoredTensor stored = source_->stored(name);
+  const std::string& file = source_->file_of(name);
+  require(!stored.view || float_type(stored.view->dtype).has_value(),
+          "{}: {} has dtype {}, not a float. Use the unquantized checkpoint.", file, name, stored.type);
+  require(shape.equals(stored.shape),
           "{}: {} is {}, config.json asks for {}. Use the config.json that belongs to this file.", file, name,
-          shape_text(view.shape), shape_text(shape));
+          shape_text(stored.shape), shape_text(shape));
 }
 
 LoadedTensor Weights::read(const std::string& name, at::IntArrayRef shape) const {
   const c10::InferenceMode off(
       false);  // a weight outlives the measurement that may load it, and is filled by other threads
   check(name, shape);
-  const auto [whole, view] = find(*checkpoint_, name);
-  const at::ScalarType stored = *float_type(view.dtype);
-  const at::Tensor mapped = over_mapping(checkpoint_, view, stored);
-  const bool aligned = reinterpret_cast<uintptr_t>(view.data) % 64 == 0;
+  const StoredTensor stored = source_->stored(name);
   std::atomic<bool> intact = true;
-  at::Tensor tensor = mapped;
-  if (stored == dtype_ && aligned) {
-    at::parallel_for(0, mapped.numel(), kChunk, [&](int64_t begin, int64_t end) {
-      if (any_not_finite(mapped.view(-1).narrow(0, begin, end - begin))) intact = false;
-    });
-  } else {
-    tensor = converted(mapped, dtype_, intact);
-  }
+  const at::Tensor tensor = loaded(source_, stored, dtype_, intact);
   if (!intact) {
     const int64_t first = at::isfinite(tensor).logical_not_().view(-1).nonzero()[0].item<int64_t>();
     fail("{}: value at {} is not finite. Replace {}: it is damaged, or was saved from a model that had diverged.", name,
-         index_text(first, shape), checkpoint_->file_of(whole));
+         index_text(first, shape), source_->file_of(name));
   }
-  return {tensor.to(device_), static_cast<int64_t>(size_of(view.dtype)) * 8};
+  return {tensor.to(device_), stored.bits};
 }
 
 std::optional<TensorView> Weights::view(const std::string& name) const {
-  if (checkpoint_->has(name)) return checkpoint_->at(name);
-  const auto part = in_fused(*checkpoint_, name);
-  return part ? std::optional(part->view) : std::nullopt;
+  return source_->has(name) ? source_->stored(name).view : std::nullopt;
 }
 
 bool Weights::same(const std::string& name, const at::Tensor& tensor) const {
   check(name, tensor.sizes());
-  const TensorView view = find(*checkpoint_, name).view;
-  const at::Tensor file = over_mapping(checkpoint_, view, *float_type(view.dtype)).view(-1);
+  const StoredTensor stored = source_->stored(name);
+  if (!stored.view) return tensor.scalar_type() == dtype_ && at::equal(read(name, tensor.sizes()).tensor, tensor);
+  const at::Tensor file = over_mapping(source_, *stored.view, *float_type(stored.view->dtype)).view(-1);
   const at::Tensor flat = tensor.cpu().contiguous().view(-1);
   std::atomic<bool> equal = tensor.scalar_type() == dtype_;
   for_each_chunk(flat.numel(), [&](int64_t begin, int64_t count) {
@@ -194,11 +175,11 @@ bool Weights::same(const std::string& name, const at::Tensor& tensor) const {
 
 int64_t Weights::bytes_in_memory() const {
   int64_t bytes = 0;
-  for (const std::string& name : checkpoint_->names()) {
-    const TensorView& view = checkpoint_->at(name);
-    const auto stored = static_cast<int64_t>(size_of(view.dtype));
-    const auto width = static_cast<int64_t>(c10::elementSize(dtype_));
-    bytes += static_cast<int64_t>(view.bytes) / stored * (float_type(view.dtype) ? width : stored);
+  for (const std::string& name : source_->names()) {
+    const StoredTensor stored = source_->stored(name);
+    const bool is_float = !stored.view || float_type(stored.view->dtype).has_value();
+    const auto width = static_cast<int64_t>(is_float ? c10::elementSize(dtype_) : size_of(stored.view->dtype));
+    bytes += c10::multiply_integers(stored.shape) * width;
   }
   return bytes;
 }

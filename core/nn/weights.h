@@ -8,28 +8,29 @@
 #include <string>
 #include <vector>
 
-#include "core/io/safetensors.h"
+#include "core/io/tensor_source.h"
 #include "core/state.h"
 
 namespace core {
 
 // A tensor of the file, ready for use.
 struct LoadedTensor {
-  at::Tensor tensor;    // compute dtype and device, contiguous, 64-byte aligned; lies over the file's pages if it can
-  int64_t stored_bits;  // bits per element in the file
+  at::Tensor tensor;   // compute dtype and device, contiguous, 64-byte aligned; lies over the file's pages if it can
+  double stored_bits;  // per element in the file
 };
 
-// The open checkpoint plus where and in which dtype to compute. Cheap to copy: the mapping is shared, and never
+// The open files of a model plus where and in which dtype to compute. Cheap to copy: the mapping is shared, and never
 // written.
 class Weights {
  public:
-  Weights(std::shared_ptr<const Checkpoint> checkpoint, at::ScalarType dtype, at::Device device);
+  Weights(std::shared_ptr<const TensorSource> source, at::ScalarType dtype, at::Device device);
 
   // Error (one line, naming tensor and file) when the tensor is missing, has another shape, a dtype that is not a
   // float, or a value that is not finite.
   LoadedTensor read(const std::string& name, at::IntArrayRef shape) const;
-  bool has(const std::string& name) const { return view(name).has_value(); }
-  // Where its bytes lie in the file; of an expert perhaps inside of a tensor of all experts. Null: there is none.
+  bool has(const std::string& name) const { return source_->has(name); }
+  // Where its bytes lie in the file; of an expert perhaps inside of a tensor of all experts. Null: there is none, or it
+  // is encoded there.
   std::optional<TensorView> view(const std::string& name) const;
   void check(const std::string& name, at::IntArrayRef shape) const;  // as `read`, without touching the data
   // Whether `read` would give exactly this tensor. Holds no second one.
@@ -43,13 +44,16 @@ class Weights {
   }
   bool is_streamed() const { return is_streamed_; }
 
+  // The same tensors in another dtype, read with their blocks.
+  Weights in(at::ScalarType dtype) const { return {source_, dtype, device_}; }
+
   at::ScalarType dtype() const { return dtype_; }
   at::Device device() const { return device_; }
-  const Checkpoint& checkpoint() const { return *checkpoint_; }
+  const TensorSource& source() const { return *source_; }
   int64_t bytes_in_memory() const;  // of all tensors: floats in the compute dtype, codes as they are
 
  private:
-  std::shared_ptr<const Checkpoint> checkpoint_;
+  std::shared_ptr<const TensorSource> source_;
   at::ScalarType dtype_;
   at::Device device_;
   bool is_streamed_ = false;

@@ -1,14 +1,12 @@
 #include "core/text/corpus.h"
 
 #include <algorithm>
-#include <cstdlib>
-#include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
-#include <set>
 
 #include "core/config/nearest.h"
 #include "core/error.h"
+#include "core/io/data_roots.h"
 #include "core/io/files.h"
 #include "core/io/json_text.h"
 #include "core/text/json_node.h"
@@ -17,33 +15,11 @@
 namespace core {
 namespace {
 
-namespace fs = std::filesystem;
-
 struct Registered {
   std::string file;  // relative to a data root
   Join join = {};
   int64_t windows = 0;  // see Corpus
 };
-
-std::string environment(const char* name) {
-  const char* value = std::getenv(name);
-  return value ? value : "";
-}
-
-std::string home_data() {
-  const std::string home = environment("REFRAIN_HOME");
-  return home.empty() ? "data" : home + "/data";
-}
-
-bool is_file(const std::string& path) {
-  std::error_code error;
-  return fs::is_regular_file(path, error);
-}
-
-bool is_directory(const std::string& path) {
-  std::error_code error;
-  return fs::is_directory(path, error);
-}
 
 // corpora.json: name -> {"file": path under a data root, "join": kind (default none), "documents": number, "windows":
 // number}.
@@ -74,13 +50,6 @@ std::string in_roots(const std::string& file) {
   return "";
 }
 
-// What to do about a name that was not found, after "<name>: ... .".
-std::string hint(const std::string& name, const std::vector<std::string>& known, const std::string& kind) {
-  const std::string more = environment("REFRAIN_DATA").empty() ? "Set REFRAIN_DATA to a folder that holds more."
-                                                               : "Searched: " + joined(data_roots()) + ".";
-  return did_you_mean(name, known) + " Known " + kind + ": " + joined(known) + ". " + more;
-}
-
 struct FoundCorpus {
   std::string path;
   Registered as;
@@ -97,29 +66,12 @@ FoundCorpus find(const std::string& name) {
   }
   require(!is_directory(name) || name.empty(), "{}: this is a directory. A corpus is a registered name or a text file.",
           name);
-  require(is_file(name), "{}: no such corpus or file.{}", name, hint(name, list_corpora(), "corpora"));
+  require(is_file(name), "{}: no such corpus or file.{}", name,
+          known_names(name, list_corpora(), "corpora", data_roots()));
   return {name, {}};
 }
 
-// Adds the directories with a config.json up to two levels below `base`, named relative to it.
-void collect_models(const std::string& base, std::set<std::string>& names) {
-  if (!is_directory(base)) return;
-  std::error_code error;
-  for (fs::recursive_directory_iterator at(base, fs::directory_options::skip_permission_denied, error), end;
-       !error && at != end; at.increment(error)) {
-    if (at.depth() >= 1) at.disable_recursion_pending();
-    const std::string name = fs::path(at->path()).lexically_relative(base).generic_string();
-    if (is_file(at->path().string() + "/config.json") && !name.starts_with("models/")) names.insert(name);
-  }
-}
-
 }  // namespace
-
-std::vector<std::string> data_roots() {
-  std::vector<std::string> roots = {home_data()};
-  if (const std::string data = environment("REFRAIN_DATA"); !data.empty()) roots.push_back(data);
-  return roots;
-}
 
 Corpus find_corpus(const std::string& name_or_path) {
   const FoundCorpus found = find(name_or_path);
@@ -134,28 +86,11 @@ Corpus load_corpus(const std::string& name_or_path) {
   return corpus;
 }
 
-std::string find_model(const std::string& name_or_path) {
-  if (is_directory(name_or_path)) return name_or_path;
-  for (const std::string& root : data_roots())
-    for (const std::string& path : {root + "/" + name_or_path, root + "/models/" + name_or_path})
-      if (is_file(path + "/config.json")) return path;
-  fail("{}: no such model or directory.{}", name_or_path, hint(name_or_path, list_models(), "models"));
-}
-
 std::vector<std::string> list_corpora() {
   std::vector<std::string> names;
   for (const auto& [name, entry] : registry())
     if (!in_roots(entry.file).empty()) names.push_back(name);
   return names;
-}
-
-std::vector<std::string> list_models() {
-  std::set<std::string> names;
-  for (const std::string& root : data_roots()) {
-    collect_models(root, names);
-    collect_models(root + "/models", names);
-  }
-  return {names.begin(), names.end()};
 }
 
 }  // namespace core

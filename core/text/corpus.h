@@ -1,7 +1,5 @@
-// Where texts and models are found by name. Two data roots are searched in this order: `$REFRAIN_HOME/data`
-// (REFRAIN_HOME defaults to the working directory) and `$REFRAIN_DATA`. `$REFRAIN_HOME/data/corpora.json` registers
-// the names of corpora, each with its file and how its rows become one text; a model's name is its directory under a
-// root or under `<root>/models`. A path works for both.
+// Where texts are found by name: `data/corpora.json` of Refrain's home registers names, each with its file under a data
+// root (core/io/data_roots.h) and how its rows become one text. A path works too.
 #pragma once
 
 #include <cstdint>
@@ -27,14 +25,7 @@ Corpus load_corpus(const std::string& name_or_path);
 // What load_corpus would read, without reading it: the text is empty. Errors: neither exists.
 Corpus find_corpus(const std::string& name_or_path);
 
-// The directory of a model: a path, else `<root>/<name>`, else `<root>/models/<name>`. Throws UserError otherwise.
-std::string find_model(const std::string& name_or_path);
-
-// Registered corpora whose file exists, and models (directories with a config.json) under the data roots; sorted.
+// Registered corpora whose file exists, sorted.
 std::vector<std::string> list_corpora();
-std::vector<std::string> list_models();
-
-// The data roots that are set, in the order of search; they need not exist.
-std::vector<std::string> data_roots();
 
 }  // namespace core

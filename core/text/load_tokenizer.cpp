@@ -1,13 +1,12 @@
 #include "core/text/load_tokenizer.h"
 
-#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
-#include "core/io/files.h"
 #include "core/io/hf_config.h"
 #include "core/io/json_text.h"
 #include "core/text/byte_level_bpe.h"
+#include "core/text/model_texts.h"
 #include "core/text/sentencepiece_tokenizer.h"
 
 namespace core {
@@ -21,14 +20,13 @@ bool mirrors_sentencepiece(const std::string& tokenizer_json) {
   return model != json.end() && model->is_object() && model->value("byte_fallback", nlohmann::json()) == true;
 }
 
-std::unique_ptr<Tokenizer> read_tokenizer(const std::string& directory) {
-  const std::string json = directory + "/tokenizer.json", model = directory + "/tokenizer.model";
-  const bool has_model = std::filesystem::exists(model);
-  if (std::filesystem::exists(json) && !(has_model && mirrors_sentencepiece(read_file(json)))) {
-    return std::make_unique<ByteLevelBpe>(read_file(json), json);
+std::unique_ptr<Tokenizer> read_tokenizer(const ModelTexts& texts) {
+  const std::string json = "tokenizer.json", model = "tokenizer.model";
+  if (texts.has(json) && !(texts.has(model) && mirrors_sentencepiece(texts.at(json)))) {
+    return std::make_unique<ByteLevelBpe>(texts.at(json), texts.name_of(json));
   }
-  if (has_model) return std::make_unique<SentencePieceTokenizer>(read_file(model), model);
-  fail("{}: there is no tokenizer.json and no tokenizer.model. Copy the model's tokenizer there.", directory);
+  if (texts.has(model)) return std::make_unique<SentencePieceTokenizer>(texts.at(model), texts.name_of(model));
+  fail("{}: there is no tokenizer.json and no tokenizer.model. Copy the model's tokenizer there.", texts.where);
 }
 
 // `bos_token` of tokenizer_config.json: a text, or an AddedToken object with a content. Absent and null: none.
@@ -54,16 +52,18 @@ std::optional<int32_t> configured_id(const JsonObject& config, const std::string
 }  // namespace
 
 std::unique_ptr<Tokenizer> load_tokenizer(const std::string& model_directory) {
-  std::unique_ptr<Tokenizer> tokenizer = read_tokenizer(model_directory);
+  const ModelTexts texts = read_model_texts(model_directory);
+  std::unique_ptr<Tokenizer> tokenizer = read_tokenizer(texts);
   SpecialTokens& special = tokenizer->special_;
-  if (const std::string path = model_directory + "/tokenizer_config.json"; std::filesystem::exists(path)) {
-    const JsonObject config = JsonObject::read(path);
+  if (texts.has("tokenizer_config.json")) {
+    const JsonObject config =
+        JsonObject::parse(texts.at("tokenizer_config.json"), texts.name_of("tokenizer_config.json"));
     if (const auto id = configured_token(config, "bos_token", *tokenizer)) special.bos_id = id;
     if (const auto id = configured_token(config, "eos_token", *tokenizer)) special.eos_id = id;
     special.adds_bos = config.boolean("add_bos_token", false);
   }
-  if (const std::string path = model_directory + "/config.json"; std::filesystem::exists(path)) {
-    const JsonObject config = JsonObject::read(path);
+  if (texts.has("config.json")) {
+    const JsonObject config = JsonObject::parse(texts.at("config.json"), texts.name_of("config.json"));
     if (!special.bos_id) special.bos_id = configured_id(config, "bos_token_id");
     if (!special.eos_id) special.eos_id = configured_id(config, "eos_token_id");
   }

@@ -3,17 +3,18 @@
 #include <ATen/Context.h>
 
 #include "core/error.h"
+#include "core/io/model_path.h"
 #include "core/machine.h"
 #include "core/text/load_tokenizer.h"
 
 namespace experiments {
 
-ModelFiles open_model_files(const std::string& directory) {
-  return {.directory = directory,
-          .config = core::read_hf_config(directory),
-          .checkpoint = std::make_shared<const core::Checkpoint>(core::Checkpoint::open(directory)),
-          .tokenizer = core::load_tokenizer(directory),
-          .quantized = exports::is_quantized_checkpoint(directory)};
+ModelFiles open_model_files(const std::string& path) {
+  return {.path = path,
+          .config = core::read_model_config(path),
+          .tensors = core::open_tensors(path),
+          .tokenizer = core::load_tokenizer(path),
+          .quantized = exports::is_quantized_checkpoint(path)};
 }
 
 at::Device device_of(const Spec& spec) {
@@ -36,7 +37,7 @@ at::ScalarType dtype_of(const Spec& spec) {
 }
 
 core::Weights weights_of(const Spec& spec, const ModelFiles& files) {
-  const core::Weights weights(files.checkpoint, dtype_of(spec), device_of(spec));
+  const core::Weights weights(files.tensors, dtype_of(spec), device_of(spec));
   return residency_of(spec, weights) == exports::Residency::stream ? weights.streamed() : weights;
 }
 

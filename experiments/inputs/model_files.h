@@ -5,7 +5,7 @@
 #include <string>
 
 #include "core/io/hf_config.h"
-#include "core/io/safetensors.h"
+#include "core/io/tensor_source.h"
 #include "core/nn/weights.h"
 #include "core/text/tokenizer.h"
 #include "experiments/config/spec.h"
@@ -13,16 +13,16 @@
 
 namespace experiments {
 
-// A model directory: its header is read, its tensors are mapped and not yet touched.
+// A model: its configuration and tokenizer are read, its tensors are mapped and not yet touched.
 struct ModelFiles {
-  std::string directory;
+  std::string path;  // the folder or the GGUF file
   core::JsonObject config;
-  std::shared_ptr<const core::Checkpoint> checkpoint;
+  std::shared_ptr<const core::TensorSource> tensors;
   std::shared_ptr<const core::Tokenizer> tokenizer;
   bool quantized;  // our own checkpoint, with codes
 };
 
-ModelFiles open_model_files(const std::string& directory);
+ModelFiles open_model_files(const std::string& path);
 
 at::Device device_of(const Spec& spec);     // error when the machine lacks it
 at::ScalarType dtype_of(const Spec& spec);  // error for float16 on a CPU

@@ -4,20 +4,21 @@
 #include <filesystem>
 
 #include "core/error.h"
+#include "core/io/model_path.h"
 #include "experiments/inputs/calibration_text.h"
 
 namespace experiments {
 
 const ModelFiles& Resources::model(const std::string& name_or_path) {
-  const std::string directory = core::find_model(name_or_path);
-  if (const auto found = models_.find(directory); found != models_.end()) return found->second;
-  return models_.emplace(directory, open_model_files(directory)).first->second;
+  const std::string path = core::find_model(name_or_path);
+  if (const auto found = models_.find(path); found != models_.end()) return found->second;
+  return models_.emplace(path, open_model_files(path)).first->second;
 }
 
 std::string Resources::model_hash(const ModelFiles& files) {
-  std::vector<std::string> paths = files.checkpoint->files();
+  std::vector<std::string> paths = files.tensors->files();
   for (const char* name : {"config.json", "refrain.json"}) {
-    const std::string path = files.directory + "/" + name;
+    const std::string path = files.path + "/" + name;
     if (std::filesystem::exists(path)) paths.push_back(path);
   }
   core::Hasher hasher;
@@ -38,7 +39,7 @@ class TextsOfModel : public Texts {
 
   const core::Shape& shape() const override { return shape_; }
   const core::Tokenizer& tokenizer() const override { return *files_.tokenizer; }
-  const std::string& model_directory() const override { return files_.directory; }
+  const std::string& model_directory() const override { return files_.path; }
   const std::vector<int32_t>& tokens(const core::Corpus& corpus) override {
     return resources_.tokens(corpus, *files_.tokenizer);
   }
@@ -58,7 +59,7 @@ std::unique_ptr<Texts> Resources::texts(const ModelFiles& files, const core::Sha
 std::shared_ptr<const Prepared> Resources::prepared(const ModelFiles& files, const core::Shape& shape,
                                                     const Asked& asked) {
   core::Node options = core::to_node(const_cast<Measure&>(asked.measure()));  // only reads it
-  const std::string key = files.directory + "\n" + asked.kind->name + "\n" + core::to_yaml(options);
+  const std::string key = files.path + "\n" + asked.kind->name + "\n" + core::to_yaml(options);
   std::shared_ptr<const Prepared>& prepared = prepared_[key];
   if (prepared == nullptr) {
     prepared = std::make_shared<const Prepared>(asked.measure().prepare(*texts(files, shape)));
@@ -69,8 +70,8 @@ std::shared_ptr<const Prepared> Resources::prepared(const ModelFiles& files, con
 const core::Windows& Resources::calibration(const ModelFiles& files, const Spec& spec, const core::Shape& shape) {
   const CalibrationConfig& config = spec.calibration;
   const double kept_back = held_out_of_calibration(spec);
-  const std::string key = fmt::format("{} {} {} {} {} {} {}", files.directory, config.corpus, config.samples,
-                                      config.seq_len, config.sampling, spec.seed, kept_back);
+  const std::string key = fmt::format("{} {} {} {} {} {} {}", files.path, config.corpus, config.samples, config.seq_len,
+                                      config.sampling, spec.seed, kept_back);
   if (const auto found = calibration_.find(key); found != calibration_.end()) return found->second;
   const std::vector<int32_t> ids = beginning_of(tokens(core::find_corpus(config.corpus), *files.tokenizer), kept_back);
   return calibration_.emplace(key, calibration_windows(config, ids, shape, static_cast<uint64_t>(spec.seed)))
@@ -80,8 +81,8 @@ const core::Windows& Resources::calibration(const ModelFiles& files, const Spec&
 const TrainingText* Resources::training(const ModelFiles& files, const Spec& spec, const core::Shape& shape) {
   if (!spec.qat.selected()) return nullptr;
   const std::string corpus = training_corpus(spec), &other = spec.qat.held_out_corpus;
-  const std::string key = fmt::format("{} {} {} {} {} {}", files.directory, corpus, training_length(spec),
-                                      spec.qat.held_out, other, spec.qat.held_out_windows);
+  const std::string key = fmt::format("{} {} {} {} {} {}", files.path, corpus, training_length(spec), spec.qat.held_out,
+                                      other, spec.qat.held_out_windows);
   if (const auto found = training_.find(key); found != training_.end()) return &found->second;
   const std::vector<int32_t>* held_out = other.empty() ? nullptr : &tokens(core::find_corpus(other), *files.tokenizer);
   return &training_

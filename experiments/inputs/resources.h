@@ -48,7 +48,7 @@ class Resources {
  private:
   core::Cache cache_;
   core::HashMemo hashes_;
-  std::map<std::string, ModelFiles> models_;            // by directory
+  std::map<std::string, ModelFiles> models_;            // by path
   std::map<std::string, std::vector<int32_t>> tokens_;  // by cache key
   std::vector<core::CacheKey> new_tokens_;              // not yet in the cache
   // By all that they depend on:

@@ -54,11 +54,11 @@ struct Loaded {
     const core::Weights weights = experiments::weights_of(options.spec, files);
     core::require(weights.bytes_in_memory() < core::memory_bytes(),
                   "{}: its weights fill {:.1f} GB, and the memory has {:.1f}. Use a smaller model, or quantize it.",
-                  files.directory, 1e-9 * static_cast<double>(weights.bytes_in_memory()),
+                  files.path, 1e-9 * static_cast<double>(weights.bytes_in_memory()),
                   1e-9 * static_cast<double>(core::memory_bytes()));
-    source = std::make_unique<experiments::PackedSource>(exports::open_source(*model, files.directory, weights),
+    source = std::make_unique<experiments::PackedSource>(exports::open_source(*model, files.path, weights),
                                                          options.spec.runtime);
-    exports::load_embedding_and_head(*model, files.directory, weights);
+    exports::load_embedding_and_head(*model, files.path, weights);
     source->pack(model->head());
     core::load_blocks(*model, *source);
   }

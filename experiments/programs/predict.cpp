@@ -9,7 +9,9 @@
 #include "core/bandwidth.h"
 #include "core/cpu_load.h"
 #include "core/error.h"
+#include "core/io/data_roots.h"
 #include "core/io/hf_config.h"
+#include "core/io/model_path.h"
 #include "core/io/size.h"
 #include "core/machine.h"
 #include "core/text/corpus.h"
@@ -34,7 +36,7 @@ core::JsonObject config_of(const std::string& shape) {
     const std::string file = root + "/shapes/" + shape + ".json";
     if (std::filesystem::exists(file)) return core::JsonObject::read(file);
   }
-  return core::read_hf_config(core::find_model(shape));
+  return core::read_model_config(core::find_model(shape));
 }
 
 // What does not change from row to row, in words.

@@ -11,6 +11,7 @@
 #include "core/error.h"
 #include "core/interrupt.h"
 #include "core/io/files.h"
+#include "core/io/model_path.h"
 #include "core/io/size.h"
 #include "core/machine.h"
 #include "core/text/corpus.h"

@@ -16,7 +16,7 @@ struct FullPrecision {
 
   explicit FullPrecision(const Run& run) : model(models::build(run.files->config)) {
     const core::Weights weights = weights_of(run.spec(), *run.files);
-    source = exports::open_source(*model, run.files->directory, weights, residency_of(run.spec(), weights));
+    source = exports::open_source(*model, run.files->path, weights, residency_of(run.spec(), weights));
     model->load_embedding_and_head(weights);
   }
 };

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <filesystem>
 
+#include "core/io/safetensors.h"
 #include "experiments/analysis/sensitivity.h"
 #include "experiments/run/baseline.h"
 #include "experiments/run/directories.h"
@@ -127,7 +128,7 @@ class Pipeline {
   void open() {
     const ModelFiles& files = *run_.files;
     if (!run_.quantizes()) {
-      open(files.directory, weights_of(spec(), files));
+      open(files.path, weights_of(spec(), files));
       follow_plan(spec(), *model_);
       for (int64_t i = 0; i < model_->shape().layers; ++i)
         replication::prepare_replicas(spec().replication, {}, *model_, i, static_cast<uint64_t>(spec().seed));
@@ -148,7 +149,7 @@ class Pipeline {
 
   // One stage per measure.
   void measure() {
-    const std::string directory = std::filesystem::exists(checkpoint()) ? checkpoint() : run_.files->directory;
+    const std::string directory = std::filesystem::exists(checkpoint()) ? checkpoint() : run_.files->path;
     const int64_t file_bytes = exports::bytes_on_disk(directory);
     for (size_t first = 0; first < run_.measurements.size();) {
       const std::string& name = run_.measurements[first].name;

@@ -108,7 +108,7 @@ QuantizedBlocks quantize_model(const Run& run, const Ranking& ranking, Resources
   if (together) stages.push_back(&replicate);
   if (spec.qat.tunes_blocks()) stages.push_back(&tune);
   if (!together) stages.push_back(&replicate);
-  exports::Save save(files.directory, weights, checkpoint, commit(), {progress, stages});
+  exports::Save save(files.path, weights, checkpoint, commit(), {progress, stages});
   replication::Average average(spec.replication);
   if (spec.replication.average && !spec.qat.tunes_model()) stages.push_back(&average);
   stages.push_back(&save);

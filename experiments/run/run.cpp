@@ -39,11 +39,11 @@ void check_model(const Run& run, core::Model& model) {
   const Spec& spec = run.spec();
   const ModelFiles& files = *run.files;
   core::require(!(run.quantizes() && files.quantized), "{}: {} is quantized already. Use method: none to measure it.",
-                spec.quant.where("method"), files.directory);
-  exports::check(model, files.directory, weights_of(spec, files));
+                spec.quant.where("method"), files.path);
+  exports::check(model, files.path, weights_of(spec, files));
   core::require(!spec.replication.selected() || model.plan() == core::default_plan(model.shape().layers),
                 "{}: {} has a plan of its own. Replicate when it is quantized.", spec.replication.where("strategy"),
-                files.directory);
+                files.path);
 }
 
 // What is quantized, and the texts for that.

@@ -9,6 +9,7 @@
 
 #include "core/io/csv.h"
 #include "core/io/files.h"
+#include "core/io/safetensors.h"
 #include "core/progress.h"
 #include "experiments/measure/final_states.h"
 #include "experiments/run/directories.h"
@@ -35,7 +36,7 @@ class TeacherStates {
     const at::NoGradGuard no_gradient;
     const core::Weights weights = weights_of(spec, files);
     const auto model = models::build(files.config);
-    const auto source = exports::open_source(*model, files.directory, weights, residency_of(spec, weights));
+    const auto source = exports::open_source(*model, files.path, weights, residency_of(spec, weights));
     model->load_embedding_and_head(weights);
     for (size_t i = 0; i < windows.size(); ++i) {
       place_[windows[i]] = static_cast<int64_t>(i);

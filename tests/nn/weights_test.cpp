@@ -88,7 +88,7 @@ TEST_F(WeightsTest, EveryFloatDtypeReadsAsEveryComputeDtype) {
 
 TEST_F(WeightsTest, AnAlignedTensorOfTheComputeDtypeIsNotCopied) {
   const core::Weights weights = open({{"w", numbers({16, 16}, at::kFloat)}});
-  EXPECT_EQ(weights.read("w", {16, 16}).tensor.const_data_ptr(), weights.checkpoint().at("w").data);
+  EXPECT_EQ(weights.read("w", {16, 16}).tensor.const_data_ptr(), weights.view("w")->data);
 }
 
 TEST_F(WeightsTest, AnUnalignedTensorIsCopied) {
@@ -113,7 +113,7 @@ TEST_F(WeightsTest, ATensorAtAnOddByteReadsLikeAnyOther) {
     core::write_atomically(file_, file);
     const core::Weights weights(std::make_shared<core::Checkpoint>(core::Checkpoint::open(file_)), at::kFloat,
                                 at::kCPU);
-    ASSERT_EQ(reinterpret_cast<uintptr_t>(weights.checkpoint().at("w").data) % 2, 1u);
+    ASSERT_EQ(reinterpret_cast<uintptr_t>(weights.view("w")->data) % 2, 1u);
     EXPECT_TRUE(at::equal(weights.read("w", {100, 41}).tensor, original.to(at::kFloat)));
   }
 }
@@ -123,7 +123,7 @@ TEST_F(WeightsTest, AMappedTensorOutlivesItsCheckpoint) {
   {
     const core::Weights weights = open({{"w", numbers({64, 64}, at::kFloat)}});
     tensor = weights.read("w", {64, 64}).tensor;
-    ASSERT_EQ(tensor.const_data_ptr(), weights.checkpoint().at("w").data);
+    ASSERT_EQ(tensor.const_data_ptr(), weights.view("w")->data);
   }
   fs::remove(file_);
   EXPECT_TRUE(at::equal(tensor, numbers({64, 64}, at::kFloat)));
@@ -134,7 +134,7 @@ TEST_F(WeightsTest, BiasesAreOwned) {
       open({{"p.weight", numbers({16, 16}, at::kFloat)}, {"p.bias", numbers({16}, at::kFloat)}});
   core::Slot slot("p", core::Role::q_proj, 16, 16, true);
   slot.load(weights);
-  EXPECT_NE(slot.linear().bias().const_data_ptr(), weights.checkpoint().at("p.bias").data);
+  EXPECT_NE(slot.linear().bias().const_data_ptr(), weights.view("p.bias")->data);
 }
 
 TEST_F(WeightsTest, AnExpertOfAStreamedModelStaysInTheFile) {

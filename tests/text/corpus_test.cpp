@@ -5,6 +5,8 @@
 
 #include <filesystem>
 
+#include "core/io/data_roots.h"
+#include "core/io/model_path.h"
 #include "tests/text/support.h"
 
 namespace core {

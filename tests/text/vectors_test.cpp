@@ -4,6 +4,7 @@
 
 #include <filesystem>
 
+#include "core/io/model_path.h"
 #include "core/text/corpus.h"
 #include "core/text/load_tokenizer.h"
 #include "core/text/utf8.h"
