@@ -5,6 +5,7 @@
 
 #include "core/io/files.h"
 #include "core/io/hf_config.h"
+#include "core/io/model_path.h"
 #include "core/io/safetensors.h"
 #include "models/registry.h"
 
@@ -28,10 +29,9 @@ std::string family_of(const std::string& golden) {
   return core::read_hf_config(golden_directory(golden)).text("model_type");
 }
 
-std::shared_ptr<core::Model> load_model(const std::string& directory) {
-  auto checkpoint = std::make_shared<core::Checkpoint>(core::Checkpoint::open(directory));
-  const core::Weights weights(checkpoint, at::kFloat, at::kCPU);
-  std::shared_ptr<core::Model> model = models::build(core::read_hf_config(directory));
+std::shared_ptr<core::Model> load_model(const std::string& path) {
+  const core::Weights weights(core::open_tensors(path), at::kFloat, at::kCPU);
+  std::shared_ptr<core::Model> model = models::build(core::read_model_config(path));
   model->check(weights);
   core::load(*model, weights);
   return model;

@@ -16,8 +16,8 @@ std::vector<std::string> golden_names();
 // Its `model_type`, as models::families() names it.
 std::string family_of(const std::string& golden);
 
-// The model of a directory with its weights, in float32 on the CPU.
-std::shared_ptr<core::Model> load_model(const std::string& directory);
+// The model of a folder or a GGUF file with its weights, in float32 on the CPU.
+std::shared_ptr<core::Model> load_model(const std::string& path);
 
 // A tensor of <golden>/expected.safetensors: "ids", "block.0", "logits", ...
 at::Tensor expected_of(const std::string& golden, const std::string& name);
