@@ -4,11 +4,12 @@ Of `deepseek`, which transformers does not have, what Llama with the plain mixtu
 Each directory holds config.json, the weights in one file or in shards, and expected.safetensors:
   ids [B, T] int64, block.<i> [B, T, D] (the hidden state after block i), logits [B, T, V], inverse_frequency [C/2] (of the
   rotary embedding, radians per token) and attention_scale [1].
-Weights are rounded to the storage dtype before the model computes with them. Usage: .venv/bin/python tools/make_golden_models.py [VARIANT]...
+Weights are rounded to the storage dtype before the model computes with them. A config.json that is there stays: those of
+the repository have the spellings of transformers 4, tests/models/spellings_test.cpp has those of transformers 5.
+Usage: .venv/bin/python tools/make_golden_models.py [VARIANT]...
 """
 
 import json
-import math
 import pathlib
 import shutil
 import sys
@@ -21,7 +22,7 @@ from transformers import (DeepseekV2Config, DeepseekV2ForCausalLM, LlamaConfig, 
                           Qwen3MoeConfig, Qwen3MoeForCausalLM)
 
 OUT = pathlib.Path(__file__).resolve().parent.parent / "tests" / "golden" / "models"
-VERSION = "4.57.6"  # of transformers: other versions write other configs
+VERSION = "5.24.0"  # of transformers: other versions write other configs
 BATCH, TOKENS = 2, 16
 
 COMMON = dict(hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
@@ -93,16 +94,28 @@ def adapt(name, model):
     if name == "deepseek":
         for layer in model.model.layers[DEEPSEEK["first_k_dense_replace"]:]:
             layer.mlp = PlainMoe(type(layer.mlp), model.config, DEEPSEEK)
-    if name == "deepseek_v2_yarn":  # the model's own code has this factor, transformers 4.57 leaves it out
-        m = 0.1 * DEEPSEEK_YARN["mscale_all_dim"] * math.log(DEEPSEEK_YARN["factor"]) + 1.0
-        for layer in model.model.layers:
-            layer.self_attn.scaling *= m * m
+
+
+def linears(model):
+    """The parameters in the order of transformers 4: the experts of a layer, fused by transformers 5, are separate."""
+    router_first = model.config.model_type == "qwen3_moe"
+    for name, parameter in model.named_parameters():
+        prefix, _, kind = name.rpartition(".experts.")
+        if kind == "gate_up_proj":
+            if router_first:
+                yield f"{prefix}.gate.weight", model.get_parameter(f"{prefix}.gate.weight").data
+            for e, (gate_up, down) in enumerate(zip(parameter.data, model.get_submodule(f"{prefix}.experts").down_proj)):
+                gate, up = gate_up.chunk(2)
+                for part, value in dict(gate_proj=gate, up_proj=up, down_proj=down.data).items():
+                    yield f"{prefix}.experts.{e}.{part}.weight", value
+        elif not kind == "down_proj" and not (router_first and name.endswith("mlp.gate.weight")):
+            yield name, parameter.data
 
 
 def fill(model, dtype, seed):
     """Random weights whose every part matters: norms are not ones, biases not zeros, and logits spread over several nats."""
     generator = torch.Generator().manual_seed(seed)
-    for name, parameter in model.named_parameters():
+    for name, parameter in linears(model):
         noise = torch.randn(parameter.shape, generator=generator)
         if "norm" in name:
             value = 1.0 + 0.3 * noise
@@ -112,7 +125,7 @@ def fill(model, dtype, seed):
             value = noise
         else:
             value = 1.5 * noise / parameter.shape[1] ** 0.5
-        parameter.data = value.to(dtype).float()
+        parameter.copy_(value.to(dtype))
 
 
 @torch.no_grad()
@@ -133,6 +146,8 @@ def expected(model, seed):
 def write(name, seed):
     config_class, model_class, dtype, sharded, keys = VARIANTS[name]
     directory = OUT / name
+    kept = (directory / "config.json").read_text() if (directory / "config.json").exists() else None
+    shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     model = model_class(config_class(**{**COMMON, **keys})).float().eval()
     adapt(name, model)
@@ -144,6 +159,8 @@ def write(name, seed):
         config = json.loads((directory / "config.json").read_text())
         config |= DEEPSEEK | {"model_type": "deepseek", "architectures": ["DeepseekForCausalLM"]}
         (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    if kept is not None:
+        (directory / "config.json").write_text(kept)
     save_file(values, directory / "expected.safetensors")
     for file in directory.iterdir():
         file.chmod(0o644)
@@ -159,7 +176,6 @@ def main():
     for seed, name in enumerate(VARIANTS):
         if name not in chosen:
             continue
-        shutil.rmtree(OUT / name, ignore_errors=True)
         write(name, seed)
 
 

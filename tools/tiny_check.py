@@ -50,7 +50,7 @@ def round_to_nearest(w: torch.Tensor, bits: int, group_size: int = GROUP_SIZE) -
     lo = groups.amin(-1, keepdim=True).clamp(max=0)
     hi = groups.amax(-1, keepdim=True).clamp(min=0)
     top = 2**bits - 1
-    scale = ((hi - lo) / top).clamp(min=torch.finfo(torch.float16).tiny).half().float()
+    scale = ((hi - lo) / top).half().float().clamp(min=2**-24)  # float16's smallest number; all zeros: any will do
     zero = (-lo / scale).round().clamp(0, top)
     codes = (groups / scale + zero).round().clamp(0, top)
     return (scale * (codes - zero)).reshape(w.shape)
