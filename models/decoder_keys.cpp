@@ -1,9 +1,13 @@
 #include "models/decoder_keys.h"
 
+#include <fmt/format.h>
+
+#include <algorithm>
 #include <string>
 #include <vector>
 
 #include "core/error.h"
+#include "core/warn_once.h"
 
 namespace models {
 
@@ -48,7 +52,21 @@ void refuse_sliding_window(const core::JsonObject& config, const core::Shape& sh
                 kAdvice);
 }
 
-void check_top_k(const core::JsonObject& config, const MoeShape& moe, const char* key) {
+bool has_experts(const core::JsonObject& config, const ExpertKeys& keys) {
+  return std::any_of(keys.begin(), keys.end(), [&](const char* key) { return config.has(key); });
+}
+
+void read_experts(const core::JsonObject& config, const ExpertKeys& keys, MoeShape& moe) {
+  const auto found = std::find_if(keys.begin(), keys.end(), [&](const char* key) { return config.has(key); });
+  const char* key = found == keys.end() ? "num_experts" : *found;
+  moe.experts = config.positive(key);
+  moe.top_k = config.positive("num_experts_per_tok");
+  for (const char* other : keys) {
+    if (config.has(other) && config.integer(other) != moe.experts) {
+      core::warn_once(fmt::format("{}: {} is {}, but {} is {}. {} is used, as transformers does.", config.where(), key,
+                                  moe.experts, other, config.integer(other), key));
+    }
+  }
   core::require(moe.top_k <= moe.experts,
                 "{}: num_experts_per_tok is {}, but {} is {}. Use the config.json of the "
                 "original model.",

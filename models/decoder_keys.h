@@ -1,6 +1,8 @@
 // The keys of config.json that every decoder family has in common, read once and checked against each other.
 #pragma once
 
+#include <vector>
+
 #include "core/io/hf_config.h"
 #include "core/model.h"
 #include "models/moe.h"
@@ -17,7 +19,14 @@ core::Shape read_shape(const core::JsonObject& config, int64_t head_width = 0);
 // layers from max_window_layers on.
 void refuse_sliding_window(const core::JsonObject& config, const core::Shape& shape);
 
-// Refuses more experts per token than there are; `key` holds how many there are.
-void check_top_k(const core::JsonObject& config, const MoeShape& moe, const char* key);
+// The spellings of the number of experts, in the order in which a family prefers them.
+using ExpertKeys = std::vector<const char*>;
+
+// Whether config.json has any of these keys.
+bool has_experts(const core::JsonObject& config, const ExpertKeys& keys);
+
+// Reads the number of experts and num_experts_per_tok. Where several keys disagree the first one holds, with a warning.
+// Error: more experts per token than there are.
+void read_experts(const core::JsonObject& config, const ExpertKeys& keys, MoeShape& moe);
 
 }  // namespace models

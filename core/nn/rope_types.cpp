@@ -3,29 +3,35 @@
 #include "core/nn/rope_types.h"
 
 #include <ATen/ATen.h>
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <nlohmann/json.hpp>
 #include <numbers>
 #include <optional>
 #include <string>
 
 #include "core/error.h"
+#include "core/warn_once.h"
 
 namespace core {
 
 namespace {
 
+constexpr double kDefaultTheta = 10000;
+
 struct Request {
   const JsonObject& config;           // of the model
-  std::optional<JsonObject> scaling;  // rope_scaling or rope_parameters
+  std::optional<JsonObject> scaling;  // rope_keys
   int64_t head_width;                 // C
   double theta;                       // base of the wavelengths
   at::Tensor plain;                   // [C/2]: theta^(-2i/C), the original frequencies
 
   const JsonObject& keys() const { return *scaling; }
   double factor() const;
+  double original_context() const;  // tokens that the model was trained on; absent: those that it is used on
 };
 
 double Request::factor() const {
@@ -33,6 +39,11 @@ double Request::factor() const {
   require(value >= 1.0, "{}: {} is {}, must be at least 1. Use the config.json of the original model.", keys().where(),
           keys().path_of("factor"), value);
   return value;
+}
+
+double Request::original_context() const {
+  const char* key = "original_max_position_embeddings";
+  return static_cast<double>(keys().has(key) ? keys().positive(key) : config.positive("max_position_embeddings"));
 }
 
 Frequencies keep(const Request& request) { return {request.plain, 1.0}; }
@@ -57,8 +68,7 @@ double yarn_attention_scale(const JsonObject& keys, double factor) {
 Frequencies yarn(const Request& request) {
   const JsonObject& keys = request.keys();
   const double factor = request.factor();
-  const int64_t model_context = request.config.positive("max_position_embeddings");
-  const auto context = static_cast<double>(keys.positive("original_max_position_embeddings", model_context));
+  const double context = request.original_context();
   double low = pair_with_rotations(keys.number("beta_fast", 32), request, context);
   double high = pair_with_rotations(keys.number("beta_slow", 1), request, context);
   if (keys.boolean("truncate", true)) {
@@ -81,7 +91,7 @@ Frequencies llama3(const Request& request) {
   const JsonObject& keys = request.keys();
   const double factor = request.factor();
   const double low = keys.number("low_freq_factor"), high = keys.number("high_freq_factor");
-  const auto context = static_cast<double>(keys.positive("original_max_position_embeddings"));
+  const double context = request.original_context();
   require(0 < low && low < high,
           "{}: {} is {} and high_freq_factor is {}, the first must be positive and smaller. Use the "
           "config.json of the original model.",
@@ -109,8 +119,8 @@ constexpr std::array kRopeTypes{RopeType{"default", keep}, RopeType{"linear", li
                                 RopeType{"llama3", llama3}, RopeType{"factors", factors}};
 
 const RopeType& find_type(const JsonObject& scaling) {
-  const char* key = scaling.has("type") ? "type" : "rope_type";  // `type` is the older spelling
-  const std::string name = scaling.text(key);
+  const std::string name = rope_type(scaling);
+  const char* key = scaling.has("rope_type") ? "rope_type" : "type";
   std::string known;
   for (const RopeType& type : kRopeTypes) {
     if (name == type.name) return type;
@@ -120,7 +130,56 @@ const RopeType& find_type(const JsonObject& scaling) {
        name, known);
 }
 
+// The keys of full_attention, where the object has an object per type of layer.
+JsonObject of_full_attention(const JsonObject& keys) {
+  for (const std::string& key : keys.keys()) {
+    if (!keys.raw().at(key).is_object()) continue;
+    require(keys.has("full_attention"), "{}: {} is not implemented. Use a model with full attention in every layer.",
+            keys.where(), keys.path_of(key));
+    return keys.object("full_attention");
+  }
+  return keys;
+}
+
+// As transformers completes the keys, so that two spellings of the same are equal.
+nlohmann::json with_defaults(const JsonObject& keys, const JsonObject& config) {
+  nlohmann::json all = keys.raw();
+  all["rope_type"] = rope_type(keys);
+  all["rope_theta"] = keys.number("rope_theta", config.number("rope_theta", kDefaultTheta));
+  all.erase("type");
+  return all;
+}
+
 }  // namespace
+
+std::optional<JsonObject> rope_keys(const JsonObject& config) {
+  std::optional<JsonObject> found;
+  for (const char* key : {"rope_scaling", "rope_parameters"}) {
+    if (!config.has(key) || config.object(key).keys().empty()) continue;
+    const JsonObject keys = of_full_attention(config.object(key));
+    if (!found) {
+      found = keys;
+    } else if (with_defaults(*found, config) != with_defaults(keys, config)) {
+      warn_once(
+          fmt::format("{}: rope_scaling and rope_parameters disagree. rope_scaling is used, as transformers does.",
+                      config.where()));
+    }
+  }
+  return found;
+}
+
+std::string rope_type(const JsonObject& keys) {
+  const std::string type = keys.text("rope_type", keys.text("type", "default"));
+  if (keys.has("type") && keys.text("type") != type) {
+    warn_once(fmt::format("{}: {} is {}, but rope_type is {}. rope_type is used, as transformers does.", keys.where(),
+                          keys.path_of("type"), keys.text("type"), type));
+  }
+  if (type == "default" && keys.has("factor")) {
+    warn_once(fmt::format("{}: {} is ignored, because the type is default. Set rope_type if the context was stretched.",
+                          keys.where(), keys.path_of("factor")));
+  }
+  return type;
+}
 
 double yarn_temperature(double factor, double mscale) {
   return factor <= 1 ? 1.0 : 0.1 * mscale * std::log(factor) + 1.0;
@@ -131,16 +190,18 @@ Frequencies rope_frequencies(const JsonObject& config, int64_t head_width) {
           config.where(), head_width);
   config.require_value("partial_rotary_factor", 1.0);
   Request request{.config = config,
-                  .scaling = {},
+                  .scaling = rope_keys(config),
                   .head_width = head_width,
-                  .theta = config.number("rope_theta", 10000.0),
+                  .theta = config.number("rope_theta", kDefaultTheta),
                   .plain = {}};
-  for (const char* key : {"rope_scaling", "rope_parameters"}) {
-    if (config.has(key)) request.scaling = config.object(key);
-  }
   if (request.scaling) {
-    request.theta = request.keys().number("rope_theta", request.theta);
     request.keys().require_value("partial_rotary_factor", 1.0);
+    const double theta = request.keys().number("rope_theta", request.theta);
+    if (config.has("rope_theta") && theta != request.theta) {
+      warn_once(fmt::format("{}: rope_theta is {}, but {} is {}. The latter is used, as transformers does.",
+                            config.where(), request.theta, request.keys().path_of("rope_theta"), theta));
+    }
+    request.theta = theta;
   }
   require(request.theta > 1, "{}: rope_theta is {}, must be above 1. Use the config.json of the original model.",
           config.where(), request.theta);

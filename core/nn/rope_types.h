@@ -4,6 +4,9 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <optional>
+#include <string>
+
 #include "core/io/hf_config.h"
 
 namespace core {
@@ -13,8 +16,16 @@ struct Frequencies {
   double attention_scale = 1.0;  // multiplies cos and sin
 };
 
-// The frequencies that config.json asks for by rope_theta (10000 when absent) and rope_scaling (none when absent);
-// newer files hold both in rope_parameters. Errors: an unknown rope_type by name, missing or impossible numbers.
+// The object of config.json that holds the rotary keys: rope_scaling if there are any in it, else rope_parameters of
+// newer files. Of keys that are given per type of layer those of full_attention. Null: config.json has no such object.
+// Warns where two objects disagree; which one holds is the choice of transformers.
+std::optional<JsonObject> rope_keys(const JsonObject& config);
+
+// rope_type of such an object, in older files `type`; "default" where it has neither. Warns where the two disagree.
+std::string rope_type(const JsonObject& keys);
+
+// The frequencies that config.json asks for by rope_theta (10000 when absent) and rope_keys (none: they are not
+// stretched). Errors: an unknown rope_type by name, missing or impossible numbers.
 Frequencies rope_frequencies(const JsonObject& config, int64_t head_width);
 
 // YaRN's factor for attention over a context stretched by `factor`: 0.1 · mscale · ln(factor) + 1.

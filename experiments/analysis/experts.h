@@ -12,7 +12,7 @@
 
 namespace experiments {
 
-inline constexpr int kExpertsVersion = 1;  // bumped by hand when the numbers change
+inline constexpr int kExpertsVersion = 2;  // bumped by hand when the numbers change
 
 struct Expert {
   std::string path;                  // "model.layers.3.mlp.experts.7"

@@ -2,6 +2,8 @@
 // mixture of the first version, greedy routing. What group-limited routing and float8 need is refused by name.
 #include <ATen/ATen.h>
 
+#include <optional>
+
 #include "core/error.h"
 #include "core/nn/rope_types.h"
 #include "models/decoder_keys.h"
@@ -33,12 +35,11 @@ struct Config {
 
 // The factor that the model's own code puts on the softmax when yarn stretches its context.
 double temperature_of(const core::JsonObject& json) {
-  const char* key = json.has("rope_scaling") ? "rope_scaling" : "rope_parameters";
-  if (!json.has(key)) return 1;
-  const core::JsonObject scaling = json.object(key);
-  const double all_dim = scaling.number("mscale_all_dim", 0);
+  const std::optional<core::JsonObject> keys = core::rope_keys(json);
+  if (!keys || core::rope_type(*keys) == "default") return 1;
+  const double all_dim = keys->number("mscale_all_dim", 0);
   if (all_dim == 0) return 1;
-  const double m = core::yarn_temperature(scaling.number("factor"), all_dim);
+  const double m = core::yarn_temperature(keys->number("factor"), all_dim);
   return m * m;
 }
 
@@ -142,7 +143,7 @@ std::shared_ptr<core::Model> build_deepseek_v2(const core::JsonObject& json) {
   const Config config = read_config(json);
   return assemble(
       config.shape, [=](const std::string& path) { return std::make_shared<LatentAttention>(path, config); },
-      deepseek_feed_forward(json, config.shape));
+      deepseek_feed_forward(json, config.shape, {"num_experts", "n_routed_experts", "num_local_experts"}));
 }
 
 }  // namespace models

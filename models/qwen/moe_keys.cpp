@@ -5,13 +5,11 @@
 
 namespace models {
 
-MoeShape read_qwen_moe(const core::JsonObject& json, const core::Shape& shape) {
+MoeShape read_qwen_moe(const core::JsonObject& json, const core::Shape& shape, const ExpertKeys& keys) {
   MoeShape moe{.width = shape.width,
-               .experts = json.positive("num_experts"),
-               .top_k = json.positive("num_experts_per_tok"),
                .ffn = json.positive("moe_intermediate_size"),
                .normalize = json.boolean("norm_topk_prob", false)};
-  check_top_k(json, moe, "num_experts");
+  read_experts(json, keys, moe);
   return moe;
 }
 

@@ -38,7 +38,9 @@ std::shared_ptr<core::Model> build_qwen3(const core::JsonObject& json) {
 
 std::shared_ptr<core::Model> build_qwen3_moe(const core::JsonObject& json) {
   const core::Shape shape = shape_of(json);
-  return assemble_qwen3(json, shape, qwen_feed_forward(json, shape, read_qwen_moe(json, shape)));
+  // transformers writes num_local_experts since 5.8
+  const MoeShape moe = read_qwen_moe(json, shape, {"num_local_experts", "num_experts", "n_routed_experts"});
+  return assemble_qwen3(json, shape, qwen_feed_forward(json, shape, moe));
 }
 
 }  // namespace models

@@ -13,7 +13,7 @@ namespace quant {
 
 class StatisticsStore {
  public:
-  static constexpr int kVersion = 2;  // bumped by hand when statistics change
+  static constexpr int kVersion = 3;  // bumped by hand when statistics change
 
   // key: what all statistics depend on; linear and needs are added to it.
   StatisticsStore(core::Cache cache, core::CacheKey key) : cache_(std::move(cache)), key_(std::move(key)) {}
