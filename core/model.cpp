@@ -1,14 +1,18 @@
 #include "core/model.h"
 
 #include <ATen/ATen.h>
+#include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <map>
 #include <numeric>
 #include <set>
 
+#include "core/error.h"
 #include "core/side_by_side.h"
+#include "core/warn_once.h"
 
 namespace core {
 
@@ -165,18 +169,67 @@ void for_each_loadable(torch::nn::Module& module, const std::function<void(Loada
   for (Loadable* loadable : loadables(module)) visit(*loadable);
 }
 
+std::string weight_of(const Slot& slot) { return slot.path() + ".weight"; }
+
+// Before "embed_tokens" in files that hold more or less than a language model with its head.
+constexpr std::array kOtherPrefixes{"",
+                                    "transformer.",
+                                    "language_model.",
+                                    "language_model.model.",
+                                    "model.language_model.",
+                                    "model.model.",
+                                    "module.model.",
+                                    "_orig_mod.model.",
+                                    "base_model.model.model."};
+
 }  // namespace
 
 void Model::check(const Weights& weights) const {
+  check_embedding_and_head(weights);
   for_each_loadable(const_cast<Model&>(*this), [&](Loadable& loadable) {
-    const bool shared = shape_.tied && &loadable == head_.get();
-    if (!shared) loadable.check(weights);
+    if (&loadable != embedding_.get() && &loadable != head_.get()) loadable.check(weights);
   });
 }
 
+void Model::check_embedding_and_head(const Weights& weights) const {
+  const std::string embedding = weight_of(*embedding_), head = weight_of(*head_);
+  const bool has_embedding = weights.has(embedding), has_head = weights.has(head);
+  if (!has_embedding) {
+    for (const char* prefix : kOtherPrefixes) {
+      const std::string other = prefix + std::string("embed_tokens.weight");
+      if (!weights.has(other)) continue;
+      fail(
+          "{}: there is no tensor `{}`, but there is `{}`. Save the language model with its head (…ForCausalLM), or "
+          "rename the tensors.",
+          weights.checkpoint().file_of(other), embedding, other);
+    }
+  }
+  const auto& [missing, present] = has_embedding ? std::pair(head, embedding) : std::pair(embedding, head);
+  if (!shape_.tied && has_embedding != has_head) {
+    fail(
+        "{}: there is no tensor `{}`, only `{}`, and config.json does not tie them. Set tie_word_embeddings to true if "
+        "they are the same, or add the tensor.",
+        weights.checkpoint().file_of(present), missing, present);
+  }
+  if (has_embedding || !has_head) embedding_->check(weights);
+  if (has_head) head_->check(weights);
+}
+
 void Model::load_embedding_and_head(const Weights& weights) {
-  embedding_->load(weights);
   norm_->load(weights);
+  const std::string embedding = weight_of(*embedding_), head = weight_of(*head_);
+  if (shape_.tied && !weights.has(embedding) && weights.has(head)) {
+    head_->load(weights);
+    return embedding_->put(head_->pointer());
+  }
+  embedding_->load(weights);
+  if (shape_.tied && weights.has(head) && !weights.same(head, embedding_->linear().weight())) {
+    shape_.tied = false;
+    warn_once(
+        fmt::format("{}: config.json ties {} and {}, but they differ. They are not tied, as in transformers. Set "
+                    "tie_word_embeddings to false.",
+                    weights.checkpoint().file_of(head), embedding, head));
+  }
   if (!shape_.tied) return head_->load(weights);
   head_->put(embedding_->pointer());
 }

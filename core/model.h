@@ -57,7 +57,7 @@ struct Shape {
   int64_t layers = 0, width = 0, vocabulary = 0;
   int64_t heads = 0, kv_heads = 0, head_width = 0;
   int64_t context = 0;  // max_position_embeddings, tokens
-  bool tied = false;    // the head is the embedding
+  bool tied = false;    // the head is the embedding; config.json says so until the tensors are loaded
   double norm_eps = 0;
 };
 
@@ -96,11 +96,14 @@ class Model : public torch::nn::Module {
   RmsNorm& norm() { return *norm_; }
   Slot& head() { return *head_; }
 
-  void check(const Weights& weights) const;  // every tensor that the model needs is there, with its shape
-  void load_embedding_and_head(
-      const Weights& weights);  // embedding, last norm and head (tied: one linear in both slots)
+  // Every tensor that the model needs is there, with its shape. A tied pair may be stored under either name.
+  void check(const Weights& weights) const;
+  // Embedding, last norm and head (tied: one linear in both slots). A model that config.json ties is not tied if the
+  // file holds a head that differs from the embedding; it then warns, and shape().tied is false.
+  void load_embedding_and_head(const Weights& weights);
 
  private:
+  void check_embedding_and_head(const Weights& weights) const;
   // A block or a replica whose slots know their places. TORCH_CHECKs that a block with experts says so by its mixture.
   std::shared_ptr<Block> made_block(const std::string& path, int64_t index) const;
 

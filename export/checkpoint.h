@@ -61,7 +61,7 @@ class Save : public core::Stage {
   void add(const Manifest& block);  // its modules
   void write(const Shard& shard, const std::string& file) const;
   void write_index(const core::Model& model) const;
-  void copy_small_files() const;
+  void copy_small_files(const core::Model& model) const;
 
   std::string source_directory_, directory_;
   core::Weights source_;

@@ -193,18 +193,22 @@ void Save::block(core::BlockContext& context) {
 
 void Save::end(core::Model& model) {
   Shard shard(source_);
-  shard.add(model.embedding(), manifest_);
+  const std::string embedding = model.embedding().path() + ".weight", head = model.head().path() + ".weight";
+  const std::string origin = source_.has(embedding) ? embedding : head;  // the source may have a tied pair as the head
+  const auto* rows = dynamic_cast<const core::DenseLinear*>(&model.embedding().linear());
+  if (rows != nullptr) shard.add_dense(embedding, rows->weight(), origin);
+  if (rows == nullptr) shard.add(model.embedding(), manifest_);
   shard.add(model.norm(), manifest_);
   manifest_.untied = model.shape().tied && !core::shares_embedding(model);
   const auto* dense = dynamic_cast<const core::DenseLinear*>(&model.head().linear());
   if (manifest_.untied && dense != nullptr) {  // the source has it as the embedding
-    shard.add_dense(model.head().path() + ".weight", dense->weight(), model.embedding().path() + ".weight");
+    shard.add_dense(head, dense->weight(), origin);
   } else if (!core::shares_embedding(model)) {
     shard.add(model.head(), manifest_);
   }
   write(shard, kEnds);
   write_index(model);
-  copy_small_files();
+  copy_small_files(model);
   manifest_.plan = model.plan();
   write_manifest(manifest_);
 }
@@ -229,9 +233,15 @@ void Save::write_index(const core::Model& model) const {
   core::write_atomically((fs::path(directory_) / "model.safetensors.index.json").string(), index.dump(2) + "\n");
 }
 
-void Save::copy_small_files() const {
-  for (const auto& [name, content] : core::read_model_texts(source_directory_).files)
-    core::write_atomically((fs::path(directory_) / name).string(), content);
+void Save::copy_small_files(const core::Model& model) const {
+  std::map<std::string, std::string> files = core::read_model_texts(source_directory_).files;
+  // config.json may tie a head that differs from the embedding. What is written says what the model is.
+  if (auto json = nlohmann::ordered_json::parse(files.at("config.json"));
+      !model.shape().tied && json.value("tie_word_embeddings", false)) {
+    json["tie_word_embeddings"] = false;
+    files["config.json"] = json.dump(2) + "\n";
+  }
+  for (const auto& [name, content] : files) core::write_atomically((fs::path(directory_) / name).string(), content);
 }
 
 }  // namespace exports

@@ -65,7 +65,8 @@ FinalLayers::FinalLayers(core::Model& measured, const core::Weights& full)
           std::make_shared<core::RmsNorm>(measured.norm().path(), measured.shape().width, measured.shape().norm_eps)) {
   norm_->load(full);
   core::Slot& head = measured.head();
-  const std::string name = (measured.shape().tied ? measured.embedding().path() : head.path()) + ".weight";
+  const std::string embedding = measured.embedding().path() + ".weight";
+  const std::string name = measured.shape().tied && full.has(embedding) ? embedding : head.path() + ".weight";
   const auto* dense = dynamic_cast<const core::DenseLinear*>(&head.linear());
   if (dense != nullptr && full.same(name, dense->weight())) {
     head_ = head.pointer();
