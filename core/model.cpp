@@ -201,7 +201,7 @@ void Model::check_embedding_and_head(const Weights& weights) const {
       fail(
           "{}: there is no tensor `{}`, but there is `{}`. Save the language model with its head (…ForCausalLM), or "
           "rename the tensors.",
-          weights.checkpoint().file_of(other), embedding, other);
+          weights.source().file_of(other), embedding, other);
     }
   }
   const auto& [missing, present] = has_embedding ? std::pair(head, embedding) : std::pair(embedding, head);
@@ -209,7 +209,7 @@ void Model::check_embedding_and_head(const Weights& weights) const {
     fail(
         "{}: there is no tensor `{}`, only `{}`, and config.json does not tie them. Set tie_word_embeddings to true if "
         "they are the same, or add the tensor.",
-        weights.checkpoint().file_of(present), missing, present);
+        weights.source().file_of(present), missing, present);
   }
   if (has_embedding || !has_head) embedding_->check(weights);
   if (has_head) head_->check(weights);
@@ -228,7 +228,7 @@ void Model::load_embedding_and_head(const Weights& weights) {
     warn_once(
         fmt::format("{}: config.json ties {} and {}, but they differ. They are not tied, as in transformers. Set "
                     "tie_word_embeddings to false.",
-                    weights.checkpoint().file_of(head), embedding, head));
+                    weights.source().file_of(head), embedding, head));
   }
   if (!shape_.tied) return head_->load(weights);
   head_->put(embedding_->pointer());

@@ -4,6 +4,7 @@
 #include "core/io/hash.h"
 #include "core/io/json_text.h"
 #include "core/text/byte_alphabet.h"
+#include "core/text/post_processor.h"
 #include "core/text/utf8.h"
 
 namespace core {
@@ -17,13 +18,6 @@ bool read_normalizer(const JsonNode& json) {
   bool nfc = false;
   for (const JsonNode& part : json.at("normalizers").items()) nfc |= read_normalizer(part);
   return nfc;
-}
-
-// BOS and EOS are a matter of the protocol, offsets are not produced: these two change nothing for us.
-void check_post_processor(const JsonNode& json) {
-  if (json.is_null() || json.type() == "ByteLevel" || json.type() == "TemplateProcessing") return;
-  if (json.type() != "Sequence") json.refuse_type({"ByteLevel", "TemplateProcessing", "Sequence"});
-  for (const JsonNode& part : json.at("processors").items()) check_post_processor(part);
 }
 
 void check_decoder(const JsonNode& json) {
@@ -42,7 +36,7 @@ ByteLevelBpe::ByteLevelBpe(const JsonNode& json, std::string_view text)
       pre_tokenizer_(json.at("pre_tokenizer")),
       model_(json.at("model")) {
   hash_ = hash_text(text);  // `truncation` and `padding` are what some call has left there; no text asks for them
-  check_post_processor(json.at("post_processor"));
+  special_ = begins_as(json.at("post_processor"));
   check_decoder(json.at("decoder"));
   for (const auto& [token, id] : model_.vocabulary()) {
     if (bytes_.size() <= static_cast<size_t>(id)) bytes_.resize(static_cast<size_t>(id) + 1);

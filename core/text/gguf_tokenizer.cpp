@@ -142,6 +142,30 @@ json merge_of(const Gguf& file, std::string_view merge, size_t index) {
   return {merge.substr(0, space), merge.substr(space + 1)};
 }
 
+// The token of a role ("bos"); -1: the file names none.
+int64_t special_id(const Gguf& file, const GgufVocabulary& vocabulary, const std::string& role) {
+  const std::string key = "tokenizer.ggml." + role + "_token_id";
+  if (!file.has(key)) return -1;
+  const int64_t id = file.integer(key);
+  require(id >= 0 && id < std::ssize(vocabulary.tokens), "{}: {} is {}, but there are {} tokens. {}", file.where(), key,
+          id, vocabulary.tokens.size(), kConvertAgain);
+  return id;
+}
+
+// What begins every text: BOS, where the file says so.
+json post_processor(const Gguf& file, const GgufVocabulary& vocabulary) {
+  const int64_t bos = special_id(file, vocabulary, "bos");
+  if (bos < 0 || !file.boolean("tokenizer.ggml.add_bos_token", false)) return nullptr;
+  const std::string token(vocabulary.tokens[static_cast<size_t>(bos)]);
+  const json special{{"SpecialToken", {{"id", token}, {"type_id", 0}}}};
+  const json text{{"Sequence", {{"id", "A"}, {"type_id", 0}}}};
+  const json ids{{"id", token}, {"ids", {bos}}, {"tokens", {token}}};
+  return {{"type", "TemplateProcessing"},
+          {"single", json::array({special, text})},
+          {"pair", json::array({special, text})},
+          {"special_tokens", {{token, ids}}}};
+}
+
 std::string tokenizer_json(const Gguf& file, const GgufVocabulary& vocabulary) {
   json ids = json::object(), added = json::array(), merges = json::array();
   for (size_t id = 0; id < vocabulary.tokens.size(); ++id) {
@@ -160,7 +184,7 @@ std::string tokenizer_json(const Gguf& file, const GgufVocabulary& vocabulary) {
                        {"added_tokens", std::move(added)},
                        {"normalizer", kind.nfc ? json{{"type", "NFC"}} : json()},
                        {"pre_tokenizer", {{"type", "Sequence"}, {"pretokenizers", std::move(kind.stages)}}},
-                       {"post_processor", nullptr},
+                       {"post_processor", post_processor(file, vocabulary)},
                        {"decoder", bytes(true)},
                        {"model",
                         {{"type", "BPE"},
@@ -207,16 +231,6 @@ class Message {
 
   std::string bytes_;
 };
-
-// The token of a role ("bos"); -1: the file names none.
-int64_t special_id(const Gguf& file, const GgufVocabulary& vocabulary, const std::string& role) {
-  const std::string key = "tokenizer.ggml." + role + "_token_id";
-  if (!file.has(key)) return -1;
-  const int64_t id = file.integer(key);
-  require(id >= 0 && id < std::ssize(vocabulary.tokens), "{}: {} is {}, but there are {} tokens. {}", file.where(), key,
-          id, vocabulary.tokens.size(), kConvertAgain);
-  return id;
-}
 
 std::string tokenizer_model(const Gguf& file, const GgufVocabulary& vocabulary) {
   const std::vector<double>& scores = file.numbers("tokenizer.ggml.scores");

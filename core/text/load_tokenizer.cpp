@@ -1,5 +1,8 @@
 #include "core/text/load_tokenizer.h"
 
+#include <spdlog/spdlog.h>
+
+#include <array>
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
@@ -40,13 +43,42 @@ std::optional<int32_t> configured_token(const JsonObject& config, const std::str
   return id;
 }
 
-// `bos_token_id` of config.json: a number, or a list of which the first counts. Absent and null: none.
-std::optional<int32_t> configured_id(const JsonObject& config, const std::string& key) {
-  const std::vector<int64_t> ids = config.integers(key);
-  if (ids.empty()) return std::nullopt;
-  require(ids[0] >= 0 && ids[0] < (1 << 24), "{}: {} {} is out of range. Correct the file.", config.where(),
-          config.path_of(key), ids[0]);
-  return static_cast<int32_t>(ids[0]);
+// `eos_token_id` of config.json: a number or a list. Absent and null: none.
+std::vector<int32_t> configured_ids(const JsonObject& config, const std::string& key) {
+  std::vector<int32_t> ids;
+  for (const int64_t id : config.integers(key)) {
+    require(id >= 0 && id < (1 << 24), "{}: {} {} is out of range. Correct the file.", config.where(),
+            config.path_of(key), id);
+    ids.push_back(static_cast<int32_t>(id));
+  }
+  return ids;
+}
+
+// The JSON object of a file; none: there is no such file.
+std::optional<JsonObject> read_if_there(const ModelTexts& texts, const std::string& file) {
+  return texts.has(file) ? std::optional(JsonObject::parse(texts.at(file), texts.name_of(file))) : std::nullopt;
+}
+
+// tokenizer_config.json. Where the tokenizer's own file says what a text begins with, it stays so, as in
+// transformers 5.
+void apply_settings(const JsonObject& config, bool post_processor_counts, const Tokenizer& tokenizer,
+                    SpecialTokens& special) {
+  const auto disagree = [&](const std::string& key, const std::string& value) {
+    spdlog::warn("{}: {} {}, but the post_processor of tokenizer.json begins a text with {}; the latter counts",
+                 config.where(), key, value,
+                 special.adds_bos ? "`" + printable(tokenizer.decode(std::array{*special.bos_id})) + "`" : "no token");
+  };
+  const std::optional<int32_t> bos = configured_token(config, "bos_token", tokenizer);
+  const bool adds_bos = config.boolean("add_bos_token", post_processor_counts && special.adds_bos);
+  if (!post_processor_counts) {
+    special.adds_bos = adds_bos;
+  } else if (adds_bos != special.adds_bos) {
+    disagree("add_bos_token", adds_bos ? "true" : "false");
+  } else if (adds_bos && bos && bos != special.bos_id) {
+    disagree("bos_token", "`" + printable(tokenizer.decode(std::array{*bos})) + "`");
+  }
+  if (bos && !(post_processor_counts && special.adds_bos)) special.bos_id = bos;
+  if (const auto eos = configured_token(config, "eos_token", tokenizer)) special.eos_ids = {*eos};
 }
 
 }  // namespace
@@ -55,17 +87,15 @@ std::unique_ptr<Tokenizer> load_tokenizer(const std::string& model_directory) {
   const ModelTexts texts = read_model_texts(model_directory);
   std::unique_ptr<Tokenizer> tokenizer = read_tokenizer(texts);
   SpecialTokens& special = tokenizer->special_;
-  if (texts.has("tokenizer_config.json")) {
-    const JsonObject config =
-        JsonObject::parse(texts.at("tokenizer_config.json"), texts.name_of("tokenizer_config.json"));
-    if (const auto id = configured_token(config, "bos_token", *tokenizer)) special.bos_id = id;
-    if (const auto id = configured_token(config, "eos_token", *tokenizer)) special.eos_id = id;
-    special.adds_bos = config.boolean("add_bos_token", false);
-  }
-  if (texts.has("config.json")) {
-    const JsonObject config = JsonObject::parse(texts.at("config.json"), texts.name_of("config.json"));
-    if (!special.bos_id) special.bos_id = configured_id(config, "bos_token_id");
-    if (!special.eos_id) special.eos_id = configured_id(config, "eos_token_id");
+  const bool post_processor_counts = texts.has("tokenizer.json");
+  if (const auto config = read_if_there(texts, "tokenizer_config.json"))
+    apply_settings(*config, post_processor_counts, *tokenizer, special);
+  for (const char* file : {"config.json", "generation_config.json"}) {
+    const auto config = read_if_there(texts, file);
+    if (!config) continue;
+    const std::vector<int32_t> bos = configured_ids(*config, "bos_token_id");
+    if (!special.bos_id && !bos.empty()) special.bos_id = bos[0];
+    if (const std::vector<int32_t> eos = configured_ids(*config, "eos_token_id"); !eos.empty()) special.eos_ids = eos;
   }
   return tokenizer;
 }

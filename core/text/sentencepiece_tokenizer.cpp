@@ -18,7 +18,7 @@ SentencePieceTokenizer::SentencePieceTokenizer(std::string_view model, const std
   const bool loaded = processor_->LoadFromSerializedProto({model.data(), model.size()}).ok();
   require(loaded && processor_->GetPieceSize() > 0, "{}: this is not a sentencepiece model. Replace the file.", file);
   special_.bos_id = if_set(processor_->bos_id());
-  special_.eos_id = if_set(processor_->eos_id());
+  if (const auto eos = if_set(processor_->eos_id())) special_.eos_ids = {*eos};
   hash_ = hash_text(model);
 }
 

@@ -1,8 +1,11 @@
 // Text to token ids and back. Two kinds exist: byte-level BPE (tokenizer.json) and sentencepiece (tokenizer.model).
 // A tokenizer never adds BOS or EOS by itself: whether a text starts with BOS is a matter of the measuring protocol
-// (core/text/windows.h), so `tokenizer_config.json` is only asked which ids these are and whether `auto` means BOS.
+// (core/text/windows.h), so a model's files are only asked which ids these are and whether `auto` means BOS. EOS is
+// never put behind a text, not even where the files say so (add_eos_token, a template that ends in EOS) and
+// `tokenizer(text)` of transformers would: a corpus is one stream of tokens, and a prompt is to be continued.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -17,11 +20,11 @@ namespace core {
 // ids change, so that remembered ones are not used.
 inline constexpr int kTokensVersion = 1;
 
-// What tokenizer_config.json, the tokenizer itself and config.json say about BOS and EOS.
+// What the files of a model say about BOS and EOS; which of them counts: core/text/load_tokenizer.h.
 struct SpecialTokens {
   std::optional<int32_t> bos_id;
-  std::optional<int32_t> eos_id;
-  bool adds_bos = false;  // `add_bos_token` of tokenizer_config.json; false when absent
+  std::vector<int32_t> eos_ids;  // each ends a text that the model writes
+  bool adds_bos = false;         // a text begins with BOS
 };
 
 class Tokenizer {
@@ -44,7 +47,8 @@ class Tokenizer {
   virtual std::optional<int32_t> token_id(std::string_view token) const = 0;
 
   std::optional<int32_t> bos_id() const { return special_.bos_id; }
-  std::optional<int32_t> eos_id() const { return special_.eos_id; }
+  const std::vector<int32_t>& eos_ids() const { return special_.eos_ids; }
+  bool ends_text(int64_t id) const { return std::ranges::find(special_.eos_ids, id) != special_.eos_ids.end(); }
   bool adds_bos() const { return special_.adds_bos; }
 
   // Hash of the tokenizer's file: equal hashes, equal ids for every text.

@@ -43,8 +43,8 @@ struct Windows {
   int64_t scored() const { return count * scored_per_window(); }  // positions scored in all windows together
 };
 
-// The meaning of `auto` for this tokenizer. If its configuration says add_bos_token: `once` under gptq, `window` under
-// llama.cpp (what the published scripts do), else `none`.
+// The meaning of `auto` for this tokenizer. If it begins a text with BOS (Tokenizer::adds_bos): `once` under gptq,
+// `window` under llama.cpp (what the published scripts do), else `none`.
 // none: nothing is added. once: one BOS before the text. window: the first token of each window is overwritten by BOS
 // (it is never scored); llama.cpp tokenizes the text with BOS before that, so its first window loses no token.
 // Throws UserError on any other value, and when BOS is wanted but the tokenizer has none.

@@ -101,7 +101,7 @@ void generate(const Options& options) {
   while (made < options.tokens) {
     core::honour_interrupt();
     const int64_t next = choose(logits, tokenizer.vocabulary_size(), options.sampling, random);
-    if (next == tokenizer.eos_id()) break;
+    if (tokenizer.ends_text(next)) break;
     print(text.push(static_cast<int32_t>(next)));
     if (++made < options.tokens) logits = context.read(at::full({1, 1}, next, at::kLong));
   }

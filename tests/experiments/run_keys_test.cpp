@@ -7,6 +7,7 @@
 #include <filesystem>
 
 #include "core/io/files.h"
+#include "core/text/load_tokenizer.h"
 #include "tests/experiments/keys.h"
 
 namespace experiments {
@@ -167,8 +168,13 @@ class RunProof : public Proof {
     changes_the_result("measure.perplexity[0].bos=window", here);
     const Strings llama{here[0], "measure.perplexity[0].protocol=llama.cpp"};
     changes_the_result("measure.perplexity[0].bos=window", llama);
-    core::write_atomically(model + "/tokenizer_config.json",
-                           R"({"bos_token": "<|endoftext|>", "add_bos_token": true})");
+    Json tokenizer = Json::parse(core::read_file(model + "/tokenizer.json"));
+    const Json end{{"id", "<|endoftext|>"}, {"type_id", 0}}, text{{"id", "A"}, {"type_id", 0}};
+    const Json ids = core::load_tokenizer(model)->encode("<|endoftext|>");
+    tokenizer["post_processor"] = {{"type", "TemplateProcessing"},
+                                   {"single", {{{"SpecialToken", end}}, {{"Sequence", text}}}},
+                                   {"special_tokens", {{"<|endoftext|>", {{"ids", ids}}}}}};
+    core::write_atomically(model + "/tokenizer.json", tokenizer.dump());
     EXPECT_EQ(lab_.row(here)["quantized"]["perplexity"][0]["bos"], "once");
   }
   // Both models write; other prompts, another text.

@@ -225,10 +225,9 @@ TEST(ByteLevelBpe, PartsThatAreNotImplementedAreRefusedByName) {
             "t.json: normalizer type `Lowercase` is not implemented. Implemented: NFC, Sequence.");
   EXPECT_EQ(member("decoder", {{"type", "WordPiece"}}),
             "t.json: decoder type `WordPiece` is not implemented. Implemented: ByteLevel.");
-  EXPECT_EQ(
-      member("post_processor", {{"type", "BertProcessing"}}),
-      "t.json: post_processor type `BertProcessing` is not implemented. Implemented: ByteLevel, TemplateProcessing, "
-      "Sequence.");
+  EXPECT_EQ(member("post_processor", {{"type", "Sequence"}, {"processors", {{{"type", "Other"}}}}}),
+            "t.json: post_processor.processors[0] type `Other` is not implemented. Implemented: ByteLevel, "
+            "TemplateProcessing, BertProcessing, RobertaProcessing, Sequence.");
 
   const auto model = [](const char* key, const json& value) {
     return broken([&](json& j) { j["model"][key] = value; });

@@ -5,6 +5,7 @@
 
 #include <cstdlib>
 #include <functional>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
@@ -61,6 +62,20 @@ inline nlohmann::json small_tokenizer() {
           {"post_processor", nullptr},
           {"decoder", {{"type", "ByteLevel"}}},
           {"model", {{"type", "BPE"}, {"vocab", vocabulary}, {"merges", {"h e", "l l", "he ll"}}}}};
+}
+
+// A post-processor that puts special tokens around a text.
+inline nlohmann::json template_of(const std::map<std::string, int>& ids, const std::vector<std::string>& before,
+                                  const std::vector<std::string>& after = {}) {
+  nlohmann::json single = nlohmann::json::array(), special = nlohmann::json::object();
+  const auto add = [&](const std::vector<std::string>& tokens) {
+    for (const std::string& token : tokens) single.push_back({{"SpecialToken", {{"id", token}, {"type_id", 0}}}});
+  };
+  add(before);
+  single.push_back({{"Sequence", {{"id", "A"}, {"type_id", 0}}}});
+  add(after);
+  for (const auto& [token, id] : ids) special[token] = {{"id", token}, {"ids", {id}}, {"tokens", {token}}};
+  return {{"type", "TemplateProcessing"}, {"single", single}, {"pair", single}, {"special_tokens", special}};
 }
 
 using Ids = std::vector<int32_t>;

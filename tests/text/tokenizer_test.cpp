@@ -1,5 +1,9 @@
 // A model directory: which file is the tokenizer, and where BOS and EOS come from.
 #include <gmock/gmock.h>
+#include <spdlog/sinks/ostream_sink.h>
+#include <spdlog/spdlog.h>
+
+#include <sstream>
 
 #include "core/text/load_tokenizer.h"
 #include "core/text/sentencepiece_tokenizer.h"
@@ -7,6 +11,24 @@
 
 namespace core {
 namespace {
+
+// What is logged while it lives.
+class Log {
+ public:
+  Log() {
+    auto log = std::make_shared<spdlog::logger>("test", std::make_shared<spdlog::sinks::ostream_sink_mt>(lines_));
+    log->set_pattern("%v");
+    spdlog::set_default_logger(log);
+  }
+  ~Log() { spdlog::set_default_logger(before_); }
+  Log(const Log&) = delete;
+  Log& operator=(const Log&) = delete;
+  std::string text() const { return lines_.str(); }
+
+ private:
+  std::shared_ptr<spdlog::logger> before_ = spdlog::default_logger();
+  std::ostringstream lines_;
+};
 
 class ModelDirectory : public testing::Test {
  protected:
@@ -23,11 +45,90 @@ class ModelDirectory : public testing::Test {
 
 TEST_F(ModelDirectory, BosAndEosAreTextsOfTokenizerConfig) {
   put_bpe();
-  put_settings(R"({"bos_token": "<end>", "eos_token": "hell", "add_bos_token": true})");
+  put_settings(R"({"bos_token": "<end>", "eos_token": "hell"})");
   const auto tokenizer = load();
   EXPECT_EQ(tokenizer->bos_id(), 259);
-  EXPECT_EQ(tokenizer->eos_id(), 258);
-  EXPECT_TRUE(tokenizer->adds_bos());
+  EXPECT_EQ(tokenizer->eos_ids(), Ids{258});
+  EXPECT_TRUE(tokenizer->ends_text(258));
+  EXPECT_FALSE(tokenizer->ends_text(259));
+}
+
+// What the post-processor begins a text with, as `tokenizer("ab")` of transformers 5.24 has it; its add_bos_token and
+// add_eos_token of tokenizer_config.json count only where there is no tokenizer.json.
+TEST_F(ModelDirectory, ThePostProcessorSaysWhetherATextBeginsWithBos) {
+  const std::map<std::string, int> ids{{"<end>", 259}, {"hell", 258}};
+  const nlohmann::json offsets{{"type", "ByteLevel"}},
+      bos = template_of(ids, {"<end>"}),
+      around{{"type", "RobertaProcessing"}, {"cls", {"<end>", 259}}, {"sep", {"hell", 258}}};
+  struct Case {
+    nlohmann::json post_processor;
+    bool adds_bos;
+  };
+  for (const auto& [post_processor, adds_bos] :
+       {Case{nullptr, false}, Case{offsets, false}, Case{bos, true}, Case{template_of(ids, {}, {"hell"}), false},
+        Case{template_of(ids, {"<end>"}, {"hell"}), true}, Case{around, true},
+        Case{{{"type", "Sequence"}, {"processors", {offsets, bos}}}, true},
+        Case{{{"type", "Sequence"}, {"processors", {offsets, offsets}}}, false}}) {
+    nlohmann::json description = small_tokenizer();
+    description["post_processor"] = post_processor;
+    scratch_.put("tokenizer.json", description.dump());
+    for (const char* more : {"", R"(, "add_bos_token": true)", R"(, "add_bos_token": false)"}) {
+      put_settings(R"({"eos_token": "hell")" + std::string(more) + "}");
+      const auto tokenizer = load();
+      EXPECT_EQ(tokenizer->adds_bos(), adds_bos) << post_processor << more;
+      EXPECT_EQ(tokenizer->bos_id(), adds_bos ? std::optional(259) : std::nullopt) << post_processor;
+      EXPECT_EQ(tokenizer->encode("hello"), (Ids{258, 'o'})) << "BOS and EOS are the protocol's matter";
+    }
+  }
+}
+
+TEST_F(ModelDirectory, ALineIsLoggedWhenTokenizerConfigSaysSomethingElse) {
+  const std::string at = scratch_.path();
+  nlohmann::json description = small_tokenizer();
+  const auto said = [&](const std::string& settings) {
+    scratch_.put("tokenizer.json", description.dump());
+    put_settings(settings);
+    const Log log;
+    load();
+    return log.text();
+  };
+  const std::string settings = at + "/tokenizer_config.json: ",
+                    nothing = "the post_processor of tokenizer.json begins a text with no token; the latter counts\n",
+                    end = "the post_processor of tokenizer.json begins a text with `<end>`; the latter counts\n";
+  EXPECT_EQ(said(R"({"bos_token": "he", "add_bos_token": false})"), "");
+  EXPECT_EQ(said(R"({"bos_token": "he", "add_bos_token": true})"), settings + "add_bos_token true, but " + nothing);
+  description["post_processor"] = template_of({{"<end>", 259}}, {"<end>"});
+  EXPECT_EQ(said(R"({"bos_token": "<end>", "add_bos_token": true})"), "");
+  EXPECT_EQ(said("{}"), "");
+  EXPECT_EQ(said(R"({"bos_token": "he"})"), settings + "bos_token `he`, but " + end);
+  EXPECT_EQ(load()->bos_id(), 259);
+  EXPECT_EQ(said(R"({"bos_token": "he", "add_bos_token": false})"), settings + "add_bos_token false, but " + end);
+}
+
+TEST_F(ModelDirectory, BrokenPostProcessorsAreNamed) {
+  const auto with = [&](const nlohmann::json& post_processor) {
+    nlohmann::json description = small_tokenizer();
+    description["post_processor"] = post_processor;
+    scratch_.put("tokenizer.json", description.dump());
+    return refused();
+  };
+  const std::string where = scratch_.path() + "/tokenizer.json: post_processor";
+  EXPECT_EQ(with(template_of({{"a", 1}, {"b", 2}}, {"a", "b"})),
+            where + " puts 2 tokens in front of a text, at most one is implemented. Use a tokenizer with one.");
+  EXPECT_EQ(with(template_of({}, {"a"})),
+            where + ".special_tokens.a is missing, an object is expected. Replace the file.");
+  EXPECT_EQ(with({{"type", "TemplateProcessing"}, {"single", nlohmann::json::array()}}),
+            where + ".single does not hold the text. Replace the file.");
+  EXPECT_EQ(with({{"type", "BertProcessing"}, {"cls", {"a", -1}}, {"sep", {"b", 2}}}),
+            where + ".cls[1] -1 is out of range. Replace the file.");
+}
+
+// A sentencepiece model has no post-processor: add_bos_token counts, and absent means no, as in transformers 5.24.
+TEST_F(ModelDirectory, BesideASentencepieceModelAddBosTokenCounts) {
+  put_sentencepiece();
+  EXPECT_FALSE(load()->adds_bos());
+  put_settings(R"({"add_bos_token": true})");
+  EXPECT_TRUE(load()->adds_bos());
 }
 
 TEST_F(ModelDirectory, BosMayBeAnAddedTokenObject) {
@@ -35,26 +136,44 @@ TEST_F(ModelDirectory, BosMayBeAnAddedTokenObject) {
   put_settings(R"({"bos_token": {"content": "<end>", "lstrip": false}, "eos_token": null})");
   const auto tokenizer = load();
   EXPECT_EQ(tokenizer->bos_id(), 259);
-  EXPECT_EQ(tokenizer->eos_id(), std::nullopt);
+  EXPECT_EQ(tokenizer->eos_ids(), Ids{});
   EXPECT_FALSE(tokenizer->adds_bos()) << "absent means no";
 }
 
-TEST_F(ModelDirectory, ConfigIsAskedLast) {
+TEST_F(ModelDirectory, ConfigIsAskedLastForBos) {
   put_bpe();
-  scratch_.put("config.json", R"({"bos_token_id": 7, "eos_token_id": [8, 9]})");
+  scratch_.put("config.json", R"({"bos_token_id": 7})");
   EXPECT_EQ(load()->bos_id(), 7);
-  EXPECT_EQ(load()->eos_id(), 8);
-  put_settings(R"({"bos_token": null, "eos_token": "he"})");
+  put_settings(R"({"bos_token": null})");
   EXPECT_EQ(load()->bos_id(), 7);
-  EXPECT_EQ(load()->eos_id(), 256);
+  put_settings(R"({"bos_token": "he"})");
+  EXPECT_EQ(load()->bos_id(), 256);
+}
+
+// In the order of `generate` of transformers, which does not ask the tokenizer: only where the others say nothing.
+TEST_F(ModelDirectory, ATextEndsAtAllThatTheFirstOfThreeFilesNames) {
+  put_bpe();
+  EXPECT_EQ(load()->eos_ids(), Ids{});
+  put_settings(R"({"eos_token": "he"})");
+  EXPECT_EQ(load()->eos_ids(), Ids{256});
+  scratch_.put("generation_config.json", R"({"bos_token_id": 7})");
+  EXPECT_EQ(load()->eos_ids(), Ids{256});
+  scratch_.put("config.json", R"({"eos_token_id": [8, 9]})");
+  EXPECT_EQ(load()->eos_ids(), (Ids{8, 9}));
+  scratch_.put("generation_config.json", R"({"eos_token_id": [257, 258, 8]})");
+  EXPECT_EQ(load()->eos_ids(), (Ids{257, 258, 8}));
+  scratch_.put("generation_config.json", R"({"eos_token_id": 10})");
+  EXPECT_EQ(load()->eos_ids(), Ids{10});
+  scratch_.put("generation_config.json", R"({"eos_token_id": [10, -1]})");
+  EXPECT_EQ(refused(), scratch_.path() + "/generation_config.json: eos_token_id -1 is out of range. Correct the file.");
 }
 
 TEST_F(ModelDirectory, SentencepieceKnowsItsOwnBosAndEos) {
   put_sentencepiece();
-  scratch_.put("config.json", R"({"bos_token_id": 7, "eos_token_id": 8})");
+  scratch_.put("config.json", R"({"bos_token_id": 7})");
   const auto tokenizer = load();
   EXPECT_EQ(tokenizer->bos_id(), 1);
-  EXPECT_EQ(tokenizer->eos_id(), 2);
+  EXPECT_EQ(tokenizer->eos_ids(), Ids{2});
   EXPECT_EQ(tokenizer->vocabulary_size(), 400);
   EXPECT_EQ(tokenizer->token_id("</s>"), 2);
   EXPECT_EQ(tokenizer->token_id("<unk>"), 0);

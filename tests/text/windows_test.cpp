@@ -12,10 +12,13 @@ namespace {
 
 using testing::ElementsAre;
 
-// Ids are the bytes of the text; BOS, where there is one, is 259.
+// Ids are the bytes of the text; BOS, where there is one, is 259. `add_bos_token` of the settings stands in
+// tokenizer.json, too.
 std::unique_ptr<Tokenizer> byte_tokenizer(const std::string& settings) {
   Scratch scratch;
   nlohmann::json description = small_tokenizer();
+  if (nlohmann::json::parse(settings).value("add_bos_token", false))
+    description["post_processor"] = template_of({{"<end>", 259}}, {"<end>"});
   description["model"]["merges"] = nlohmann::json::array();
   scratch.put("tokenizer.json", description.dump());
   scratch.put("tokenizer_config.json", settings);
@@ -55,7 +58,7 @@ TEST(Windows, BosPerWindowOverwritesItsFirstToken) {
   EXPECT_EQ(windows.scored(), 4);
 }
 
-TEST(Windows, AutoFollowsAddBosToken) {
+TEST(Windows, AutoFollowsTheTokenizer) {
   EXPECT_EQ(resolve_bos("auto", kGptq, *byte_tokenizer(kAddsBos)), "once");
   EXPECT_EQ(resolve_bos("auto", kLlamaCpp, *byte_tokenizer(kAddsBos)), "window");
   for (const char* protocol : {kGptq, kLlamaCpp}) {
