@@ -1,7 +1,8 @@
 """Makes tests/golden/text: small tokenizers trained on text written here, and what the reference libraries make of it.
 
 For each tokenizer.json: the ids that Hugging Face's `tokenizers` gives for many strings. For the tokenizer.model: the
-ids and the decoded text of the `sentencepiece` package. With --data (the folder of REFRAIN_DATA) also data.json: count,
+ids and the decoded text of the `sentencepiece` package. characters.json: vocabularies of characters and flags of added
+tokens, ids and text by `tokenizers`. settings.json: what transformers 5 makes of the files beside a tokenizer. With --data (the folder of REFRAIN_DATA) also data.json: count,
 first and last ids and a hash of the ids of whole corpora.
 
     python tools/make_golden_text.py [--data DIR]
@@ -12,6 +13,8 @@ import io
 import json
 import pathlib
 import random
+import shutil
+import tempfile
 
 import sentencepiece
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -188,6 +191,148 @@ def write_sentencepiece():
     write(folder / "vectors.json", [[text, ids, processor.decode(ids)] for text, ids in encoded])
 
 
+SPACE = "\u2581"
+FLAGS = {"lstrip": False, "rstrip": False, "single_word": False, "normalized": False, "special": True}
+ADDED = {
+    "<plain>": {},
+    "<right>": {"rstrip": True},
+    "<both>": {"lstrip": True, "rstrip": True},
+    "<left>": {"lstrip": True, "special": False},
+    "<word>": {"single_word": True},
+    "<normal>": {"normalized": True, "special": False},
+    "gh": {"single_word": True, "normalized": True, "special": False},
+}
+MERGES = ["a b", "▁ a", "▁ ab", "▁a b", "c d", "▁ ▁", "▁▁ ▁", "▁ c", "▁c d", "▁ cd", "e f", "▁▁ e", "i j", "j ▁"]
+
+
+def spaced_strings(count):
+    """Short strings of spaces, letters, characters without a token and added tokens."""
+    pick = random.Random(13)
+    alphabet = list("abcdefghij") * 2 + [" "] * 9 + list("\n\t\u00a0\u3000▁▁é中😀_9.²Ⓐ\u0301") + ["  ", "<s>", "</s>", "<unk>"]
+    alphabet += list(ADDED) * 2
+    first = ["", " ", "a", " a", "  a", "\n a", "▁a", "<s>", "<plain> a", "a <plain>", "<plain>", " <both> a"]
+    return first + ["".join(pick.choice(alphabet) for _ in range(pick.randrange(1, 20))) for _ in range(count)]
+
+
+def listed(first, tokens=None):
+    tokens = ADDED if tokens is None else tokens
+    return [{"id": first + i, "content": t} | FLAGS | f for i, (t, f) in enumerate(tokens.items())]
+
+
+def characters(without=(), parts=None, **model):
+    """A tokenizer.json of characters with bytes as a fallback; `without`: tokens that lose their names."""
+    vocabulary = {t: i for i, t in enumerate(["<unk>", "<s>", "</s>"] + [f"<0x{b:02X}>" for b in range(256)])}
+    vocabulary |= {c: len(vocabulary) + i for i, c in enumerate(SPACE + "abcdefghij\n")}
+    for merge in MERGES:
+        vocabulary.setdefault(merge.replace(" ", ""), len(vocabulary))
+    vocabulary = {f"-{t}" if t in without else t: i for t, i in vocabulary.items()}
+    special = listed(0, {"<unk>": {}, "<s>": {}, "</s>": {}})
+    decoder = [replace(SPACE, " "), {"type": "ByteFallback"}, {"type": "Fuse"}]
+    decoder += [{"type": "Strip", "content": " ", "start": 1, "stop": 0}]
+    rest = {"type": "BPE", "unk_token": "<unk>", "fuse_unk": True, "byte_fallback": True, "merges": MERGES}
+    added = special + listed(len(vocabulary))
+    description = {"version": "1.0", "added_tokens": added, "normalizer": None, "pre_tokenizer": metaspace("first")}
+    description |= {"post_processor": None, "decoder": sequence("decoders", decoder)}
+    return description | (parts or {}) | {"model": rest | {"vocab": vocabulary} | model}
+
+
+def replace(pattern, content, kind="String"):
+    return {"type": "Replace", "pattern": {kind: pattern}, "content": content}
+
+
+def metaspace(scheme, split=False):
+    return {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": scheme, "split": split}
+
+
+def sequence(name, parts):
+    return {"type": "Sequence", name: parts}
+
+
+def prepend():
+    return sequence("normalizers", [{"type": "Prepend", "prepend": SPACE}, replace(" ", SPACE)])
+
+
+def write_characters():
+    """What differs from `characters()`, whether bytes are the units, and ids and text of strings."""
+    cut = {"type": "Split", "pattern": {"Regex": r"[ab]|\s"}, "invert": False}
+    cases = [{"parts": {"pre_tokenizer": metaspace(s, split)}} for s in ("first", "always", "never") for split in (0, 1)]
+    for case in cases:
+        case["parts"]["pre_tokenizer"]["split"] = bool(case["parts"]["pre_tokenizer"]["split"])
+    for behavior in ("Removed", "Isolated", "MergedWithPrevious", "MergedWithNext", "Contiguous"):
+        cutting = [cut | {"behavior": behavior, "invert": behavior == "Removed"}, metaspace("first")]
+        cases.append({"parts": {"pre_tokenizer": sequence("pretokenizers", cutting)}})
+    by_pattern = [replace(r"\A +| +\z", "", "Regex"), replace(" {2,}", " ", "Regex"), replace(" ", SPACE)]
+    cases += [
+        {"parts": {"normalizer": prepend(), "pre_tokenizer": None}},
+        {"parts": {"normalizer": prepend(), "pre_tokenizer": None}, "model": {"ignore_merges": True}},
+        {"parts": {"normalizer": sequence("normalizers", by_pattern), "pre_tokenizer": metaspace("always")}},
+        {"parts": {"decoder": metaspace("first")}},
+        {"parts": {"decoder": metaspace("never")}},
+        {"parts": {"decoder": None}},
+        {"model": {"byte_fallback": False}},
+        {"model": {"byte_fallback": False, "fuse_unk": False}},
+        {"without": ["<0xE4>", "<0xCC>"]},
+        {"without": ["<0xE4>", "<0xCC>"], "model": {"fuse_unk": False}},
+        {"bytes": True},
+    ]
+    for case in cases:
+        description = characters(case.get("without", ()), case.get("parts"), **case.get("model", {}))
+        if case.get("bytes"):
+            level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+            alphabet = {s: i for i, s in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+            description |= {"pre_tokenizer": level, "decoder": level, "added_tokens": listed(256)}
+            description["model"] |= {"vocab": alphabet, "merges": [], "byte_fallback": False, "unk_token": None}
+            case["parts"] = {key: description[key] for key in ("pre_tokenizer", "decoder", "added_tokens", "model")}
+        tokenizer = Tokenizer.from_str(json.dumps(description))
+        strings = [(text, tokenizer.encode(text, add_special_tokens=False).ids) for text in spaced_strings(60)]
+        case["vectors"] = [[text, ids, tokenizer.decode(ids, skip_special_tokens=False)] for text, ids in strings]
+    write(OUT / "characters.json", {"base": characters(), "cases": cases})
+
+
+def write_settings():
+    """Folders: tokenizer.model of the golden one, or tokenizer.json; the files beside it; ids, text, BOS."""
+    from transformers import AutoTokenizer
+
+    llama, other = {"tokenizer_class": "LlamaTokenizer"}, {"tokenizer_class": "PreTrainedTokenizerFast"}
+    decoder = {"added_tokens_decoder": {str(t.pop("id")): t for t in listed(400)}}
+    names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    new = {"added_tokens.json": {"<plain>": 400, "<left>": 401}, "special_tokens_map.json": {"pad_token": "<plain>"}}
+    flags = {"added_tokens_decoder": {"1": {"content": "<s>"} | FLAGS | {"rstrip": True}}}
+    flags["added_tokens_decoder"]["400"] = {"content": "cd"} | FLAGS | {"lstrip": True}
+    legacy = characters(parts={"normalizer": prepend(), "pre_tokenizer": None})
+    cases = [
+        {"config": names | llama | decoder},
+        {"config": names | llama | decoder | {"legacy": True, "add_bos_token": True}},
+        {"config": names | llama | decoder | {"add_prefix_space": False}},
+        {"config": names | other | decoder},
+        {"config": names | other | decoder | {"legacy": False, "add_bos_token": False}},
+        {"config": names | llama, "files": new},
+        {"config": names | other | flags, "json": characters()},
+        {"config": names | llama | {"add_bos_token": True}, "json": legacy},
+        {"config": names | llama | {"legacy": True}, "json": legacy},
+        {"config": names | {"tokenizer_class": "LlamaTokenizerFast", "add_prefix_space": False}, "json": legacy},
+    ]
+    for case in cases:
+        with tempfile.TemporaryDirectory() as folder:
+            if "json" not in case:
+                shutil.copy(OUT / "sentencepiece" / "tokenizer.model", folder)
+            files = {"tokenizer_config.json": case["config"], "config.json": {"model_type": "llama"}}
+            files |= case.get("files", {}) | ({"tokenizer.json": case["json"]} if "json" in case else {})
+            for name, value in files.items():
+                (pathlib.Path(folder) / name).write_text(json.dumps(value))
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+        # At its beginning a text is sentencepiece's, which puts a space before a space, too; LlamaTokenizer does not.
+        texts = [t for t in spaced_strings(80) if "json" in case or t[:1] not in {" ", SPACE}]
+        strings = [(text, tokenizer(text, add_special_tokens=False).input_ids) for text in texts]
+        case["vectors"] = [[text, ids, tokenizer.decode(ids)] for text, ids in strings]
+        case["begins"] = tokenizer("a").input_ids[:1] == [1]
+        if case.get("json") == legacy:
+            case["json"] = "legacy"
+        elif "json" in case:
+            case["json"] = "characters"
+    write(OUT / "settings.json", {"legacy": legacy, "cases": cases})
+
+
 def fnv1a(ids):
     """64-bit FNV-1a of the ids as little-endian int32."""
     value = 0xCBF29CE484222325
@@ -224,6 +369,8 @@ def main():
     for make in [qwen, llama3, gpt2, deepseek, line_ends]:
         write_bpe(make.__name__, make())
     write_sentencepiece()
+    write_characters()
+    write_settings()
     if data:
         write_data(data)
 

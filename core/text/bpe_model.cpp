@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <limits>
+#include <utility>
 
 #include "core/io/json_text.h"
 #include "core/text/byte_alphabet.h"
+#include "core/text/utf8.h"
 
 namespace core {
 namespace {
@@ -33,16 +35,16 @@ std::pair<std::string, std::string> parts_of_merge(const nlohmann::json& merge, 
 
 }  // namespace
 
-BpeModel::BpeModel(const JsonNode& json) {
+BpeModel::BpeModel(const JsonNode& json, Units units) : units_(units) {
   // Files older than the member "type" hold BPE when they hold merges.
   const bool untyped = json.at("type").is_null() && !json.at("merges").is_null();
   if (!untyped && json.type() != "BPE") json.refuse_type({"BPE"});
   json.require_default("dropout", {0});
   json.require_default("continuing_subword_prefix", {""});
   json.require_default("end_of_word_suffix", {""});
-  json.require_default("byte_fallback", {false});
   ignore_merges_ = json.at("ignore_merges").boolean(false);
   fuse_unknown_ = json.at("fuse_unk").boolean(false);
+  byte_fallback_ = json.at("byte_fallback").boolean(false);
   read_vocabulary(json.at("vocab"));
   if (const JsonNode token = json.at("unk_token"); !token.is_null()) unknown_ = id_of(token.text());
   read_merges(json.at("merges"));
@@ -60,10 +62,12 @@ void BpeModel::read_vocabulary(const JsonNode& json) {
     require(is_new, "{} gives the id {} to `{}` and to `{}`. Replace the file.", json.where(), id,
             printable(owner->second), printable(token));
     vocabulary_.emplace(token, static_cast<int32_t>(id));
+    if (!token.empty() && token.size() == utf8_length(token[0])) symbol_ids_.emplace(token, static_cast<int32_t>(id));
     if (!ignore_merges_) continue;
-    if (const auto bytes = bytes_of_symbols(token)) whole_words_.emplace(*bytes, static_cast<int32_t>(id));
+    const std::optional<std::string> word = units_ == Units::bytes ? bytes_of_symbols(token) : token;
+    if (word) whole_words_.emplace(*word, static_cast<int32_t>(id));
   }
-  for (int byte = 0; byte < 256; ++byte) byte_ids_[byte] = id_of(byte_symbol(static_cast<uint8_t>(byte)));
+  for (int byte = 0; byte < 256; ++byte) byte_symbols_[byte] = byte_symbol(static_cast<uint8_t>(byte));
 }
 
 std::optional<int32_t> BpeModel::id_of(const std::string& token) const {
@@ -114,16 +118,41 @@ void BpeModel::append(int32_t id) {
   symbols_.push_back({id, at == 0 ? kNone : at - 1, kNone});
 }
 
-// Makes the symbols of a word; returns the offset of a byte that has neither a token nor unk_token.
+// The tokens of the bytes of a symbol, `<0xE2>`; none: one of them is missing.
+std::optional<std::vector<int32_t>> BpeModel::in_bytes(std::string_view symbol) const {
+  std::vector<int32_t> ids;
+  for (const char byte : symbol) {
+    const auto id = id_of(fmt::format("<0x{:02X}>", static_cast<unsigned char>(byte)));
+    if (!id) return std::nullopt;
+    ids.push_back(*id);
+  }
+  return ids;
+}
+
+// Makes the symbols of a word; returns the offset of a unit that has neither a token nor unk_token.
 std::optional<size_t> BpeModel::take_apart(std::string_view word) {
   symbols_.clear();
-  bool after_unknown = false;
-  for (size_t i = 0; i < word.size(); ++i) {
-    const std::optional<int32_t> id = byte_ids_[static_cast<unsigned char>(word[i])];
-    if (!id && !unknown_) return i;
-    if (id || !after_unknown || !fuse_unknown_) append(id ? *id : *unknown_);
-    after_unknown = !id;
+  bool unknown = false;  // has not been appended yet, because more of it may follow
+  for (size_t at = 0, size; at < word.size(); at += size) {
+    size = units_ == Units::bytes ? 1 : utf8_length(word[at]);
+    const std::string_view symbol = units_ == Units::bytes
+                                        ? std::string_view(byte_symbols_[static_cast<unsigned char>(word[at])])
+                                        : word.substr(at, size);
+    if (const auto found = symbol_ids_.find(symbol); found != symbol_ids_.end()) {
+      if (std::exchange(unknown, false)) append(*unknown_);
+      append(found->second);
+      continue;
+    }
+    if (byte_fallback_) {
+      if (const auto ids = in_bytes(symbol)) {
+        for (const int32_t id : *ids) append(id);
+        continue;
+      }
+    }
+    if (!unknown_) return at;
+    if (std::exchange(unknown, true) && !fuse_unknown_) append(*unknown_);
   }
+  if (unknown) append(*unknown_);
   return std::nullopt;
 }
 

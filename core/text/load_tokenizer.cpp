@@ -8,9 +8,11 @@
 #include "core/error.h"
 #include "core/io/hf_config.h"
 #include "core/io/json_text.h"
-#include "core/text/byte_level_bpe.h"
+#include "core/text/json_tokenizer.h"
 #include "core/text/model_texts.h"
+#include "core/text/post_processor.h"
 #include "core/text/sentencepiece_tokenizer.h"
+#include "core/text/tokenizer_settings.h"
 
 namespace core {
 namespace {
@@ -23,13 +25,20 @@ bool mirrors_sentencepiece(const std::string& tokenizer_json) {
   return model != json.end() && model->is_object() && model->value("byte_fallback", nlohmann::json()) == true;
 }
 
-std::unique_ptr<Tokenizer> read_tokenizer(const ModelTexts& texts) {
+// Sets `special` to what tokenizer.json says of BOS, if it is there.
+std::unique_ptr<Tokenizer> read_tokenizer(const ModelTexts& texts, std::optional<SpecialTokens>& special) {
   const std::string json = "tokenizer.json", model = "tokenizer.model";
-  if (texts.has(json) && !(texts.has(model) && mirrors_sentencepiece(texts.at(json)))) {
-    return std::make_unique<ByteLevelBpe>(texts.at(json), texts.name_of(json));
-  }
-  if (texts.has(model)) return std::make_unique<SentencePieceTokenizer>(texts.at(model), texts.name_of(model));
-  fail("{}: there is no tokenizer.json and no tokenizer.model. Copy the model's tokenizer there.", texts.where);
+  const bool has_model = texts.has(model), has_json = texts.has(json);
+  require(has_model || has_json,
+          "{}: there is no tokenizer.json and no tokenizer.model. Copy the model's tokenizer there.", texts.where);
+  const TokenizerSettings settings(texts);
+  const std::string text = has_json ? texts.at(json) : "";
+  if (has_json && !(has_model && mirrors_sentencepiece(text)))
+    return std::make_unique<JsonTokenizer>(settings.applied_to(text), texts.name_of(json));
+  if (has_json)
+    special = begins_as(JsonNode(nlohmann::json::parse(text), texts.name_of(json), "").at("post_processor"));
+  return std::make_unique<SentencePieceTokenizer>(texts.at(model), texts.name_of(model),
+                                                  settings.for_sentencepiece(text));
 }
 
 // `bos_token` of tokenizer_config.json: a text, or an AddedToken object with a content. Absent and null: none.
@@ -85,8 +94,11 @@ void apply_settings(const JsonObject& config, bool post_processor_counts, const 
 
 std::unique_ptr<Tokenizer> load_tokenizer(const std::string& model_directory) {
   const ModelTexts texts = read_model_texts(model_directory);
-  std::unique_ptr<Tokenizer> tokenizer = read_tokenizer(texts);
+  std::optional<SpecialTokens> of_mirror;
+  std::unique_ptr<Tokenizer> tokenizer = read_tokenizer(texts, of_mirror);
   SpecialTokens& special = tokenizer->special_;
+  if (of_mirror) special.adds_bos = of_mirror->adds_bos;
+  if (of_mirror && of_mirror->bos_id) special.bos_id = of_mirror->bos_id;
   const bool post_processor_counts = texts.has("tokenizer.json");
   if (const auto config = read_if_there(texts, "tokenizer_config.json"))
     apply_settings(*config, post_processor_counts, *tokenizer, special);

@@ -46,6 +46,11 @@ Pattern Pattern::literal(std::string_view text, const std::string& where) {
   return Pattern(text, text, PCRE2_UTF | PCRE2_LITERAL, where);
 }
 
+Pattern Pattern::of(const JsonNode& json) {
+  const JsonNode text = json.at("Regex");
+  return text.is_null() ? literal(json.at("String").text(), json.where()) : regex(text.text(), json.where());
+}
+
 Pattern::Pattern(std::string_view pattern, std::string_view shown, uint32_t options, const std::string& where)
     : shown_(shown), where_(where), compiled_(new Compiled) {
   int error = 0;
@@ -63,9 +68,10 @@ Pattern::Pattern(std::string_view pattern, std::string_view shown, uint32_t opti
   pcre2_jit_stack_assign(compiled_->context, nullptr, compiled_->stack);
 }
 
-void Pattern::split(std::string_view text, std::vector<std::string_view>& pieces) const {
-  const auto keep = [&](size_t begin, size_t end) {
-    if (end > begin) pieces.push_back(text.substr(begin, end - begin));
+std::vector<Pattern::Piece> Pattern::split(std::string_view text) const {
+  std::vector<Piece> pieces;
+  const auto keep = [&](size_t begin, size_t end, bool is_match) {
+    if (end > begin) pieces.push_back({text.substr(begin, end - begin), is_match});
   };
   size_t done = 0;  // the text before it is in pieces
   for (size_t from = 0; from < text.size();) {
@@ -75,13 +81,20 @@ void Pattern::split(std::string_view text, std::vector<std::string_view>& pieces
     require(found >= 0, "{}: pattern `{}` gave up at byte {} of a piece of text: {}. Shorten the runs in the text.",
             where_, shown_, from, message_of(found));
     const PCRE2_SIZE* span = pcre2_get_ovector_pointer(compiled_->match);
-    keep(done, span[0]);
-    keep(span[0], span[1]);
+    keep(done, span[0], false);
+    keep(span[0], span[1], true);
     done = span[1];
     // An empty match cuts, and the search goes on one character later.
     from = span[1] > span[0] || span[1] == text.size() ? span[1] : span[1] + utf8_length(text[span[1]]);
   }
-  keep(done, text.size());
+  keep(done, text.size(), false);
+  return pieces;
+}
+
+std::string Pattern::replace(std::string_view text, std::string_view with) const {
+  std::string replaced;
+  for (const Piece& piece : split(text)) replaced += piece.is_match ? with : piece.text;
+  return replaced;
 }
 
 }  // namespace core

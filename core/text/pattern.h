@@ -8,6 +8,8 @@
 #include <string_view>
 #include <vector>
 
+#include "core/text/json_node.h"
+
 namespace core {
 
 class Pattern {
@@ -17,9 +19,18 @@ class Pattern {
   // Matches the text itself.
   static Pattern literal(std::string_view text, const std::string& where);
 
-  // Appends the matches and the gaps between them, in order, none empty: together they are the text. The text must be
-  // valid UTF-8. Not to be called from two threads at once (one match buffer).
-  void split(std::string_view text, std::vector<std::string_view>& pieces) const;
+  // From {"Regex": ...} or {"String": ...} of tokenizer.json.
+  static Pattern of(const JsonNode& json);
+
+  struct Piece {
+    std::string_view text;
+    bool is_match = false;
+  };
+  // The matches and the gaps between them, in order, none empty: together they are the text. The text must be valid
+  // UTF-8. Not to be called from two threads at once (one match buffer).
+  std::vector<Piece> split(std::string_view text) const;
+  // The text with every match replaced; matches of nothing are passed over.
+  std::string replace(std::string_view text, std::string_view with) const;
 
  private:
   struct Compiled;

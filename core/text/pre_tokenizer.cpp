@@ -1,17 +1,46 @@
 #include "core/text/pre_tokenizer.h"
 
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <array>
+#include <memory>
+
+#include "core/io/json_text.h"
+
 namespace core {
 namespace {
 
 // The pattern of GPT-2 (Radford et al. 2019), which ByteLevel applies by itself under use_regex.
 constexpr std::string_view kGpt2 = R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 
+constexpr std::array kBehaviors{"Isolated", "Removed", "MergedWithPrevious", "MergedWithNext", "Contiguous"};
+
+// Joins matches with their neighbours. Neighbours are parts of one text, so that joining is a longer view.
+std::vector<std::string_view> joined(const std::vector<Pattern::Piece>& pieces, std::string_view behavior) {
+  std::vector<std::string_view> words;
+  bool after_match = false;
+  const auto append = [&](std::string_view text, bool to_last) {
+    if (to_last && !words.empty()) {
+      words.back() = {words.back().data(), words.back().size() + text.size()};
+    } else {
+      words.push_back(text);
+    }
+  };
+  for (const auto& [text, is_match] : pieces) {
+    if (behavior == "Removed" && is_match) continue;
+    append(text, (behavior == "MergedWithPrevious" && is_match && !after_match) ||
+                     (behavior == "MergedWithNext" && !is_match && after_match) ||
+                     (behavior == "Contiguous" && is_match == after_match));
+    after_match = is_match;
+  }
+  return words;
+}
+
 }  // namespace
 
 PreTokenizer::PreTokenizer(const JsonNode& json) {
-  require(!json.is_null(), "{} is missing. A byte-level tokenizer needs ByteLevel.", json.where());
-  add(json);
-  require(byte_level_, "{} has no ByteLevel. Only byte-level BPE is implemented for tokenizer.json.", json.where());
+  if (!json.is_null()) add(json);
 }
 
 void PreTokenizer::add(const JsonNode& json) {
@@ -24,45 +53,85 @@ void PreTokenizer::add(const JsonNode& json) {
     add_split(json);
   } else if (type == "Digits") {
     const bool individual = json.at("individual_digits").boolean(false);
-    stages_.push_back({false, Pattern::regex(individual ? R"(\p{N})" : R"(\p{N}+)", json.where())});
+    cut(Pattern::regex(individual ? R"(\p{N})" : R"(\p{N}+)", json.where()), "Isolated");
+  } else if (type == "Metaspace") {
+    add_metaspace(json);
   } else if (type == "ByteLevel") {
     add_byte_level(json);
   } else {
-    json.refuse_type({"Split", "Digits", "ByteLevel", "Sequence"});
+    json.refuse_type({"Split", "Digits", "Metaspace", "ByteLevel", "Sequence"});
   }
 }
 
+void PreTokenizer::cut(Pattern pattern, const std::string& behavior, bool invert) {
+  const auto shared = std::make_shared<const Pattern>(std::move(pattern));
+  stages_.emplace_back([shared, behavior, invert](const Pieces& pieces, Copies&) {
+    Pieces words;
+    words.reserve(pieces.size());
+    for (const Piece& piece : pieces) {
+      std::vector<Pattern::Piece> found = shared->split(piece.text);
+      for (Pattern::Piece& part : found) part.is_match ^= invert;
+      for (const std::string_view word : joined(found, behavior))
+        words.push_back({word, piece.begins && word.data() == piece.text.data()});
+    }
+    return words;
+  });
+}
+
 void PreTokenizer::add_split(const JsonNode& json) {
-  json.require_default("behavior", {"Isolated"});
-  json.require_default("invert", {false});
-  const JsonNode regex = json.at("pattern").at("Regex");
-  stages_.push_back({false, regex.is_null() ? Pattern::literal(json.at("pattern").at("String").text(), json.where())
-                                            : Pattern::regex(regex.text(), json.where())});
+  const std::string behavior = json.at("behavior").text();
+  if (std::ranges::find(kBehaviors, behavior) == kBehaviors.end())
+    fail("{} `{}` is not known. Known: {}.", json.at("behavior").where(), printable(behavior),
+         fmt::join(kBehaviors, ", "));
+  cut(Pattern::of(json.at("pattern")), behavior, json.at("invert").boolean(false));
+}
+
+// Spaces become the replacement; one more is put in front of every piece (always), of the one that begins the text
+// (first) or of none (never), unless it stands there already.
+void PreTokenizer::add_metaspace(const JsonNode& json) {
+  const std::string sign = json.at("replacement").text();
+  const bool old_spelling = json.at("prepend_scheme").is_null();
+  const std::string scheme = !old_spelling                               ? json.at("prepend_scheme").text()
+                             : json.at("add_prefix_space").boolean(true) ? "always"
+                                                                         : "never";
+  require(!sign.empty(), "{} is empty. Replace the file.", json.at("replacement").where());
+  require(scheme == "always" || scheme == "first" || scheme == "never",
+          "{} `{}` is not known. Known: always, first, never.", json.at("prepend_scheme").where(), printable(scheme));
+  const auto space = std::make_shared<const Pattern>(Pattern::literal(" ", json.where()));
+  stages_.emplace_back([space, sign, scheme](const Pieces& pieces, Copies& copies) {
+    Pieces words;
+    for (const Piece& piece : pieces) {
+      std::string text = space->replace(piece.text, sign);
+      if ((scheme == "always" || (scheme == "first" && piece.begins)) && !text.starts_with(sign)) text.insert(0, sign);
+      words.push_back({copies.emplace_back(std::move(text)), piece.begins});
+    }
+    return words;
+  });
+  if (json.at("split").boolean(true)) cut(Pattern::literal(sign, json.where()), "MergedWithNext");
 }
 
 // `trim_offsets` concerns character offsets, which we do not produce.
 void PreTokenizer::add_byte_level(const JsonNode& json) {
-  Stage stage;
-  stage.prefix_space = json.at("add_prefix_space").boolean(true);
-  if (json.at("use_regex").boolean(true)) stage.pattern = Pattern::regex(kGpt2, json.where());
-  stages_.push_back(std::move(stage));
+  if (json.at("add_prefix_space").boolean(true)) {
+    stages_.emplace_back([](Pieces pieces, Copies& copies) {
+      for (Piece& piece : pieces)
+        if (!piece.text.starts_with(' ')) piece.text = copies.emplace_back(" " + std::string(piece.text));
+      return pieces;
+    });
+  }
+  if (json.at("use_regex").boolean(true)) cut(Pattern::regex(kGpt2, json.where()), "Isolated");
   byte_level_ = true;
 }
 
-std::vector<std::string_view> PreTokenizer::split(std::string_view text, std::deque<std::string>& copies) const {
-  std::vector<std::string_view> pieces;
-  if (!text.empty()) pieces.push_back(text);
-  for (const Stage& stage : stages_) {
-    if (stage.prefix_space)
-      for (std::string_view& piece : pieces)
-        if (!piece.starts_with(' ')) piece = copies.emplace_back(" " + std::string(piece));
-    if (!stage.pattern) continue;
-    std::vector<std::string_view> cut;
-    cut.reserve(pieces.size());
-    for (const std::string_view piece : pieces) stage.pattern->split(piece, cut);
-    pieces = std::move(cut);
-  }
-  return pieces;
+std::vector<std::string_view> PreTokenizer::split(std::string_view text, bool begins,
+                                                  std::deque<std::string>& copies) const {
+  Pieces pieces;
+  if (!text.empty()) pieces.push_back({text, begins});
+  for (const auto& stage : stages_) pieces = stage(pieces, copies);
+  std::vector<std::string_view> words;
+  words.reserve(pieces.size());
+  for (const Piece& piece : pieces) words.push_back(piece.text);
+  return words;
 }
 
 }  // namespace core

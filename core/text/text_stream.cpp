@@ -8,7 +8,7 @@ namespace core {
 
 namespace {
 
-constexpr size_t kBefore = 8;    // tokens that the next one may depend on
+constexpr size_t kBefore = 8;    // tokens that the next one may depend on, and as many again where a character is cut
 constexpr size_t kLongest = 64;  // tokens that are decoded at once
 constexpr std::string_view kReplacement = "\xEF\xBF\xBD";
 
@@ -29,6 +29,14 @@ std::string mended(std::string_view text) {
   return whole.append(text);
 }
 
+// How many of the last tokens are kept: their text must end the whole text, which it does not where they begin inside a
+// character whose bytes are tokens. All of them if there is no such number.
+size_t kept(const Tokenizer& tokenizer, const std::vector<int32_t>& ids, std::string_view text) {
+  for (size_t count = kBefore; count < std::min(2 * kBefore, ids.size()); ++count)
+    if (text.ends_with(tokenizer.decode(std::span(ids).last(count)))) return count;
+  return ids.size();
+}
+
 }  // namespace
 
 size_t complete_utf8(std::string_view text) {
@@ -41,9 +49,15 @@ size_t complete_utf8(std::string_view text) {
 }
 
 TextStream::TextStream(const Tokenizer& tokenizer, const std::vector<int32_t>& before)
-    : tokenizer_(tokenizer),
-      ids_(before.end() - static_cast<std::ptrdiff_t>(std::min(kBefore, before.size())), before.end()),
-      sent_(tokenizer.decode(ids_).size()) {}
+    : tokenizer_(tokenizer), ids_(before) {
+  forget(tokenizer_.decode(ids_));
+}
+
+// Drops the tokens that the next one does not depend on; `text` is that of all of them, and it is out.
+void TextStream::forget(std::string_view text) {
+  ids_.erase(ids_.begin(), ids_.end() - static_cast<std::ptrdiff_t>(kept(tokenizer_, ids_, text)));
+  sent_ = tokenizer_.decode(ids_).size();
+}
 
 std::string TextStream::push(int32_t id) {
   ids_.push_back(id);
@@ -51,10 +65,7 @@ std::string TextStream::push(int32_t id) {
   const size_t end = std::max(sent_, certain(text));
   std::string fresh = mended(std::string_view(text).substr(std::min(sent_, text.size()), end - sent_));
   sent_ = end;
-  if (ids_.size() >= kLongest && sent_ == text.size()) {
-    ids_.erase(ids_.begin(), ids_.end() - kBefore);
-    sent_ = tokenizer_.decode(ids_).size();
-  }
+  if (ids_.size() >= kLongest && sent_ == text.size()) forget(text);
   return fresh;
 }
 

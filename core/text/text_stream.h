@@ -23,9 +23,11 @@ class TextStream {
   std::string finish();
 
  private:
+  void forget(std::string_view text);
+
   const Tokenizer& tokenizer_;
   std::vector<int32_t> ids_;  // the last ones
-  size_t sent_;               // bytes of their text that are out already
+  size_t sent_ = 0;           // bytes of their text that are out already
 };
 
 // Bytes of `text` before a UTF-8 character that has begun at its end and is not complete; all of it if there is none.

@@ -1,4 +1,5 @@
-// Text to token ids and back. Two kinds exist: byte-level BPE (tokenizer.json) and sentencepiece (tokenizer.model).
+// Text to token ids and back. Two kinds exist: BPE of bytes or characters (tokenizer.json) and sentencepiece
+// (tokenizer.model).
 // A tokenizer never adds BOS or EOS by itself: whether a text starts with BOS is a matter of the measuring protocol
 // (core/text/windows.h), so a model's files are only asked which ids these are and whether `auto` means BOS. EOS is
 // never put behind a text, not even where the files say so (add_eos_token, a template that ends in EOS) and
@@ -31,13 +32,15 @@ class Tokenizer {
  public:
   virtual ~Tokenizer() = default;
 
-  // Ids of a UTF-8 text, without BOS and EOS. Added tokens (special or not) written out in the text become their ids
-  // for tokenizer.json; sentencepiece reads control symbols in the text as plain text, as its library does.
-  // Throws UserError with the byte offset when the text is not UTF-8. May be called from several threads.
+  // Ids of a UTF-8 text, without BOS and EOS. Added tokens (special or not) written out in the text become their ids;
+  // where a sentencepiece model's files list none, control symbols in the text are plain text, as for its library.
+  // Throws UserError with the byte offset when the text is not UTF-8, and, of tokenizer.json, when a character has
+  // neither a token nor unk_token. May be called from several threads.
   virtual std::vector<int32_t> encode(std::string_view text) const = 0;
 
-  // The text of the ids, special tokens written out (sentencepiece: control symbols vanish, as in its library).
-  // Byte-level BPE returns the exact bytes, which may end inside a UTF-8 character. Throws UserError on unknown ids.
+  // The text of the ids, special tokens written out (where a sentencepiece model's files list no added tokens, control
+  // symbols vanish, as in its library). Byte-level BPE returns the exact bytes, which may end inside a UTF-8 character;
+  // the others write U+FFFD for bytes that are no character. Throws UserError on unknown ids.
   virtual std::string decode(std::span<const int32_t> ids) const = 0;
 
   // Largest id + 1, added tokens included. The model's embedding may have more rows (padding).
@@ -51,7 +54,7 @@ class Tokenizer {
   bool ends_text(int64_t id) const { return std::ranges::find(special_.eos_ids, id) != special_.eos_ids.end(); }
   bool adds_bos() const { return special_.adds_bos; }
 
-  // Hash of the tokenizer's file: equal hashes, equal ids for every text.
+  // Hash of the tokenizer's file and of what is added to it: equal hashes, equal ids for every text.
   std::string hash() const { return hash_; }
 
  protected:

@@ -22,6 +22,15 @@ std::string nfc(std::string_view text);
 // Bytes of the character that starts with this byte of a well-formed text: 1 … 4.
 size_t utf8_length(char first);
 
+// The first and the last code point of a well-formed text that is not empty.
+char32_t first_code_point(std::string_view text);
+char32_t last_code_point(std::string_view text);
+
+// Unicode's White_Space, and what `\w` matches by Unicode's rules (UTS 18): letters and all that is used like one,
+// marks, decimal digits, connecting punctuation, joiners.
+bool is_white_space(char32_t code_point);
+bool is_word_character(char32_t code_point);
+
 // Appends one code point.
 void append_utf8(std::string& text, char32_t code_point);
 

@@ -175,6 +175,24 @@ TEST(ByteLevelBpe, TruncationAndPaddingAreLeftovers) {
   EXPECT_EQ(tokenizer_of(description).encode("hello"), (Ids{258, 'o'}));
 }
 
+// One word of a million characters, as every text is where spaces are characters like others.
+TEST(ByteLevelBpe, AMegabyteOfCharactersIsNotQuadratic) {
+  const ByteLevelBpe tokenizer(characters_tokenizer(golden_json("characters.json")["base"]).dump(), "tokenizer.json");
+  for (const std::string& unit : {std::string("ab cdef  ij "), std::string("a"), std::string("中"), std::string(" ")}) {
+    std::string text = "a";
+    while (text.size() < (1 << 20)) text += unit;
+    EXPECT_EQ(tokenizer.decode(tokenizer.encode(text)), text) << unit;
+  }
+}
+
+TEST(ByteLevelBpe, ACharacterWithoutATokenIsNamedWithItsPlace) {
+  json change{{"without", {"<0xC3>"}}, {"model", {{"unk_token", nullptr}}}};
+  const ByteLevelBpe tokenizer = tokenizer_of(characters_tokenizer(golden_json("characters.json")["base"], change));
+  EXPECT_EQ(message_of([&] { tokenizer.encode("a b 中 é"); }),
+            "text to tokenize: `é` at byte 8 has no token in t.json, nor is there a model.unk_token for it. Remove the "
+            "character, or use another tokenizer.");
+}
+
 TEST(ByteLevelBpe, TextThatIsNotUtf8IsRefusedWithTheOffset) {
   const ByteLevelBpe tokenizer = tokenizer_of(small_tokenizer());
   const auto refused = [&](std::string_view text) { return message_of([&] { tokenizer.encode(text); }); };
@@ -199,30 +217,34 @@ TEST(ByteLevelBpe, PartsThatAreNotImplementedAreRefusedByName) {
   const auto pre = [](const json& value) { return broken([&](json& j) { j["pre_tokenizer"] = value; }); };
   EXPECT_EQ(
       pre({{"type", "Whitespace"}}),
-      "t.json: pre_tokenizer type `Whitespace` is not implemented. Implemented: Split, Digits, ByteLevel, Sequence.");
-  EXPECT_EQ(pre({{"type", "Sequence"}, {"pretokenizers", {{{"type", "Metaspace"}}}}}),
-            "t.json: pre_tokenizer.pretokenizers[0] type `Metaspace` is not implemented. Implemented: Split, Digits, "
-            "ByteLevel, "
-            "Sequence.");
+      "t.json: pre_tokenizer type `Whitespace` is not implemented. Implemented: Split, Digits, Metaspace, ByteLevel, "
+      "Sequence.");
+  EXPECT_EQ(pre({{"type", "Sequence"}, {"pretokenizers", {{{"type", "Punctuation"}}}}}),
+            "t.json: pre_tokenizer.pretokenizers[0] type `Punctuation` is not implemented. Implemented: Split, Digits, "
+            "Metaspace, ByteLevel, Sequence.");
   const auto split = [&](const char* pattern, const char* behavior, bool invert) {
     return pre({{"type", "Split"}, {"pattern", {{"Regex", pattern}}}, {"behavior", behavior}, {"invert", invert}});
   };
-  EXPECT_EQ(split("a", "Removed", false),
-            "t.json: pre_tokenizer.behavior \"Removed\" is not implemented. Use a tokenizer without it.");
-  EXPECT_EQ(split("a", "Isolated", true),
-            "t.json: pre_tokenizer.invert true is not implemented. Use a tokenizer without it.");
-  EXPECT_EQ(split("a", "Isolated", false),
-            "t.json: pre_tokenizer has no ByteLevel. Only byte-level BPE is implemented for tokenizer.json.");
+  EXPECT_EQ(split("a", "Doubled", false),
+            "t.json: pre_tokenizer.behavior `Doubled` is not known. Known: Isolated, Removed, MergedWithPrevious, "
+            "MergedWithNext, Contiguous.");
   EXPECT_EQ(split("(a", "Isolated", false),
-            "t.json: pre_tokenizer: pattern `(a` is not a regular expression: missing closing parenthesis. Correct the "
+            "t.json: pre_tokenizer.pattern: pattern `(a` is not a regular expression: missing closing parenthesis. "
+            "Correct the "
             "pattern.");
-  EXPECT_EQ(split(R"(\w+)", "Isolated", false),
-            R"(t.json: pre_tokenizer: pattern `\w+` is not implemented: the escape \w. Use a tokenizer without it.)");
-  EXPECT_EQ(pre(nullptr), "t.json: pre_tokenizer is missing. A byte-level tokenizer needs ByteLevel.");
+  EXPECT_EQ(
+      split(R"(\w+)", "Isolated", false),
+      R"(t.json: pre_tokenizer.pattern: pattern `\w+` is not implemented: the escape \w. Use a tokenizer without it.)");
+  EXPECT_EQ(pre({{"type", "Metaspace"}, {"replacement", "_"}, {"prepend_scheme", "last"}}),
+            "t.json: pre_tokenizer.prepend_scheme `last` is not known. Known: always, first, never.");
+  EXPECT_EQ(pre(nullptr),
+            "t.json: decoder type `ByteLevel` is not implemented. Implemented: Replace, ByteFallback, Fuse, Strip, "
+            "Metaspace, Sequence.")
+      << "without ByteLevel in the pre-tokenizer it is a vocabulary of characters";
 
   const auto member = [](const char* key, const json& value) { return broken([&](json& j) { j[key] = value; }); };
   EXPECT_EQ(member("normalizer", {{"type", "Lowercase"}}),
-            "t.json: normalizer type `Lowercase` is not implemented. Implemented: NFC, Sequence.");
+            "t.json: normalizer type `Lowercase` is not implemented. Implemented: NFC, Prepend, Replace, Sequence.");
   EXPECT_EQ(member("decoder", {{"type", "WordPiece"}}),
             "t.json: decoder type `WordPiece` is not implemented. Implemented: ByteLevel.");
   EXPECT_EQ(member("post_processor", {{"type", "Sequence"}, {"processors", {{{"type", "Other"}}}}}),
@@ -234,15 +256,14 @@ TEST(ByteLevelBpe, PartsThatAreNotImplementedAreRefusedByName) {
   };
   EXPECT_EQ(model("type", "Unigram"), "t.json: model type `Unigram` is not implemented. Implemented: BPE.");
   EXPECT_EQ(model("type", "WordPiece"), "t.json: model type `WordPiece` is not implemented. Implemented: BPE.");
-  EXPECT_EQ(model("byte_fallback", true),
-            "t.json: model.byte_fallback true is not implemented. Use a tokenizer without it.");
+  EXPECT_EQ(broken([](json& j) {
+              j["model"] = {{"type", "Unigram"}, {"vocab", json::array()}};
+              j["normalizer"] = {{"type", "Precompiled"}};
+            }),
+            "t.json: model type `Unigram` is not implemented. Implemented: BPE.");
   EXPECT_EQ(model("dropout", 0.1), "t.json: model.dropout 0.1 is not implemented. Use a tokenizer without it.");
   EXPECT_EQ(model("end_of_word_suffix", "</w>"),
             "t.json: model.end_of_word_suffix \"</w>\" is not implemented. Use a tokenizer without it.");
-  for (const char* option : {"single_word", "lstrip", "rstrip"})
-    EXPECT_EQ(
-        broken([&](json& j) { j["added_tokens"][0][option] = true; }),
-        std::string("t.json: added_tokens[0].") + option + " true is not implemented. Use a tokenizer without it.");
 }
 
 TEST(ByteLevelBpe, BrokenFilesAreRefusedInOneLine) {

@@ -13,13 +13,19 @@ namespace {
 using testing::ElementsAre;
 
 std::vector<std::string> pieces(const Pattern& pattern, std::string_view text) {
-  std::vector<std::string_view> views;
-  pattern.split(text, views);
-  return {views.begin(), views.end()};
+  std::vector<std::string> texts;
+  for (const Pattern::Piece& piece : pattern.split(text)) texts.emplace_back(piece.text);
+  return texts;
 }
 
 std::vector<std::string> pieces(std::string_view pattern, std::string_view text) {
   return pieces(Pattern::regex(pattern, "here"), text);
+}
+
+TEST(Pattern, MatchesAreReplaced) {
+  EXPECT_EQ(Pattern::regex("b+", "here").replace("abbcb", "xy"), "axycxy");
+  EXPECT_EQ(Pattern::literal(".", "here").replace("a.b", ""), "ab");
+  EXPECT_EQ(Pattern::regex(R"(\A +)", "here").replace("  a  b", "-"), "-a  b");
 }
 
 TEST(Pattern, MatchesAndGapsTogetherAreTheText) {

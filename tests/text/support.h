@@ -78,6 +78,20 @@ inline nlohmann::json template_of(const std::map<std::string, int>& ids, const s
   return {{"type", "TemplateProcessing"}, {"single", single}, {"pair", single}, {"special_tokens", special}};
 }
 
+// A tokenizer.json of tests/golden/text/characters.json: `base` with what a case changes.
+inline nlohmann::json characters_tokenizer(nlohmann::json base,
+                                           const nlohmann::json& change = nlohmann::json::object()) {
+  nlohmann::json& vocabulary = base["model"]["vocab"];
+  if (change.contains("without"))
+    for (const std::string token : change["without"]) {
+      vocabulary["-" + token] = vocabulary[token];
+      vocabulary.erase(token);
+    }
+  if (change.contains("model")) base["model"].update(change["model"]);
+  if (change.contains("parts")) base.update(change["parts"]);
+  return base;
+}
+
 using Ids = std::vector<int32_t>;
 
 }  // namespace core

@@ -65,9 +65,23 @@ void expect_whole(const Tokenizer& tokenizer, const std::string& text) {
   }
 }
 
+// Bytes of a prompt's last character may lie before the tokens that are kept: here its last 8 begin inside one.
+TEST(TextStream, APromptMayEndInARunOfBytes) {
+  const ByteLevelBpe tokenizer(characters_tokenizer(golden_json("characters.json")["base"]).dump(), "tokenizer.json");
+  const Ids ids = tokenizer.encode("房子很小但是很贵"), before(ids.begin(), ids.begin() + 1 + 6 * 3);
+  TextStream stream(tokenizer, before);
+  std::string all;
+  for (size_t i = before.size(); i < ids.size(); ++i) all += stream.push(ids[i]);
+  EXPECT_EQ(all + stream.finish(), "很贵");
+}
+
 TEST(TextStream, ThePiecesAreTheText) {
   const std::string text = "Straße in 北京 costs 5 €. 😀 hello ";
   expect_whole(bytes(), text);
+  const ByteLevelBpe characters(characters_tokenizer(golden_json("characters.json")["base"]).dump(), "tokenizer.json");
+  expect_whole(characters, "a cab in 北京 costs 5 €. ");
+  expect_whole(characters,
+               "a cab in which one sits, 北京的房子很小但是很贵没有人住在那里北京的房子很小但是很贵没有人住在那里 ");
   const std::string file = golden("sentencepiece/tokenizer.model");
   expect_whole(SentencePieceTokenizer(read_file(file), file), "The house in 北京 is small, it costs 5 €. ");
 }

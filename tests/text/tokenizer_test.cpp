@@ -193,14 +193,49 @@ TEST_F(ModelDirectory, TokenizerJsonIsPreferred) {
 TEST_F(ModelDirectory, ATokenizerJsonThatMirrorsTheSentencepieceModelGivesWayToIt) {
   nlohmann::json mirror = small_tokenizer();
   mirror["model"]["byte_fallback"] = true;
+  mirror["post_processor"] = template_of({{"<s>", 1}}, {"<s>"});
   scratch_.put("tokenizer.json", mirror.dump());
-  const std::string at = scratch_.path();
-  EXPECT_EQ(refused(),
-            at + "/tokenizer.json: model.byte_fallback true is not implemented. Use a tokenizer without it.");
+  EXPECT_EQ(load()->vocabulary_size(), 260);
   put_sentencepiece();
   EXPECT_EQ(load()->token_id("</s>"), 2);
+  put_settings(R"({"add_bos_token": false})");
+  EXPECT_TRUE(load()->adds_bos()) << "the post-processor counts all the same";
+  EXPECT_EQ(load()->bos_id(), 1);
   scratch_.put("tokenizer.json", "{");
-  EXPECT_THAT(refused(), testing::StartsWith(at + "/tokenizer.json: ")) << "a broken file is not passed over";
+  EXPECT_THAT(refused(), testing::StartsWith(scratch_.path() + "/tokenizer.json: "))
+      << "a broken file is not passed over";
+}
+
+TEST_F(ModelDirectory, AddedTokensBesideASentencepieceModelAreTokens) {
+  put_sentencepiece();
+  scratch_.put("added_tokens.json", R"({"<|im_end|>": 400, "<|im_start|>": 401})");
+  put_settings(R"({"tokenizer_class": "LlamaTokenizer", "eos_token": "<|im_end|>"})");
+  const auto tokenizer = load();
+  EXPECT_EQ(tokenizer->eos_ids(), Ids{400});
+  EXPECT_EQ(tokenizer->vocabulary_size(), 402);
+  EXPECT_EQ(tokenizer->decode(Ids{1, 401, 400}), "<s><|im_start|><|im_end|>");
+  Ids ids = load()->encode("the house");
+  ids.push_back(400);
+  EXPECT_EQ(tokenizer->encode("the house<|im_end|>"), ids);
+  const std::string hash = tokenizer->hash();
+  put_settings(R"({"tokenizer_class": "LlamaTokenizer", "legacy": true})");
+  EXPECT_NE(load()->hash(), hash) << "other ids behind an added token";
+}
+
+TEST_F(ModelDirectory, BrokenAddedTokensAreNamed) {
+  put_sentencepiece();
+  const std::string at = scratch_.path();
+  put_settings(R"({"added_tokens_decoder": {"x": {"content": "<a>"}}})");
+  EXPECT_EQ(refused(), at + "/tokenizer_config.json: added_tokens_decoder has the key `x`, a token id is expected. "
+                            "Replace the file.");
+  put_settings(R"({"added_tokens_decoder": {"400": {"content": ""}}})");
+  EXPECT_EQ(refused(), at + "/tokenizer_config.json: added_tokens_decoder.400.content is empty. Replace the file.");
+  put_settings(R"({"added_tokens_decoder": []})");
+  EXPECT_EQ(refused(),
+            at + "/tokenizer_config.json: added_tokens_decoder is not an object of ids and tokens. Replace the file.");
+  put_settings("{}");
+  scratch_.put("added_tokens.json", R"({"<a>": "400"})");
+  EXPECT_EQ(refused(), at + "/added_tokens.json: <a> is \"400\", an integer is expected. Replace the file.");
 }
 
 TEST_F(ModelDirectory, TheHashFollowsTheFile) {

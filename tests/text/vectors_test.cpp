@@ -6,6 +6,7 @@
 
 #include "core/io/model_path.h"
 #include "core/text/corpus.h"
+#include "core/text/json_tokenizer.h"
 #include "core/text/load_tokenizer.h"
 #include "core/text/utf8.h"
 #include "core/text/windows.h"
@@ -56,6 +57,49 @@ TEST(GoldenSentencePiece, IdsAndTextEqualThoseOfTheLibrary) {
     const auto ids = vector[1].get<Ids>();
     EXPECT_EQ(tokenizer->encode(vector[0].get<std::string>()), ids) << vector[0].dump();
     EXPECT_EQ(tokenizer->decode(ids), vector[2].get<std::string>()) << vector[0].dump();
+  }
+}
+
+// Vocabularies of characters: where spaces are put in front, what becomes of characters without a token, behaviours of
+// Split, decoders; and flags of added tokens, of bytes and of characters. By `tokenizers` 0.23.
+TEST(GoldenCharacters, IdsAndTextEqualThoseOfTokenizers) {
+  const nlohmann::json golden = golden_json("characters.json");
+  ASSERT_EQ(golden["cases"].size(), 22u);
+  for (nlohmann::json change : golden["cases"]) {
+    const nlohmann::json vectors = change["vectors"];
+    ASSERT_GT(vectors.size(), 60u);
+    change.erase("vectors");
+    const JsonTokenizer tokenizer(characters_tokenizer(golden["base"], change).dump(), "tokenizer.json");
+    for (const auto& vector : vectors) {
+      EXPECT_EQ(tokenizer.encode(vector[0].get<std::string>()), vector[1].get<Ids>()) << vector[0] << change;
+      EXPECT_EQ(tokenizer.decode(vector[1].get<Ids>()), vector[2].get<std::string>()) << vector[0] << change;
+    }
+  }
+}
+
+// Files beside a tokenizer.model or a tokenizer.json, by transformers 5.24.
+TEST(GoldenSettings, IdsTextAndBosEqualThoseOfTransformers) {
+  const nlohmann::json golden_cases = golden_json("settings.json"), base = golden_json("characters.json")["base"];
+  ASSERT_EQ(golden_cases["cases"].size(), 10u);
+  for (nlohmann::json files : golden_cases["cases"]) {
+    const Scratch scratch;
+    scratch.put("tokenizer_config.json", files["config"].dump());
+    const nlohmann::json added = files.contains("files") ? files["files"] : nlohmann::json::object();
+    for (const auto& [name, content] : added.items()) scratch.put(name, content.dump());
+    if (files.contains("json")) {
+      scratch.put("tokenizer.json", (files["json"] == "legacy" ? golden_cases["legacy"] : base).dump());
+    } else {
+      scratch.put("tokenizer.model", read_file(golden("sentencepiece/tokenizer.model")));
+    }
+    const nlohmann::json vectors = files["vectors"];
+    files.erase("vectors");
+    const auto tokenizer = load_tokenizer(scratch.path());
+    EXPECT_EQ(tokenizer->adds_bos(), files["begins"].get<bool>()) << files;
+    ASSERT_GT(vectors.size(), 50u);
+    for (const auto& vector : vectors) {
+      EXPECT_EQ(tokenizer->encode(vector[0].get<std::string>()), vector[1].get<Ids>()) << vector[0] << files;
+      EXPECT_EQ(tokenizer->decode(vector[1].get<Ids>()), vector[2].get<std::string>()) << vector[0] << files;
+    }
   }
 }
 
