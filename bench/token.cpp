@@ -1,6 +1,7 @@
 // What a token costs a model with packed weights: the shortest and the median of many, for a prompt and for every token
 // behind it. For profiling, and for comparing two builds on a busy machine: the shortest says most there.
-//   ninja -C build bench_token && build/bin/bench_token <checkpoint that run_experiment has kept> [context [generate]]
+//   ninja -C build bench_token && build/bin/bench_token <checkpoint that run_experiment has kept> [context [generate
+//   [repetitions]]]
 // OMP_NUM_THREADS sets the threads.
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
@@ -34,7 +35,7 @@ void say(const char* what, int64_t tokens, std::vector<double> seconds) {
 int main(int argc, char** argv) {
   if (argc < 2) return fmt::print("bench_token: name a checkpoint that run_experiment has kept.\n"), 2;
   const int64_t context = argc > 2 ? std::atoll(argv[2]) : 64, generate = argc > 3 ? std::atoll(argv[3]) : 64;
-  constexpr int kRepetitions = 10;
+  const int64_t repetitions = argc > 4 ? std::atoll(argv[4]) : 10;
   experiments::Spec spec;
   spec.model.path = argv[1];
   spec.model.dtype = "float32";
@@ -51,10 +52,9 @@ int main(int argc, char** argv) {
   const c10::InferenceMode inference;
   core::Random random(1, "", "token");
   at::Tensor prompt = at::empty({1, context}, at::kLong);
-  for (int64_t i = 0; i < context; ++i)
-    prompt.mutable_data_ptr<int64_t>()[i] = random.below(model->shape().vocabulary);
+  for (int64_t i = 0; i < context; ++i) prompt.mutable_data_ptr<int64_t>()[i] = random.below(model->shape().vocabulary);
   std::vector<double> read, written;
-  for (int repetition = 0; repetition < kRepetitions; ++repetition) {
+  for (int64_t repetition = 0; repetition < repetitions; ++repetition) {
     core::Context run(*model, context + generate);
     auto start = Clock::now();
     const auto lap = [&start] {

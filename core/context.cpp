@@ -2,8 +2,12 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
+#include <limits>
+
 #include "core/error.h"
 #include "core/interrupt.h"
+#include "core/nn/fused.h"
 
 namespace core {
 
@@ -35,7 +39,29 @@ at::Tensor Context::read(const at::Tensor& ids) {
   return model_.logits(hidden.select(1, -1));  // the head for one position only: [B, D] -> [B, V]
 }
 
-at::Tensor likeliest(const at::Tensor& logits) { return logits.argmax(-1, /*keepdim=*/true); }
+namespace {
+
+// The index of the largest of n values; -1: one is not a number.
+REFRAIN_SIMD int64_t index_of_largest(const float* x, int64_t n) {
+  float largest = -std::numeric_limits<float>::infinity();
+  int32_t strange = 0;
+#pragma omp simd reduction(max : largest) reduction(| : strange)
+  for (int64_t i = 0; i < n; ++i) {
+    largest = x[i] > largest ? x[i] : largest;
+    strange |= x[i] != x[i] ? 1 : 0;
+  }
+  return strange != 0 ? -1 : std::find(x, x + n, largest) - x;
+}
+
+}  // namespace
+
+at::Tensor likeliest(const at::Tensor& logits) {
+  if (can_fuse({logits}) && logits.dim() == 2 && logits.size(0) == 1) {
+    const int64_t index = index_of_largest(logits.const_data_ptr<float>(), logits.size(1));
+    if (index >= 0) return at::full({1, 1}, index, at::kLong);
+  }
+  return logits.argmax(-1, /*keepdim=*/true);
+}
 
 at::Tensor continue_greedily(Context& context, const at::Tensor& prompts, int64_t tokens) {
   at::Tensor all = at::empty({prompts.size(0), tokens}, at::kLong);

@@ -32,19 +32,25 @@ GroupedQueryAttention::GroupedQueryAttention(const std::string& path, const Shap
   k_norm_ = norm("k_norm");
 }
 
-at::Tensor GroupedQueryAttention::rotated(Slot& projection, RmsNorm* norm, const at::Tensor& x,
-                                          const Pass& pass) const {
-  at::Tensor heads = projection.forward(x).unflatten(-1, {-1, head_width_});
+at::Tensor GroupedQueryAttention::heads_of(const at::Tensor& projected) const {
+  return projected.view({projected.size(0), projected.size(1), -1, head_width_});
+}
+
+at::Tensor GroupedQueryAttention::rotated(const at::Tensor& projected, RmsNorm* norm, const Pass& pass) const {
+  at::Tensor heads = heads_of(projected);
   if (norm != nullptr) heads = norm->forward(heads);
   return rotary_->apply(heads, pass.position);
 }
 
 at::Tensor GroupedQueryAttention::forward(const at::Tensor& x, const Pass& pass) {
-  const at::Tensor q = rotated(*q_proj_, q_norm_.get(), x, pass);  // [B, T, H, C]
-  at::Tensor k, v;  // [B, T, K, C]; not made where those of another step are attended to
-  if (pass.given == nullptr) {
-    k = rotated(*k_proj_, k_norm_.get(), x, pass);
-    v = v_proj_->forward(x).unflatten(-1, {-1, head_width_});
+  at::Tensor q, k, v;  // [B, T, H, C] and [B, T, K, C]; no keys are made where those of another step are attended to
+  if (pass.given != nullptr) {
+    q = rotated(q_proj_->forward(x), q_norm_.get(), pass);
+  } else {
+    const std::vector<at::Tensor> all = core::forward_each({q_proj_.get(), k_proj_.get(), v_proj_.get()}, x);
+    q = rotated(all[0], q_norm_.get(), pass);
+    k = rotated(all[1], k_norm_.get(), pass);
+    v = heads_of(all[2]);
   }
   return o_proj_->forward(core::attend(q, k, v, pass));  // [B, T, H · C] -> [B, T, D]
 }

@@ -32,8 +32,9 @@ class GroupedQueryAttention : public Attention {
   std::vector<core::LinearGroup> groups(core::RmsNorm& norm) override;
 
  private:
-  // A projection per head [B, T, H or K, C], normalized and rotated.
-  at::Tensor rotated(core::Slot& projection, core::RmsNorm* norm, const at::Tensor& x, const core::Pass& pass) const;
+  at::Tensor heads_of(const at::Tensor& projected) const;  // [B, T, H or K times C] -> [B, T, H or K, C]
+  // The same, normalized and rotated.
+  at::Tensor rotated(const at::Tensor& projected, core::RmsNorm* norm, const core::Pass& pass) const;
 
   int64_t heads_per_kv_, head_width_;
   std::shared_ptr<const core::Rotary> rotary_;

@@ -19,9 +19,8 @@ Mlp::Mlp(const std::string& path, int64_t width, int64_t ffn, bool has_bias) {
 }
 
 at::Tensor Mlp::forward(const at::Tensor& x) {
-  const at::Tensor gate = gate_proj_->forward(x);            // [B, T, F]
-  const at::Tensor up = up_proj_->forward(x);                // [B, T, F]
-  return down_proj_->forward(core::silu_product(gate, up));  // [B, T, D]
+  const std::vector<at::Tensor> both = core::forward_each({gate_proj_.get(), up_proj_.get()}, x);  // [B, T, F] each
+  return down_proj_->forward(core::silu_product(both[0], both[1]));                                // [B, T, D]
 }
 
 at::Tensor Mlp::forward(const at::Tensor& x, const core::Pass& /*pass*/) { return forward(x); }

@@ -1,11 +1,17 @@
 #include "core/nn/attention.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 
+#include <algorithm>
+#include <cmath>
+#include <limits>
 #include <optional>
 #include <tuple>
 
 #include "core/error.h"
+#include "core/nn/exp.h"
+#include "core/nn/fused.h"
 
 namespace core {
 
@@ -37,6 +43,67 @@ at::Tensor causal_mask(int64_t tokens, int64_t past, at::Device device) {
   return at::ones({tokens, past + tokens}, at::TensorOptions(at::kBool).device(device)).tril_(past);
 }
 
+// ---- one token ----
+
+// Keys or values that one head attends to: `width` neighbouring numbers of every token.
+struct Past {
+  const float* data;
+  int64_t stride;  // from one token to the next
+  int64_t width;
+};
+
+// out [v.width] = softmax(scale · q kᵀ) v over `tokens` tokens, of one head. weights: [tokens], to work in.
+REFRAIN_SIMD void attend_head(const float* q, const Past& k, const Past& v, int64_t tokens, float scale, float* weights,
+                              float* out) {
+  float largest = -std::numeric_limits<float>::infinity();
+  const float* key = k.data;
+  for (int64_t t = 0; t < tokens; ++t, key += k.stride) {
+    float dot = 0;
+#pragma omp simd reduction(+ : dot)
+    for (int64_t i = 0; i < k.width; ++i) dot += q[i] * key[i];
+    weights[t] = dot * scale;
+    largest = std::max(largest, weights[t]);
+  }
+  float sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t t = 0; t < tokens; ++t) sum += weights[t] = exp_for_loops(weights[t] - largest);
+  std::fill_n(out, v.width, 0.0f);
+  const float* value = v.data;
+  const float normal = 1 / sum;
+  for (int64_t t = 0; t < tokens; ++t, value += v.stride) {
+    const float weight = weights[t] * normal;
+#pragma omp simd
+    for (int64_t i = 0; i < v.width; ++i) out[i] += weight * value[i];
+  }
+}
+
+// Whether the loops above can read keys or values: float32 on the CPU, the numbers of a token side by side.
+bool lies_by_token(const at::Tensor& t) {
+  return t.is_cpu() && t.scalar_type() == at::kFloat && !needs_gradient(t) && t.stride(3) == 1 &&
+         t.stride(2) == t.size(3);
+}
+
+// attend() for one token per sequence. q: [R · B, 1, H, C]; k: [B, P, K, C], v: [B, P, K, C'] -> [R · B, 1, H · C'].
+at::Tensor attend_one_token(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
+  const int64_t batch = q.size(0), heads = q.size(2), width = q.size(3), tokens = k.size(1);
+  const int64_t per_key = heads / k.size(2), v_width = v.size(3);
+  const at::Tensor out = at::empty({batch, 1, heads * v_width}, q.options());
+  const auto* queries = q.const_data_ptr<float>();
+  const auto *keys = k.const_data_ptr<float>(), *values = v.const_data_ptr<float>();
+  auto* to = out.mutable_data_ptr<float>();
+  const auto scale = static_cast<float>(1 / std::sqrt(static_cast<double>(width)));
+  at::parallel_for(0, batch * heads, 1 + kGrain / (tokens * width), [&](int64_t begin, int64_t end) {
+    std::vector<float> weights(tokens);
+    for (int64_t row = begin; row < end; ++row) {
+      const int64_t b = row / heads % k.size(0), head = row % heads / per_key;
+      attend_head(queries + row * width, {keys + b * k.stride(0) + head * width, k.stride(1), width},
+                  {values + b * v.stride(0) + head * v_width, v.stride(1), v_width}, tokens, scale, weights.data(),
+                  to + row * v_width);
+    }
+  });
+  return out;
+}
+
 }  // namespace
 
 at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Pass& pass) {
@@ -48,6 +115,8 @@ at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                                 : std::pair{k, v};
   TORCH_CHECK(heads % all_k.size(2) == 0, heads, " query heads on ", all_k.size(2), " key heads");
   if (pass.kept != nullptr) *pass.kept = {all_k, all_v};
+  if (tokens == 1 && can_fuse({q}) && lies_by_token(all_k) && lies_by_token(all_v))
+    return attend_one_token(q, all_k, all_v);
   if (const int64_t replicas = batch / all_k.size(0); replicas > 1) {
     const auto for_each = [&](const at::Tensor& t) {
       return t.unsqueeze(0).expand({replicas, -1, -1, -1, -1}).flatten(0, 1);

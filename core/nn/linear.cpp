@@ -8,6 +8,12 @@ namespace core {
 
 at::Tensor Linear::rows(const at::Tensor& index) const { return at::embedding(weight(), index); }
 
+std::vector<at::Tensor> Linear::forward_each(const std::vector<Linear*>& all, const at::Tensor& x) {
+  std::vector<at::Tensor> outputs;
+  for (Linear* linear : all) outputs.push_back(linear->forward(x));
+  return outputs;
+}
+
 at::Tensor Linear::forward_beside(const std::vector<Linear*>& all, const at::Tensor& x) {
   std::vector<at::Tensor> outputs;
   for (Linear* linear : all) outputs.push_back(linear->forward(x[x.size(0) == 1 ? 0 : std::ssize(outputs)]));

@@ -24,6 +24,10 @@ class Linear : public torch::nn::Module {
       const = 0;  // stored tensors, named relative to the module ("weight", "codes", ...)
   virtual Cost cost() const = 0;
 
+  // Products of linears that read one input, this one the first of `all`: x [..., I] -> [..., O] of each. One that can
+  // prepare the input once for all of them does so; otherwise they multiply in turn.
+  virtual std::vector<at::Tensor> forward_each(const std::vector<Linear*>& all, const at::Tensor& x);
+
   // Products of linears side by side, this one the first of `all`, which are of one shape. x: [R, ..., I], or
   // [1, ..., I], one input for all -> [R, ..., O]. One after the other, unless a linear knows better.
   virtual at::Tensor forward_beside(const std::vector<Linear*>& all, const at::Tensor& x);

@@ -97,4 +97,10 @@ void Slot::share(const Loadable& original) {
       path_, ": shares a linear of another shape");
 }
 
+std::vector<at::Tensor> forward_each(std::initializer_list<const Slot*> slots, const at::Tensor& x) {
+  std::vector<Linear*> all;
+  for (const Slot* slot : slots) all.push_back(&slot->linear());
+  return all.front()->forward_each(all, x);
+}
+
 }  // namespace core

@@ -2,7 +2,9 @@
 // "replicate" mean: put another Linear into the slot.
 #pragma once
 
+#include <initializer_list>
 #include <string>
+#include <vector>
 
 #include "core/nn/linear.h"
 #include "core/nn/weights.h"
@@ -141,5 +143,8 @@ class Slot : public torch::nn::Module, public Loadable {
   double token_fraction_ = 1;
   bool stays_in_file_ = false;
 };
+
+// What several slots make of one input: x [..., I] -> [..., O] of each.
+std::vector<at::Tensor> forward_each(std::initializer_list<const Slot*> slots, const at::Tensor& x);
 
 }  // namespace core

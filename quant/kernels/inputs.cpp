@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <bit>
-#include <cmath>
+#include <cstring>
 #include <limits>
 
 namespace quant::kernels {
@@ -47,27 +47,49 @@ void Inputs::prepare(const Layout& layout, Precision wanted, const float* x, int
   }
 }
 
-void Inputs::round(const Layout& layout, const float* x, int64_t j) {
-  constexpr float kInteger = 1.5f * (1 << 23);  // a sum with it has no fraction: half to even, and fast
-  const int64_t N = padded_count;
-  float largest = 0;
-  bool is_finite = true;
-  for (int64_t i = 0; i < layout.columns; ++i) {
-    largest = std::max(largest, std::fabs(x[i]));
-    is_finite = is_finite && std::isfinite(x[i]);
+namespace {
+
+// The largest |x|; NaN when one is not finite. Without its sign, a float orders as the integer of its bits does.
+float largest_of(const float* x, int64_t n) {
+  int32_t largest = 0;
+  for (int64_t i = 0; i < n; ++i) largest = std::max(largest, std::bit_cast<int32_t>(x[i]) & 0x7fffffff);
+  return largest < 0x7f800000 ? std::bit_cast<float>(largest) : std::numeric_limits<float>::quiet_NaN();
+}
+
+// q = x / scale to the nearest, half to even, in −127 … 127.
+void round_row(const float* x, float scale, int64_t n, int8_t* q) {
+  constexpr float kInteger = 1.5f * (1 << 23);  // a sum with it has no fraction
+  for (int64_t i = 0; i < n; ++i) {
+    const float steps = x[i] / scale + kInteger - kInteger;
+    q[i] = static_cast<int8_t>(static_cast<int32_t>(std::min(std::max(steps, -127.0f), 127.0f)));
   }
-  const float scale = scales[j] = is_finite ? largest / 127 : std::numeric_limits<float>::quiet_NaN();
+}
+
+int32_t sum_of(const int8_t* q, int64_t n) {
+  int32_t sum = 0;
+  for (int64_t i = 0; i < n; ++i) sum += q[i];
+  return sum;
+}
+
+}  // namespace
+
+void Inputs::round(const Layout& layout, const float* x, int64_t j) {
+  const int64_t N = padded_count;
+  const float scale = scales[j] = largest_of(x, layout.columns) / 127;
   if (!(scale > 0)) return;  // all zeros; or not a number, which the output is then too
   rounded_.resize(layout.columns);
-  for (int64_t i = 0; i < layout.columns; ++i)
-    rounded_[i] = std::clamp(x[i] / scale + kInteger - kInteger, -127.0f, 127.0f);
+  round_row(x, scale, layout.columns, rounded_.data());
   for_each_span(layout, [&](int64_t s, int64_t first, int64_t end) {
-    float sum = 0;  // exact: at most 4096 · 127 < 2^24
-    for (int64_t i = first, at = s * layout.span; i < end; ++i, ++at) {
-      integer[(at / 4 * N + j) * 4 + at % 4] = static_cast<int8_t>(rounded_[i]);
-      sum += rounded_[i];
+    sums[s * N + j] = static_cast<float>(sum_of(rounded_.data() + first, end - first));  // exact: 4096 · 127 < 2^24
+    int8_t* to = integer.data() + s * layout.span * N + j * 4;  // four columns of this input, then of the next
+    const int8_t* from = rounded_.data() + first;
+    if (N == 1) {
+      std::copy_n(from, end - first, to);
+      return;
     }
-    sums[s * N + j] = sum;
+    const int64_t whole = (end - first) / 4 * 4;
+    for (int64_t i = 0; i < whole; i += 4) std::memcpy(to + i * N, from + i, 4);
+    for (int64_t i = whole; i < end - first; ++i) to[whole * N + i - whole] = from[i];
   });
 }
 

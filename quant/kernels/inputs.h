@@ -29,7 +29,7 @@ struct Inputs {
 
  private:
   void round(const Layout& layout, const float* x, int64_t j);
-  std::vector<float> rounded_;  // [columns], in steps
+  std::vector<int8_t> rounded_;  // [columns], in steps
 };
 
 }  // namespace quant::kernels

@@ -180,27 +180,83 @@ at::Tensor PackedWeight::product_beside(const std::vector<const PackedWeight*>& 
   return has_factors ? at::stack(outputs) : y.unflatten(0, {R, -1});  // finished in place
 }
 
-at::Tensor PackedWeight::run(const at::Tensor& x, const std::vector<kernels::Parameters>& sets) const {
-  constexpr int64_t kGrain = 1 << 19;  // codes per task: tens of microseconds, as waking a thread takes
-  const int64_t m = x.size(0), O = layout().rows, I = layout().columns, R = std::ssize(sets);
-  const int64_t grain = std::max<int64_t>(1, kGrain / (kernels::kTileRows * I));
-  const at::Tensor y = at::empty({std::max(m, R), O}, x.options());
+bool PackedWeight::reads_like(const PackedWeight& other) const {
+  const auto is_plain = [](const PackedWeight& w) {
+    return w.sets_.size() == 1 && !w.rows_.defined() && !w.a_.defined();
+  };
+  const kernels::Layout &own = layout(), &its = other.layout();
+  return is_plain(*this) && is_plain(other) && precision_ == other.precision_ &&
+         (input_ == nullptr) == (other.input_ == nullptr) && kernel_ == other.kernel_ &&
+         execution_.most_rows == other.execution_.most_rows && own.columns == its.columns &&
+         own.group_size == its.group_size && own.span == its.span;
+}
+
+namespace {
+
+// The same inputs, count of them, times several weights: tiles of the first, then of the next.
+void run_tiles(const kernels::Kernel& kernel, const std::vector<kernels::Product>& products) {
+  constexpr int64_t kGrain = 1 << 17;  // products per task: a few microseconds, as waking a thread that spins takes
+  int64_t tiles = 0;
+  for (const kernels::Product& product : products) tiles += product.layout->tiles();
+  const kernels::Product& first = products.front();
+  const int64_t grain = 1 + kGrain / (kernels::kTileRows * first.layout->columns * first.inputs->count);
+  at::parallel_for(0, tiles, grain, [&](int64_t begin, int64_t end) {
+    for (const kernels::Product& product : products) {
+      const int64_t own = product.layout->tiles();
+      if (begin < own && end > 0) kernel.run(product, std::max<int64_t>(begin, 0), std::min(end, own));
+      begin -= own;
+      end -= own;
+    }
+  });
+}
+
+kernels::Inputs& thread_inputs() {
   thread_local kernels::Inputs inputs;
+  return inputs;
+}
+
+}  // namespace
+
+std::vector<at::Tensor> PackedWeight::product_each(const std::vector<const PackedWeight*>& all, const at::Tensor& x) {
+  const PackedWeight& one = *all.front();
+  const at::Tensor in = x.to(at::kFloat).contiguous();
+  const int64_t m = in.size(0), I = one.layout().columns;
+  std::vector<at::Tensor> outputs;
+  for (const PackedWeight* weight : all) outputs.push_back(at::empty({m, weight->layout().rows}, in.options()));
+  kernels::Inputs& inputs = thread_inputs();
+  std::vector<kernels::Product> products(all.size());
+  for (int64_t first = 0; first < m; first += kernels::kMostInputs) {
+    inputs.prepare(one.layout(), one.precision_, in.const_data_ptr<float>() + first * I,
+                   std::min(kernels::kMostInputs, m - first), I);
+    for (size_t i = 0; i < all.size(); ++i) products[i] = all[i]->product_of(all[i]->sets_, outputs[i], first);
+    run_tiles(*one.kernel_, products);
+  }
+  return outputs;
+}
+
+kernels::Product PackedWeight::product_of(std::span<const kernels::Parameters> sets, const at::Tensor& out,
+                                          int64_t first) const {
+  const int64_t O = layout().rows;
+  return {.layout = &layout(),
+          .codes = codes_->words(),
+          .sets = sets.data(),
+          .set_count = std::ssize(sets),
+          .inputs = &thread_inputs(),
+          .out = out.mutable_data_ptr<float>() + first * O,
+          .out_stride = O};
+}
+
+at::Tensor PackedWeight::run(const at::Tensor& x, const std::vector<kernels::Parameters>& sets) const {
+  const int64_t m = x.size(0), I = layout().columns, R = std::ssize(sets);
+  const at::Tensor y = at::empty({std::max(m, R), layout().rows}, x.options());
   for (int64_t first = 0; first < m; first += kernels::kMostInputs) {
     const int64_t n = std::min(kernels::kMostInputs, m - first);
-    inputs.prepare(layout(), precision_, x.const_data_ptr<float>() + first * I, n, I);
-    const std::span<const kernels::Parameters> own = R > 1 && m > 1 ? std::span(sets).subspan(first, n) : sets;
+    thread_inputs().prepare(layout(), precision_, x.const_data_ptr<float>() + first * I, n, I);
+    std::span<const kernels::Parameters> own = sets;
+    if (R > 1 && m > 1) own = own.subspan(first, n);
     const auto is_first = [&](const kernels::Parameters& set) { return set.values == own.front().values; };
-    const bool is_one_set = std::all_of(own.begin(), own.end(), is_first);
-    const kernels::Product product{.layout = &layout(),
-                                   .codes = codes_->words(),
-                                   .sets = own.data(),
-                                   .set_count = is_one_set && m > 1 ? 1 : std::ssize(own),
-                                   .inputs = &inputs,
-                                   .out = y.mutable_data_ptr<float>() + first * O,
-                                   .out_stride = O};
-    at::parallel_for(0, layout().tiles(), grain,
-                     [&](int64_t begin, int64_t end) { kernel_->run(product, begin, end); });
+    if (m > 1 && std::all_of(own.begin(), own.end(), is_first)) own = own.first(1);
+    run_tiles(*kernel_, {product_of(own, y, first)});
   }
   return y;
 }

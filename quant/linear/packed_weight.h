@@ -5,6 +5,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -48,6 +49,10 @@ class PackedWeight {
   // Of weights that share codes. x: [R, n, I], or [1, n, I], one input for all -> [R, n, O]. As many as eight inputs
   // are multiplied with one load of the codes, each with the parameters of its weight.
   static at::Tensor product_beside(const std::vector<const PackedWeight*>& all, const at::Tensor& x);
+  // Of weights that read alike: x [n, I] -> [n, O] of each. The inputs are prepared once, and all rows are shared among
+  // the threads at once.
+  static std::vector<at::Tensor> product_each(const std::vector<const PackedWeight*>& all, const at::Tensor& x);
+  bool reads_like(const PackedWeight& other) const;         // product_each may join the two
   bool shares_codes_with(const PackedWeight& other) const;  // and levels: only scales and zero points may differ
   // The inputs as they are multiplied: themselves, or what int8 makes of them. Kernels of integers round on their own:
   // `product` then takes x itself, too.
@@ -64,6 +69,8 @@ class PackedWeight {
   at::Tensor multiplied(const at::Tensor& x) const;  // [n, I] -> [m, I], m ≥ n: what the codes are multiplied with
   at::Tensor finished(const at::Tensor& x, const at::Tensor& y) const;  // [n, I] and [m, O] -> [n, O]
   at::Tensor codes_product(const at::Tensor& x) const;                  // [m, I] -> [m, O]
+  // sets of this weight, for inputs first … first + n − 1 of out [m, O].
+  kernels::Product product_of(std::span<const kernels::Parameters> sets, const at::Tensor& out, int64_t first) const;
   // sets: one, one per input, or for one input several. x: [m, I] -> [number of inputs or sets, O].
   at::Tensor run(const at::Tensor& x, const std::vector<kernels::Parameters>& sets) const;
 

@@ -74,6 +74,31 @@ at::Tensor QuantizedLinear::packed_product(const at::Tensor& x) const {
   return y.reshape(shape);
 }
 
+bool QuantizedLinear::reads_like(const core::Linear& other) const {
+  const auto* it = dynamic_cast<const QuantizedLinear*>(&other);
+  return it != nullptr && packed_ != nullptr && it->packed_ != nullptr && input_ == nullptr && it->input_ == nullptr &&
+         format_->is_weight() && it->format_->is_weight() && packed_->reads_like(*it->packed_);
+}
+
+std::vector<at::Tensor> QuantizedLinear::forward_each(const std::vector<core::Linear*>& all, const at::Tensor& x) {
+  const auto joins = [&](const core::Linear* linear) { return reads_like(*linear); };
+  const int64_t n = x.numel() / in_features();
+  if (n == 0 || !std::all_of(all.begin(), all.end(), joins) || n > packed_->execution().most_rows)
+    return Linear::forward_each(all, x);
+  std::vector<const PackedWeight*> packed;
+  for (const core::Linear* linear : all) packed.push_back(dynamic_cast<const QuantizedLinear&>(*linear).packed());
+  const at::Tensor flat = x.reshape({n, in_features()});
+  std::vector<at::Tensor> y =
+      PackedWeight::product_each(packed, packed_->rounds_itself() ? flat : packed_->rounded(flat));
+  std::vector<int64_t> shape = x.sizes().vec();
+  for (size_t i = 0; i < all.size(); ++i) {
+    if (const at::Tensor bias = all[i]->bias(); bias.defined()) y[i].add_(bias);
+    shape.back() = all[i]->out_features();
+    y[i] = y[i].view(shape);
+  }
+  return y;
+}
+
 bool QuantizedLinear::reads_once_beside(const core::Linear& other) const {
   const auto* it = dynamic_cast<const QuantizedLinear*>(&other);
   return it != nullptr && packed_ != nullptr && it->packed_ != nullptr && it->input_ == input_ &&

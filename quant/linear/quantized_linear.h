@@ -25,6 +25,8 @@ class QuantizedLinear : public core::Linear {
 
   at::Tensor forward(const at::Tensor& x) override;
   at::Tensor forward_beside(const std::vector<core::Linear*>& all, const at::Tensor& x) override;
+  // Rounds the input once, where all run packed and read it alike.
+  std::vector<at::Tensor> forward_each(const std::vector<core::Linear*>& all, const at::Tensor& x) override;
   // Both run packed, with the same codes under parameters of their own.
   bool reads_once_beside(const core::Linear& other) const override;
   // Decoded, compute dtype; with the noise of inference if there is any. What all tokens share, see
@@ -60,6 +62,7 @@ class QuantizedLinear : public core::Linear {
 
  private:
   at::Tensor packed_product(const at::Tensor& x) const;          // [..., I] -> [..., O]
+  bool reads_like(const core::Linear& other) const;              // forward_each may join the two
   at::Tensor product_by_tile(const at::Tensor& x) const;         // [n, I] -> [n, O]
   at::Tensor decoded_rows(const at::Tensor& index) const;        // index: [n] int64 -> [n, I] float32
   at::Tensor noise() const;                                      // [O, I] float32

@@ -40,7 +40,8 @@ class Attend : public testing::TestWithParam<Case> {};
 INSTANTIATE_TEST_SUITE_P(Shapes, Attend,
                          testing::Values(Case{1, 0, 1, 1, 1, 2}, Case{2, 0, 9, 4, 4, 8}, Case{2, 0, 33, 4, 2, 16},
                                          Case{1, 0, 64, 6, 1, 6}, Case{2, 5, 1, 4, 2, 8}, Case{1, 40, 7, 4, 2, 16},
-                                         Case{3, 2, 3, 8, 4, 32}));
+                                         Case{3, 2, 3, 8, 4, 32}, Case{1, 63, 1, 9, 3, 64}, Case{3, 200, 1, 6, 2, 17},
+                                         Case{1, 600, 1, 4, 4, 128}));
 
 TEST_P(Attend, EqualsPlainLoops) {
   const auto [B, P, T, H, K, C] = GetParam();
@@ -59,6 +60,26 @@ TEST_P(Attend, EqualsPlainLoops) {
   ASSERT_EQ(y.sizes(), exact.sizes());
   // Scores of magnitude up to ~8 are rounded in float32, softmax turns their absolute error into a relative one.
   EXPECT_LE((y - exact).abs().max().item<double>(), 32 * 0x1p-23 * v.abs().max().item<double>());
+}
+
+// Queries of two replicas, two sequences each, on the keys of the first; values are wider than keys.
+TEST(Attention, OneTokenOfReplicasIsThatOfManyTokens) {
+  at::manual_seed(4);
+  const int64_t P = 70;
+  const at::Tensor q = at::randn({4, 1, 6, 24}), k = at::randn({2, P, 3, 24}), v = at::randn({2, P, 3, 40});
+  const core::KeyValues held{k, v};
+  core::Pass pass;
+  pass.given = &held;
+  const at::Tensor y = core::attend(q, {}, {}, pass);
+  ASSERT_EQ(y.sizes(), (std::vector<int64_t>{4, 1, 6 * 40}));
+  for (int64_t r = 0; r < 2; ++r) {
+    const at::Tensor queries = q.narrow(0, 2 * r, 2).transpose(1, 2).to(at::kDouble);  // [B, H, 1, C]
+    const auto for_heads = [](const at::Tensor& t) { return t.to(at::kDouble).repeat_interleave(2, 2).transpose(1, 2); };
+    const at::Tensor weights = at::softmax(at::matmul(queries, for_heads(k).transpose(2, 3)) / std::sqrt(24.0), -1);
+    const at::Tensor exact = at::matmul(weights, for_heads(v)).transpose(1, 2).reshape({2, 1, -1});
+    EXPECT_LE((y.narrow(0, 2 * r, 2) - exact).abs().max().item<double>(),
+              32 * 0x1p-23 * v.abs().max().item<double>());
+  }
 }
 
 TEST(Attention, ATokenDoesNotSeeTheOnesAfterIt) {

@@ -127,6 +127,26 @@ std::vector<std::shared_ptr<QuantizedLinear>> side_by_side(const std::shared_ptr
   return all;
 }
 
+TEST(Packed, LinearsThatReadOneInputGiveWhatEachGives) {
+  for (const std::string& grid : kPackedGrids) {
+    for (const Precision precision : {Precision::real, Precision::integer}) {
+      const auto a = linear(grid + ", bits: 2, group_size: 32"), b = linear(grid + ", bits: 4, group_size: 32"),
+                 c = linear("bits: 8, group_size: 32"), other = linear("bits: 4, group_size: 16");
+      for (const auto& it : {a, b, c, other}) ASSERT_EQ(it->run_packed({precision, /*most_rows=*/9}), "");
+      for (const std::vector<core::Linear*>& all :
+           {std::vector<core::Linear*>{a.get()}, {a.get(), b.get(), c.get()}, {b.get(), other.get()}}) {
+        for (const int64_t n : {1, 3, 9, 10}) {  // 10: none runs packed
+          const at::Tensor x = normal(n, kIn, 5).reshape({1, n, kIn});
+          const std::vector<at::Tensor> y = all.front()->forward_each(all, x);
+          ASSERT_EQ(y.size(), all.size());
+          for (size_t i = 0; i < all.size(); ++i)
+            EXPECT_TRUE(y[i].equal(all[i]->forward(x))) << grid << " rows " << n << " linear " << i;
+        }
+      }
+    }
+  }
+}
+
 TEST(Packed, LinearsSideBySideGiveWhatEachGives) {
   for (const std::string& grid : kPackedGrids) {
     for (const char* activation : {"", "bits: 8"}) {
