@@ -1,8 +1,13 @@
 // The program that prints text: from the full-precision model and from our checkpoints, repeatable, and its mistakes.
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 
+#include <algorithm>
 #include <filesystem>
+#include <nlohmann/json.hpp>
 
+#include "core/io/files.h"
+#include "core/text/load_tokenizer.h"
 #include "core/text/utf8.h"
 #include "tests/cli/program.h"
 
@@ -71,6 +76,29 @@ TEST_F(Generate, FewerTokensAreTheBeginning) {
                     short_text = text({"--temperature", "0"}, "tiny-qwen3", "5");
   EXPECT_LT(short_text.size(), long_text.size());
   EXPECT_TRUE(long_text.starts_with(short_text.substr(0, short_text.size() - 1))) << short_text;
+}
+
+TEST_F(Generate, ATextEndsAtEachTokenThatTheModelsFilesName) {
+  program_.own_model();
+  const std::string whole = text({"--temperature", "0"}, "model");
+  const auto tokenizer = core::load_tokenizer(program_.file("model"));
+  const std::vector<int32_t> ids = tokenizer->encode(whole.substr(0, whole.size() - 1));
+  const auto end = std::ranges::find(ids, ids.at(6));
+  program_.put("model/generation_config.json", fmt::format(R"({{"eos_token_id": [{}, {}]}})", *end, 0));
+  EXPECT_EQ(text({"--temperature", "0"}, "model"), tokenizer->decode({ids.begin(), end}) + "\n");
+}
+
+TEST_F(Generate, BeginsWithBosWhereThePostProcessorDoes) {
+  program_.own_model();
+  text({}, "model");
+  const std::string without = said_.substr(0, said_.find(" tokens"));
+  auto tokenizer = nlohmann::json::parse(core::read_file(program_.file("model/tokenizer.json")));
+  tokenizer["post_processor"] = {{"type", "BertProcessing"}, {"cls", {"", 5}}, {"sep", {"", 6}}};
+  program_.put("model/tokenizer.json", tokenizer.dump());
+  program_.put("model/tokenizer_config.json", "{}");
+  text({}, "model");
+  const auto count = std::stoi(without.substr(without.find(' ')));
+  EXPECT_THAT(said_, HasSubstr(fmt::format("prompt: {} tokens", count + 1)));
 }
 
 TEST_F(Generate, ReadsQuantizedCheckpoints) {
