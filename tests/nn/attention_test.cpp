@@ -74,11 +74,12 @@ TEST(Attention, OneTokenOfReplicasIsThatOfManyTokens) {
   ASSERT_EQ(y.sizes(), (std::vector<int64_t>{4, 1, 6 * 40}));
   for (int64_t r = 0; r < 2; ++r) {
     const at::Tensor queries = q.narrow(0, 2 * r, 2).transpose(1, 2).to(at::kDouble);  // [B, H, 1, C]
-    const auto for_heads = [](const at::Tensor& t) { return t.to(at::kDouble).repeat_interleave(2, 2).transpose(1, 2); };
+    const auto for_heads = [](const at::Tensor& t) {
+      return t.to(at::kDouble).repeat_interleave(2, 2).transpose(1, 2);
+    };
     const at::Tensor weights = at::softmax(at::matmul(queries, for_heads(k).transpose(2, 3)) / std::sqrt(24.0), -1);
     const at::Tensor exact = at::matmul(weights, for_heads(v)).transpose(1, 2).reshape({2, 1, -1});
-    EXPECT_LE((y.narrow(0, 2 * r, 2) - exact).abs().max().item<double>(),
-              32 * 0x1p-23 * v.abs().max().item<double>());
+    EXPECT_LE((y.narrow(0, 2 * r, 2) - exact).abs().max().item<double>(), 32 * 0x1p-23 * v.abs().max().item<double>());
   }
 }
 
