@@ -127,11 +127,10 @@ def blocks_of(kind, count, draw):
     """`count` blocks of a quantized type with random codes and small scales: bytes [count, bytes of a block]."""
     size = gguf.GGML_QUANT_SIZES[kind][1]
     block = draw.integers(0, 256, (count, size), dtype=numpy.uint8)
-    half = lambda value: numpy.frombuffer(numpy.float16(value).tobytes(), numpy.uint8)  # noqa: E731
     T = gguf.GGMLQuantizationType
     places = {T.Q4_0: [0], T.Q4_1: [0, 2], T.Q8_0: [0], T.Q2_K: [80, 82], T.Q6_K: [208]}[kind]  # of d, and m or dmin
     for place, value in zip(places, (0.001, -0.008 if kind == T.Q4_1 else 0.001)):
-        block[:, place : place + 2] = half(value)
+        block[:, place : place + 2] = numpy.frombuffer(numpy.float16(value).tobytes(), numpy.uint8)
     return block
 
 
@@ -195,7 +194,8 @@ def refrain_round(bits, a, folder):
     config = folder / "decode.yaml"
     config.write_text(
         f"name: decode\nmodel: {{path: {a.model}, dtype: float32}}\ncheckpoint: discard\n"
-        f"quant: {{method: rtn, weight: {{bits: {bits}, group_size: {a.group_size}}}, rules: [{rules}]}}\n"
+        f"quant: {{method: rtn, weight: {{bits: {bits}, group_size: {a.group_size}, "
+        f"symmetry: {a.symmetry}}}, rules: [{rules}]}}\n"
         f"runtime: {{linears: packed_int8}}\n"
         f"measure: {{latency: {{contexts: [{a.context}], generate: {a.generate}, repetitions: {a.repetitions}}}}}\n"
     )
@@ -219,7 +219,8 @@ def row(name, rates, peer, goals):
         own, other = getattr(rates, kind), getattr(peer, kind)
         ratio = statistics.median(own) / statistics.median(other)
         goal = f"{goals[kind]} {'met' if ratio >= goals[kind] else 'missed'}" if goals else ""
-        cells += [f"{statistics.median(own):.1f}", f"{max(own):.1f}", f"{ratio:.2f}", f"{max(own) / max(other):.2f}", goal]
+        of_best = max(own) / max(other)
+        cells += [f"{statistics.median(own):.1f}", f"{max(own):.1f}", f"{ratio:.2f}", f"{of_best:.2f}", goal]
     print("| " + " | ".join(cells) + " |", flush=True)
 
 
@@ -231,6 +232,7 @@ def main():
     parser.add_argument("--peer-type", default=None, choices=["Q4_0", "Q4_1", "Q2_K"], help="of random blocks")
     parser.add_argument("--bits", type=int, nargs="+", default=[4, 2], help="of Refrain's weights")
     parser.add_argument("--group-size", type=int, default=32)
+    parser.add_argument("--symmetry", default="midrise", help="asymmetric: with zero points, as Q4_1 and Q2_K have them")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--context", type=int, default=64, help="tokens of the prompt")
     parser.add_argument("--generate", type=int, default=64)
@@ -243,7 +245,8 @@ def main():
     if a.shape is not None:
         a.model = ROOT / "build/synthetic-1b"
         if not (a.model / "config.json").exists():
-            subprocess.run([ROOT / ".venv/bin/python", ROOT / "tools/make_synthetic.py", "--preset", a.shape, "--out", a.model], check=True)
+            maker = [ROOT / ".venv/bin/python", ROOT / "tools/make_synthetic.py"]
+            subprocess.run([*maker, "--preset", a.shape, "--out", a.model], check=True)
     a.model = a.model.resolve()
     kind = a.peer_type or ("Q2_K" if a.shape else "Q4_0")
     with tempfile.TemporaryDirectory() as folder:
@@ -265,7 +268,8 @@ def main():
                 own.prompt.append(prompt)
                 own.decode.append(decode)
     print(f"{a.threads} threads, prompt of {a.context} tokens, {a.generate} written, {a.rounds} rounds of {a.repetitions};")
-    print(f"xllamacpp {xllamacpp.__version__}; load average {os.getloadavg()[0]:.1f}. Ratios: to llama.cpp, by median and best.\n")
+    print(f"xllamacpp {xllamacpp.__version__}, load average {os.getloadavg()[0]:.1f}")
+    print(f"{peer.lib.llama_print_system_info().decode()}\nRatios are those to llama.cpp, by medians and by best rounds.\n")
     print("| what | tokens/s | best | ratio | of best | goal | prompt tokens/s | best | ratio | of best | goal |")
     print("|---|---|---|---|---|---|---|---|---|---|---|")
     row(name, peer_rates, peer_rates, None)

@@ -1,7 +1,6 @@
 #include "core/nn/attention.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 
 #include <algorithm>
 #include <cmath>
@@ -12,12 +11,29 @@
 #include "core/error.h"
 #include "core/nn/exp.h"
 #include "core/nn/fused.h"
+#include "core/team.h"
 
 namespace core {
 
 KvCache::KvCache(int64_t steps, int64_t capacity) : entries_(steps), capacity_(capacity) {
   TORCH_CHECK(steps > 0 && capacity > 0, "KvCache of ", steps, " steps and ", capacity, " tokens");
 }
+
+namespace {
+
+// Copies rows, [B, T, K, C], to the tokens from `first` on of all, [B, capacity, K, C].
+void put_tokens(const at::Tensor& all, int64_t first, const at::Tensor& rows) {
+  if (!can_fuse({rows}) || !all.is_contiguous()) {
+    all.narrow(1, first, rows.size(1)).copy_(rows);
+    return;
+  }
+  const int64_t token = rows.size(2) * rows.size(3), count = rows.size(1) * token;
+  const auto* from = rows.const_data_ptr<float>();
+  auto* to = all.mutable_data_ptr<float>() + first * token;
+  for (int64_t b = 0; b < rows.size(0); ++b) std::copy_n(from + b * count, count, to + b * all.stride(0));
+}
+
+}  // namespace
 
 std::pair<at::Tensor, at::Tensor> KvCache::append(int64_t step, const at::Tensor& k, const at::Tensor& v) {
   Entry& entry = entries_.at(step);
@@ -28,8 +44,8 @@ std::pair<at::Tensor, at::Tensor> KvCache::append(int64_t step, const at::Tensor
     entry.k = at::empty({k.size(0), capacity_, k.size(2), k.size(3)}, k.options());
     entry.v = at::empty({v.size(0), capacity_, v.size(2), v.size(3)}, v.options());
   }
-  entry.k.narrow(1, entry.length, tokens).copy_(k);
-  entry.v.narrow(1, entry.length, tokens).copy_(v);
+  put_tokens(entry.k, entry.length, k);
+  put_tokens(entry.v, entry.length, v);
   entry.length += tokens;
   return {entry.k.narrow(1, 0, entry.length), entry.v.narrow(1, 0, entry.length)};
 }
@@ -52,28 +68,56 @@ struct Past {
   int64_t width;
 };
 
-// out [v.width] = softmax(scale · q kᵀ) v over `tokens` tokens, of one head. weights: [tokens], to work in.
+// out [v.width] = softmax(scale · q kᵀ) v over `tokens` tokens, of one head, four tokens at a time. weights: [tokens],
+// to work in.
 REFRAIN_SIMD void attend_head(const float* q, const Past& k, const Past& v, int64_t tokens, float scale, float* weights,
                               float* out) {
-  float largest = -std::numeric_limits<float>::infinity();
-  const float* key = k.data;
-  for (int64_t t = 0; t < tokens; ++t, key += k.stride) {
-    float dot = 0;
-#pragma omp simd reduction(+ : dot)
-    for (int64_t i = 0; i < k.width; ++i) dot += q[i] * key[i];
-    weights[t] = dot * scale;
-    largest = std::max(largest, weights[t]);
+  int64_t t = 0;
+  for (; t + 4 <= tokens; t += 4) {
+    const float *a = k.data + t * k.stride, *b = a + k.stride, *c = b + k.stride, *d = c + k.stride;
+    float sa = 0, sb = 0, sc = 0, sd = 0;
+#pragma omp simd reduction(+ : sa, sb, sc, sd)
+    for (int64_t i = 0; i < k.width; ++i) {
+      sa += q[i] * a[i];
+      sb += q[i] * b[i];
+      sc += q[i] * c[i];
+      sd += q[i] * d[i];
+    }
+    weights[t] = sa * scale;
+    weights[t + 1] = sb * scale;
+    weights[t + 2] = sc * scale;
+    weights[t + 3] = sd * scale;
   }
-  float sum = 0;
+  for (; t < tokens; ++t) {
+    const float* a = k.data + t * k.stride;
+    float sum = 0;
 #pragma omp simd reduction(+ : sum)
-  for (int64_t t = 0; t < tokens; ++t) sum += weights[t] = exp_for_loops(weights[t] - largest);
-  std::fill_n(out, v.width, 0.0f);
-  const float* value = v.data;
+    for (int64_t i = 0; i < k.width; ++i) sum += q[i] * a[i];
+    weights[t] = sum * scale;
+  }
+  float largest = -std::numeric_limits<float>::infinity(), sum = 0;
+#pragma omp simd reduction(max : largest)
+  for (int64_t s = 0; s < tokens; ++s) largest = weights[s] > largest ? weights[s] : largest;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t s = 0; s < tokens; ++s) {
+    weights[s] = exp_for_loops(weights[s] - largest);
+    sum += weights[s];
+  }
   const float normal = 1 / sum;
-  for (int64_t t = 0; t < tokens; ++t, value += v.stride) {
+#pragma omp simd
+  for (int64_t i = 0; i < v.width; ++i) out[i] = 0;
+  for (t = 0; t + 4 <= tokens; t += 4) {
+    const float *a = v.data + t * v.stride, *b = a + v.stride, *c = b + v.stride, *d = c + v.stride;
+    const float wa = weights[t] * normal, wb = weights[t + 1] * normal, wc = weights[t + 2] * normal,
+                wd = weights[t + 3] * normal;
+#pragma omp simd
+    for (int64_t i = 0; i < v.width; ++i) out[i] += wa * a[i] + wb * b[i] + wc * c[i] + wd * d[i];
+  }
+  for (; t < tokens; ++t) {
+    const float* a = v.data + t * v.stride;
     const float weight = weights[t] * normal;
 #pragma omp simd
-    for (int64_t i = 0; i < v.width; ++i) out[i] += weight * value[i];
+    for (int64_t i = 0; i < v.width; ++i) out[i] += weight * a[i];
   }
 }
 
@@ -92,7 +136,7 @@ at::Tensor attend_one_token(const at::Tensor& q, const at::Tensor& k, const at::
   const auto *keys = k.const_data_ptr<float>(), *values = v.const_data_ptr<float>();
   auto* to = out.mutable_data_ptr<float>();
   const auto scale = static_cast<float>(1 / std::sqrt(static_cast<double>(width)));
-  at::parallel_for(0, batch * heads, 1 + kGrain / (tokens * width), [&](int64_t begin, int64_t end) {
+  share_ranges(batch * heads, 1 + kGrain / (tokens * width), [&](int64_t begin, int64_t end) {
     std::vector<float> weights(tokens);
     for (int64_t row = begin; row < end; ++row) {
       const int64_t b = row / heads % k.size(0), head = row % heads / per_key;

@@ -8,7 +8,7 @@ namespace core {
 
 // exp(x) to about 2 units in the last place: x = n ln 2 + r with |r| ≤ ln 2 / 2, exp(r) by its Taylor polynomial of
 // degree 7 (next term below 6e-9), 2^n through the exponent bits. Clamped to ±87; NaN stays NaN.
-inline float exp_for_loops(float x) {
+[[gnu::always_inline]] inline float exp_for_loops(float x) {
   x = x < -87.0f ? -87.0f : x;
   x = x > 87.0f ? 87.0f : x;
   constexpr float kRound = 12582912.0f;  // 1.5 · 2^23: adding it rounds to an integer, which then lies in the low bits

@@ -10,6 +10,8 @@
 #include <span>
 #include <string_view>
 
+#include "core/team.h"
+
 namespace quant {
 
 namespace {
@@ -195,19 +197,21 @@ namespace {
 
 // The same inputs, count of them, times several weights: tiles of the first, then of the next.
 void run_tiles(const kernels::Kernel& kernel, const std::vector<kernels::Product>& products) {
-  constexpr int64_t kGrain = 1 << 17;  // products per task: a few microseconds, as waking a thread that spins takes
+  constexpr int64_t kGrain = 1 << 16;  // products per range: microseconds
   int64_t tiles = 0;
   for (const kernels::Product& product : products) tiles += product.layout->tiles();
   const kernels::Product& first = products.front();
   const int64_t grain = 1 + kGrain / (kernels::kTileRows * first.layout->columns * first.inputs->count);
-  at::parallel_for(0, tiles, grain, [&](int64_t begin, int64_t end) {
+  const auto multiply = [&](int64_t begin, int64_t end) {
     for (const kernels::Product& product : products) {
       const int64_t own = product.layout->tiles();
       if (begin < own && end > 0) kernel.run(product, std::max<int64_t>(begin, 0), std::min(end, own));
       begin -= own;
       end -= own;
     }
-  });
+  };
+  if (first.inputs->count == 1) return core::share_ranges(tiles, grain, multiply);
+  at::parallel_for(0, tiles, grain, multiply);  // long loops, between others of OpenMP's threads
 }
 
 kernels::Inputs& thread_inputs() {
