@@ -76,7 +76,7 @@ void prepare_replicas(const ReplicationConfig& config, OwnParameters own, core::
 // prepare_replicas as a stage, behind what quantizes a block.
 class Replicate : public core::Stage {
  public:
-  static constexpr int kVersion = 1;  // bumped by hand when results change
+  static constexpr int kVersion = 2;  // bumped by hand when results change
 
   Replicate(const ReplicationConfig& config, OwnParameters own, uint64_t seed)
       : config_(config), own_(own), seed_(seed) {}
@@ -96,7 +96,7 @@ class Replicate : public core::Stage {
 // several replicas run once in what is saved.
 class Average : public core::Stage {
  public:
-  static constexpr int kVersion = 1;  // bumped by hand when results change
+  static constexpr int kVersion = 2;  // bumped by hand when results change
 
   explicit Average(const ReplicationConfig& config) : config_(config) {}
   std::string name() const override { return "average"; }

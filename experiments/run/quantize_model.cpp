@@ -148,6 +148,17 @@ QuantizedBlocks quantize_model(const Run& run, const Ranking& ranking, Resources
     const auto note = transform.notes().find(report.path);
     if (note != transform.notes().end()) report.note = note->second + (report.note.empty() ? "" : ", ") + report.note;
   }
+  int64_t imprecise = 0, linears = 0;
+  for (const quant::ModuleReport& report : reports) {
+    imprecise += report.imprecise_scales;
+    linears += report.imprecise_scales > 0 ? 1 : 0;
+  }
+  if (imprecise > 0) {
+    spdlog::warn(
+        "{} scales of {} linears are too small for float16: their errors may exceed 1/128. Use scale_dtype: "
+        "bfloat16 or float32.",
+        imprecise, linears);
+  }
   return {std::move(reports), trains ? parts_of(tune, spec) : std::vector<TrainingPart>()};
 }
 

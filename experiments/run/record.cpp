@@ -90,6 +90,10 @@ Json results_json(const Run& run, const RunRecord& record, int64_t bytes_on_disk
   for (const quant::ModuleReport& m : record.modules) {
     if (!m.fallback.empty()) fallbacks.push_back({{"module", m.path}, {"reason", m.fallback}});
   }
+  Json imprecise = Json::array();
+  for (const quant::ModuleReport& m : record.modules) {
+    if (m.imprecise_scales > 0) imprecise.push_back({{"module", m.path}, {"scales", m.imprecise_scales}});
+  }
   const auto& code_hash = record.bill.code_hash;
   return {{"schema", 1},
           {"name", spec.name},
@@ -117,7 +121,8 @@ Json results_json(const Run& run, const RunRecord& record, int64_t bytes_on_disk
           {"replication", replication_json(spec.replication, record.efficiency)},
           {"qat", training_json(record.training, stored_bits(record.bill.all))},
           {"stages", stages},
-          {"fallbacks", fallbacks}};
+          {"fallbacks", fallbacks},
+          {"imprecise_scales", imprecise}};
 }
 
 std::string modules_csv(const std::vector<quant::ModuleReport>& modules) {

@@ -11,6 +11,7 @@
 #include "core/io/file_lock.h"
 #include "core/io/files.h"
 #include "core/machine.h"
+#include "core/warn_once.h"
 #include "experiments/run/directories.h"
 #include "experiments/run/pipeline.h"
 #include "experiments/run/record.h"
@@ -43,12 +44,13 @@ void log_inactive(const Run& run) {
   if (!keys.empty()) spdlog::info("keys of the file that this run does not read: {}", fmt::join(keys, ", "));
 }
 
-// Lines of this run go to its log.txt too.
+// Lines of this run go to its log.txt too, and those that were logged when its model was checked.
 class RunLog {
  public:
-  explicit RunLog(const std::string& directory)
+  RunLog(const std::string& directory, const std::string& model)
       : sink_(std::make_shared<spdlog::sinks::basic_file_sink_mt>(directory + "/log.txt")) {
     sink_->set_pattern("%Y-%m-%d %H:%M:%S %l %v");
+    for (const std::string& line : core::warnings_about(model)) spdlog::logger("", sink_).warn("{}", line);
     spdlog::default_logger()->sinks().push_back(sink_);
   }
   ~RunLog() {
@@ -72,7 +74,7 @@ class RunLog {
 Row run_in_directory(const Run& run, Resources& resources) {
   const Spec& spec = run.spec();
   const std::string& directory = run.directory;
-  const RunLog log(directory);
+  const RunLog log(directory, run.files->directory);
   log_inactive(run);
   const Threads threads(resume(directory, spec));
   if (residency_of(spec, weights_of(spec, *run.files)) == exports::Residency::stream) core::return_freed_tensors();

@@ -10,7 +10,7 @@
 
 namespace experiments {
 
-inline constexpr int kTrainingVersion = 1;  // bumped by hand when trained values change
+inline constexpr int kTrainingVersion = 2;  // bumped by hand when trained values change
 
 // One training: of a block, or of the model.
 struct TrainingPart {

@@ -19,6 +19,10 @@ double smallest_normal(at::ScalarType dtype) {
   return dtype == at::kHalf ? 0x1p-14 : std::numeric_limits<float>::min();  // bfloat16 has float32's exponents
 }
 
+// Of float16 also the subnormal numbers are used, in steps of 2⁻²⁴: weights may well be that small.
+constexpr double kSteps = 0x1p24;
+constexpr double kPreciseHalf = 0x1p-18;  // from here on the nearest step is an error of at most 2⁻⁷
+
 // Like sign, but 1 at 0.
 at::Tensor direction(const at::Tensor& values) { return 1 - 2 * (values < 0).to(at::kFloat); }
 
@@ -38,7 +42,16 @@ at::Tensor ScaleFormat::rounded_scale(const at::Tensor& scale) const {
   core::require(at::isfinite(stored).all().item<bool>(),
                 "a scale of {:.3g} does not fit {}. Use scale_dtype: bfloat16 or float32.",
                 scale.abs().max().item<double>(), name);
-  return direction(scale) * stored.abs().clamp_min(smallest_normal(dtype_));
+  const at::Tensor magnitude = scale.abs();
+  const double smallest = smallest_normal(dtype_);
+  at::Tensor kept = stored.abs();
+  if (dtype_ == at::kHalf) {  // upwards where a step is coarse: a scale that is too small clips the largest weights
+    kept = at::where(magnitude < kPreciseHalf, at::ceil(magnitude * kSteps) / kSteps, kept);
+    kept = at::where(magnitude == 0, smallest, kept).to(at::kFloat);
+  } else {
+    kept = kept.clamp_min(smallest);
+  }
+  return direction(scale) * kept;
 }
 
 int64_t ScaleFormat::shared(int64_t groups) const { return scale_group_ > 0 ? scale_group_ : groups; }
@@ -69,6 +82,18 @@ Parameters ScaleFormat::stored(const at::Tensor& scale) const {
   parameters.at("scale_codes") = (q - 1 + negative).to(at::kByte);
   parameters.at("super_scale") = super_scale;
   return parameters;
+}
+
+int64_t imprecise_scales(const Parameters& parameters) {
+  int64_t count = 0;
+  for (const Parameter& p : parameters) {
+    const bool is_scale =
+        p.kind == core::Kind::scale || p.kind == core::Kind::row_scale || p.kind == core::Kind::column_scale;
+    if (!is_scale || p.stored_dtype != at::kHalf) continue;
+    const at::Tensor magnitude = p.tensor.abs();
+    count += at::logical_and(magnitude > 0, magnitude < kPreciseHalf).sum().item<int64_t>();
+  }
+  return count;
 }
 
 at::Tensor ScaleFormat::scale(const Parameters& parameters) const {

@@ -17,7 +17,9 @@ class ScaleFormat {
 
   // To the dtype and back to float32.
   at::Tensor rounded(const at::Tensor& values) const;
-  // The same, with |s| ≥ the dtype's smallest normal number. Error: a scale that is not finite in the dtype.
+  // The same for scales, which must not become 0: below 2⁻¹⁸ float16's subnormal numbers are rounded up; of another
+  // dtype |s| is at least the smallest normal number. A scale of 0, of a group of zeros, becomes the smallest normal
+  // number. Error: a scale that is not finite in the dtype.
   at::Tensor rounded_scale(const at::Tensor& scale) const;
 
   // The parameters that stand for a matrix of scales, [O, G]: scale [O, G]; two-level: scale_codes [O, G] and
@@ -39,5 +41,8 @@ class ScaleFormat {
   int64_t scale_bits_, scale_group_;
   bool is_signed_;
 };
+
+// How many scales are so small, below 2⁻¹⁸, that float16 stores them with an error that may exceed 2⁻⁷.
+int64_t imprecise_scales(const Parameters& parameters);
 
 }  // namespace quant

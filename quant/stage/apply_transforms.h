@@ -16,7 +16,7 @@ std::vector<NamedTransform> transforms_of(const std::vector<TransformItem>& item
 
 class ApplyTransforms : public core::Stage {
  public:
-  static constexpr int kVersion = 1;  // bumped by hand, together with Quantize::kVersion, when factors change
+  static constexpr int kVersion = 2;  // bumped by hand, together with Quantize::kVersion, when factors change
 
   // The walk must carry the stream of calibration text: with propagate_error the quantized one, else the full one.
   ApplyTransforms(std::vector<NamedTransform> transforms, std::vector<Assignment> assignments, bool propagate_error)

@@ -10,6 +10,7 @@
 
 #include "core/error.h"
 #include "core/linalg.h"
+#include "quant/grids/scale_format.h"
 #include "quant/linear/input_quantized_linear.h"
 #include "quant/linear/quantized_linear.h"
 #include "quant/linear/swapped.h"
@@ -28,7 +29,8 @@ namespace quant {
 // Every field, so that a resumed walk reports finished blocks as if it had quantized them itself.
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(WeightShape, absmax, kurtosis, outlier_columns)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(ModuleReport, path, method, out_features, in_features, bits, groups, weight_error,
-                                   output_error, output_energy, tokens, weight, input, seconds, fallback, note)
+                                   output_error, output_energy, tokens, weight, input, seconds, fallback, note,
+                                   imprecise_scales)
 
 namespace {
 
@@ -224,6 +226,7 @@ ModuleReport Quantize::report(const Target& target, const Quantized& result, con
     report.bits = coded->codes().bits();
     report.groups = c10::multiply_integers(coded->parameters().front().shape);
     report.weight_error = relative_error(w, approximation);
+    report.imprecise_scales = imprecise_scales(coded->parameters());
     if (target.inputs.hessian.defined()) {
       const at::Tensor wide = w.to(at::kFloat), &h = target.inputs.hessian;
       const double whole = output_energy(wide, h);

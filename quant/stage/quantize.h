@@ -30,8 +30,9 @@ struct ModuleReport {
   WeightShape weight;
   std::optional<WeightShape> input;  // where statistics of the inputs are known
   double seconds;
-  std::string fallback;  // why it was rounded to nearest instead; empty: it was not
-  std::string note;      // of the method
+  std::string fallback;          // why it was rounded to nearest instead; empty: it was not
+  std::string note;              // of the method
+  int64_t imprecise_scales = 0;  // too small for their dtype (quant/grids/scale_format.h)
 };
 
 // Codes and parameters of a linear of a finished block, by its path.
@@ -56,7 +57,7 @@ struct Calibration {
 
 class Quantize : public core::Stage {
  public:
-  static constexpr int kVersion = 5;  // bumped by hand when codes or parameters change
+  static constexpr int kVersion = 6;  // bumped by hand when codes or parameters change
 
   // With statistics to collect, the walk must carry the stream that `calibration` reads. encoded_of: where an
   // assignment takes the codes of another linear. weight_of: where it codes a mean.

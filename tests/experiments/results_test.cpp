@@ -3,11 +3,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <filesystem>
 #include <map>
 
 #include "core/io/csv.h"
 #include "core/io/files.h"
+#include "core/io/safetensors.h"
 #include "experiments/results/row.h"
 #include "experiments/run/run_point.h"
 #include "experiments/run/version.h"
@@ -41,13 +43,54 @@ std::vector<std::map<std::string, std::string>> read_csv(const std::string& file
   return rows;
 }
 
+// Multiplies a bfloat16 tensor of a model by 2^-exponent.
+void scale_down(const std::string& directory, const std::string& tensor, int exponent) {
+  const auto checkpoint = core::Checkpoint::open(directory);
+  const core::TensorView& view = checkpoint.at(tensor);
+  std::vector<uint16_t> values(view.bytes / 2);
+  std::memcpy(values.data(), view.data, view.bytes);
+  for (uint16_t& value : values) {
+    if ((value >> 7 & 255) > exponent) value -= static_cast<uint16_t>(exponent << 7);
+  }
+  overwrite_tensor(directory, tensor, {reinterpret_cast<const char*>(values.data()), view.bytes});
+}
+
+TEST(Results, SayWhichScalesAreTooSmallForTheirDtype) {
+  const Lab lab;
+  const std::string copy = lab.copy_of_model(), path = "model.layers.1.mlp.up_proj";
+  scale_down(copy, path + ".weight", 22);
+  const Strings overrides{"model.path=" + copy};
+  const Json row = lab.row(overrides);
+  ASSERT_EQ(row["imprecise_scales"].size(), 1u);
+  EXPECT_EQ(row["imprecise_scales"][0]["module"], path);
+  EXPECT_EQ(row["imprecise_scales"][0]["scales"], 256 * 128 / 64);
+  EXPECT_THAT(core::slurp(lab.directory(row) + "/log.txt"),
+              HasSubstr(" warning 512 scales of 1 linears are too small for float16: their errors may exceed 1/128. Use "
+                        "scale_dtype: bfloat16 or float32.\n"));
+  EXPECT_EQ(lab.row({"model.path=" + copy, "quant.weight.scale_dtype=bfloat16"})["imprecise_scales"], Json::array());
+}
+
+TEST(Results, WarningsAboutAModelAreInTheLogOfEveryRunOfIt) {
+  const Lab lab;
+  const std::string copy = lab.copy_of_model();
+  std::string config = core::slurp(copy + "/config.json");
+  config.replace(config.find('{'), 1, "{\"rope_parameters\": {\"rope_theta\": 77},");
+  core::write_atomically(copy + "/config.json", config);
+  for (const char* bits : {"2", "3"}) {
+    const Json row = lab.row({"model.path=" + copy, std::string("quant.weight.bits=") + bits});
+    const std::string log = core::slurp(lab.directory(row) + "/log.txt"), line = "but rope_parameters.rope_theta is 77";
+    EXPECT_THAT(log, HasSubstr(line)) << bits;
+    EXPECT_EQ(log.find(line), log.rfind(line)) << bits;
+  }
+}
+
 TEST(Results, HaveTheFieldsThatTheDocumentationLists) {
   const Lab lab;
   const Json row = lab.row();
-  EXPECT_THAT(names_of(row),
-              ElementsAre("schema", "name", "id", "seed", "swept", "commit", "versions", "machine", "hashes",
-                          "baseline", "quantized", "bits", "macs_per_token", "mac_multiplier", "weight_bytes_per_token",
-                          "kv_bytes_at_8192", "runtime", "replication", "qat", "stages", "fallbacks"));
+  EXPECT_THAT(names_of(row), ElementsAre("schema", "name", "id", "seed", "swept", "commit", "versions", "machine",
+                                         "hashes", "baseline", "quantized", "bits", "macs_per_token", "mac_multiplier",
+                                         "weight_bytes_per_token", "kv_bytes_at_8192", "runtime", "replication", "qat",
+                                         "stages", "fallbacks", "imprecise_scales"));
   EXPECT_EQ(row["mac_multiplier"], 1.0);
   EXPECT_EQ(row["schema"], 1);
   EXPECT_EQ(row["name"], "lab");
@@ -56,6 +99,7 @@ TEST(Results, HaveTheFieldsThatTheDocumentationLists) {
   EXPECT_THAT(names_of(row["machine"]), ElementsAre("cpu", "memory_bytes", "system", "device", "dtype", "threads"));
   EXPECT_EQ(row["machine"]["threads"], 2);
   EXPECT_EQ(row["fallbacks"], Json::array());
+  EXPECT_EQ(row["imprecise_scales"], Json::array());
   for (const char* hash : {"config", "model", "tokenizer", "codes"}) {
     EXPECT_THAT(row["hashes"][hash].get<std::string>(), MatchesRegex("[0-9a-f]+")) << hash;
     EXPECT_EQ(row["hashes"][hash].get<std::string>().size(), 32u) << hash;

@@ -21,12 +21,13 @@ struct Case {
   bool has_zeros, is_half, has_table;
   Precision precision;
   int64_t window_bits = 0;
+  float scale = 0.1f;  // size of the scales
 };
 
 std::ostream& operator<<(std::ostream& out, const Case& c) {
   return out << c.rows << "x" << c.columns << " bits " << c.bits << " group " << c.group_size << " inputs " << c.inputs
              << " sets " << c.sets << (c.has_zeros ? " zeros" : "") << (c.is_half ? " half" : "")
-             << (c.has_table ? " table" : "") << " window " << c.window_bits
+             << (c.has_table ? " table" : "") << " window " << c.window_bits << " scale " << c.scale
              << (c.precision == Precision::integer ? " integer" : " real");
 }
 
@@ -56,7 +57,7 @@ struct Problem {
     values.resize(c.sets);
     for (int64_t r = 0; r < c.sets; ++r) {
       std::vector<float> s(c.rows * layout.groups), z(s.size());
-      for (auto& v : s) v = rounded(normal(random) * 0.1f);
+      for (auto& v : s) v = rounded(normal(random) * c.scale);
       for (auto& v : z) v = rounded(normal(random) + static_cast<float>(1 << c.bits) / 2);
       values[r].resize(parameter_values(layout, c.has_zeros));
       halves.emplace_back(c.is_half ? values[r].size() : 0);
@@ -203,6 +204,19 @@ TEST(PackedProduct, Tables) {
     for (int64_t n = 1; n <= kMostInputs; ++n) check_all({21, 130, bits, 64, n, 1, false, true, true, Precision::real});
     check_all({21, 130, bits, -1, 1, 3, false, false, true, Precision::real});
     if (HasFatalFailure()) return;
+  }
+}
+
+// Scales below 2⁻¹⁴ are subnormal in float16, those below 2⁻²⁴ are 0 or the smallest one.
+TEST(PackedProduct, SubnormalScales) {
+  for (const int64_t bits : kBits) {
+    for (const float scale : {0x1p-14f, 0x1p-18f, 0x1p-23f}) {
+      for (const Precision precision : {Precision::real, Precision::integer}) {
+        check_all({21, 130, bits, 32, 2, 1, true, true, false, precision, 0, scale});
+      }
+      check_all({21, 130, bits, 32, 2, 1, false, true, true, Precision::real, 0, scale});
+      if (HasFatalFailure()) return;
+    }
   }
 }
 

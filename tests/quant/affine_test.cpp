@@ -47,12 +47,13 @@ double slow_scale(const SlowRange& range, const WeightConfig& config) {
   return 2 * range.largest() / top;
 }
 
-// Relative rounding, and smallest normal number, of the dtype of scales.
+// Relative rounding, smallest normal number, and what is used below it, of the dtype of scales.
 double rounding(const WeightConfig& config) {
   if (config.scale_dtype == "float16") return 0x1p-11;
   return config.scale_dtype == "bfloat16" ? 0x1p-8 : 0x1p-24;
 }
-double smallest(const WeightConfig& config) { return config.scale_dtype == "float16" ? 0x1p-14 : 0x1p-126; }
+double smallest_normal(const WeightConfig& config) { return config.scale_dtype == "float16" ? 0x1p-14 : 0x1p-126; }
+double subnormal_step(const WeightConfig& config) { return config.scale_dtype == "float16" ? 0x1p-24 : 0; }
 
 // Equal to the rounding of `exact`, where a value that float32 cannot tell from a tie may go either way.
 ::testing::AssertionResult is_rounding_of(double found, double exact, double top) {
@@ -67,11 +68,13 @@ double smallest(const WeightConfig& config) { return config.scale_dtype == "floa
 
 void expect_scale_as_defined(double found, const SlowRange& range, const WeightConfig& config) {
   const double exact = slow_scale(range, config) * config.clip;
-  const double bound = std::abs(exact) * (rounding(config) + kQuotient);
-  if (std::abs(exact) > smallest(config) * (1 + 2 * rounding(config))) {
-    ASSERT_NEAR(found, exact, bound);
+  const double step = subnormal_step(config), smallest = step > 0 ? step : smallest_normal(config);
+  if (exact == 0) {
+    ASSERT_EQ(std::abs(found), smallest_normal(config));
+  } else if (std::abs(exact) < smallest) {
+    ASSERT_EQ(std::abs(found), smallest);
   } else {
-    ASSERT_LE(std::abs(std::abs(found) - smallest(config)), 2 * rounding(config) * smallest(config));
+    ASSERT_NEAR(found, exact, std::abs(exact) * (rounding(config) + kQuotient) + step);
   }
 }
 
@@ -80,7 +83,7 @@ void expect_zero_as_defined(double found, const SlowRange& range, double scale, 
   if (config.zero_point == "int") {
     ASSERT_TRUE(is_rounding_of(found, exact, top_of(config.bits)));
   } else {
-    ASSERT_NEAR(found, exact, exact * (rounding(config) + kQuotient) + smallest(config) * rounding(config));
+    ASSERT_NEAR(found, exact, exact * (rounding(config) + kQuotient) + smallest_normal(config) * rounding(config));
   }
 }
 

@@ -152,8 +152,9 @@ TEST(CodebookGrid, TheScaleIsTheLargestWeightOverTheLargestLevel) {
     const at::Tensor scale = format_of(c.config)->fit(c.w, {}).at("scale").reshape(-1);
     const std::vector<SlowRange> ranges = slow_ranges(c.w, c.config.group_size);
     for (size_t g = 0; g < ranges.size(); ++g) {
-      const double exact = std::max(0x1p-14, ranges[g].largest() * c.config.clip);  // max |t| is 1
-      ASSERT_NEAR(scale[g].item<double>(), exact, exact * 0x1p-10);
+      const double largest = ranges[g].largest() * c.config.clip;  // max |t| is 1
+      const double exact = largest == 0 ? 0x1p-14 : std::max(0x1p-24, largest);
+      ASSERT_NEAR(scale[g].item<double>(), exact, exact * 0x1p-10 + 0x1p-24);
     }
   });
 }

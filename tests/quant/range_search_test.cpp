@@ -15,7 +15,9 @@ namespace {
 
 double half_rounded(double scale) {
   const double stored = static_cast<float>(c10::Half(static_cast<float>(scale)));
-  return stored < 0 ? std::min(stored, -0x1p-14) : std::max(stored, 0x1p-14);
+  if (scale == 0) return 0x1p-14;  // of a group of zeros
+  if (std::abs(scale) >= 0x1p-18) return stored;
+  return std::copysign(std::ceil(static_cast<float>(std::abs(scale)) * 0x1p24) * 0x1p-24, scale);  // upwards
 }
 
 double slow_searched_scale(const SlowRange& range, double p, const WeightConfig& config) {

@@ -17,16 +17,38 @@ ScaleFormat scale_format_of(const std::string& yaml, bool is_signed = false) {
 
 at::Tensor round_trip(const ScaleFormat& format, const at::Tensor& scale) { return format.scale(format.stored(scale)); }
 
-TEST(ScaleFormat, KeepsTheSignAndAtLeastTheSmallestNormalNumber) {
+TEST(ScaleFormat, KeepsTheSignAndAtLeastTheSmallestNumber) {
   const at::Tensor scale = at::tensor({0.0, 1e-9, -1e-9, 0.1, -0.1, 1.0}, at::kFloat);
   const at::Tensor half = scale_format_of("scale_dtype: float16").rounded_scale(scale);
-  EXPECT_TRUE(at::equal(half.narrow(0, 0, 3), at::tensor({0x1p-14, 0x1p-14, -0x1p-14}, at::kFloat))) << half;
+  EXPECT_TRUE(at::equal(half.narrow(0, 0, 3), at::tensor({0x1p-14, 0x1p-24, -0x1p-24}, at::kFloat))) << half;
   EXPECT_TRUE(at::equal(half.narrow(0, 3, 3), scale.narrow(0, 3, 3).to(at::kHalf).to(at::kFloat)));
   const at::Tensor exact = scale_format_of("scale_dtype: float32").rounded_scale(scale);
   EXPECT_TRUE(at::equal(exact.narrow(0, 1, 5), scale.narrow(0, 1, 5)));
   EXPECT_EQ(exact[0].item<double>(), 0x1p-126);
   EXPECT_TRUE(at::equal(scale_format_of("scale_dtype: bfloat16").rounded_scale(scale.narrow(0, 3, 1)),
                         scale.narrow(0, 3, 1).to(at::kBFloat16).to(at::kFloat)));
+}
+
+// Below 2⁻¹⁴ float16 has steps of 2⁻²⁴: the nearest of them, half to even, and the next larger one below 64 of them.
+TEST(ScaleFormat, SubnormalHalvesAreRoundedLikeTheOthersAndTheSmallestUpwards) {
+  const ScaleFormat format = scale_format_of("scale_dtype: float16");
+  const at::Tensor steps = at::arange(1, 1025, at::kFloat);
+  for (const double fraction : {0.0, 0.25, 0.5, 0.75}) {
+    const at::Tensor scale = (steps + fraction) * 0x1p-24;
+    const at::Tensor exact =
+        at::where(steps < 64, at::ceil(steps + fraction), at::round(steps + fraction)).to(at::kFloat) * 0x1p-24;
+    EXPECT_TRUE(at::equal(format.rounded_scale(scale), exact)) << fraction;
+    EXPECT_TRUE(at::equal(format.rounded_scale(-scale), -exact)) << fraction;
+  }
+  EXPECT_NEAR(format.rounded_scale(at::full({1}, 6.5e-6)).item<double>(), 6.5e-6, 0.005 * 6.5e-6);
+}
+
+TEST(ScaleFormat, CountsTheScalesThatHalvesHoldBadly) {
+  const at::Tensor scale = at::tensor({0.0, 1e-9, -1e-9, 3e-6, 0x1p-18, 6.5e-6, 1.0}, at::kFloat).reshape({1, 7});
+  const auto count = [&](const std::string& yaml) { return imprecise_scales(scale_format_of(yaml).stored(scale)); };
+  EXPECT_EQ(count("scale_dtype: float16"), 3);
+  EXPECT_EQ(count("scale_dtype: bfloat16"), 0);
+  EXPECT_EQ(count("scale_bits: 4, scale_group: 1"), 5) << "a shared scale is a sixteenth of its group's";
 }
 
 TEST(ScaleFormat, RefusesAScaleThatIsNotFinite) {
