@@ -64,9 +64,10 @@ TEST(Results, SayWhichScalesAreTooSmallForTheirDtype) {
   ASSERT_EQ(row["imprecise_scales"].size(), 1u);
   EXPECT_EQ(row["imprecise_scales"][0]["module"], path);
   EXPECT_EQ(row["imprecise_scales"][0]["scales"], 256 * 128 / 64);
-  EXPECT_THAT(core::slurp(lab.directory(row) + "/log.txt"),
-              HasSubstr(" warning 512 scales of 1 linears are too small for float16: their errors may exceed 1/128. Use "
-                        "scale_dtype: bfloat16 or float32.\n"));
+  EXPECT_THAT(
+      core::slurp(lab.directory(row) + "/log.txt"),
+      HasSubstr(" warning 512 scales of 1 linears are too small for float16: their errors may exceed 1/128. Use "
+                "scale_dtype: bfloat16 or float32.\n"));
   EXPECT_EQ(lab.row({"model.path=" + copy, "quant.weight.scale_dtype=bfloat16"})["imprecise_scales"], Json::array());
 }
 
