@@ -54,7 +54,4 @@ class JsonTokenizer : public Tokenizer {
   std::vector<std::optional<std::string>> tokens_;  // of each id, as bytes where byte_level_; none: no token has it
 };
 
-// The name of the kind whose words are bytes.
-using ByteLevelBpe = JsonTokenizer;
-
 }  // namespace core

@@ -92,8 +92,9 @@ void apply_settings(const JsonObject& config, bool post_processor_counts, const 
 
 }  // namespace
 
-std::unique_ptr<Tokenizer> load_tokenizer(const std::string& model_directory) {
-  const ModelTexts texts = read_model_texts(model_directory);
+std::unique_ptr<Tokenizer> load_tokenizer(const std::string& model) { return load_tokenizer(read_model_texts(model)); }
+
+std::unique_ptr<Tokenizer> load_tokenizer(const ModelTexts& texts) {
   std::optional<SpecialTokens> of_mirror;
   std::unique_ptr<Tokenizer> tokenizer = read_tokenizer(texts, of_mirror);
   SpecialTokens& special = tokenizer->special_;

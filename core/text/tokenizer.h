@@ -28,6 +28,8 @@ struct SpecialTokens {
   bool adds_bos = false;         // a text begins with BOS
 };
 
+struct ModelTexts;  // core/text/model_texts.h
+
 class Tokenizer {
  public:
   virtual ~Tokenizer() = default;
@@ -62,7 +64,7 @@ class Tokenizer {
       special_;       // set by load_tokenizer (core/text/load_tokenizer.h), except what the tokenizer's own file says
   std::string hash_;  // set by the constructor
 
-  friend std::unique_ptr<Tokenizer> load_tokenizer(const std::string& model_directory);
+  friend std::unique_ptr<Tokenizer> load_tokenizer(const ModelTexts& texts);
 };
 
 }  // namespace core

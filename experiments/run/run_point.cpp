@@ -74,7 +74,7 @@ class RunLog {
 Row run_in_directory(const Run& run, Resources& resources) {
   const Spec& spec = run.spec();
   const std::string& directory = run.directory;
-  const RunLog log(directory, run.files->directory);
+  const RunLog log(directory, run.files->path);
   log_inactive(run);
   const Threads threads(resume(directory, spec));
   if (residency_of(spec, weights_of(spec, *run.files)) == exports::Residency::stream) core::return_freed_tensors();

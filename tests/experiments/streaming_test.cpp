@@ -103,7 +103,7 @@ TEST_F(Streaming, AutoStreamsWhatWouldFillMoreThanHalfOfTheMemory) {
   const Spec spec = text_.points().front().spec;
   const core::Weights weights = weights_of(spec, resources.model(spec.model.path));
   EXPECT_EQ(weights.bytes_in_memory(),
-            2 * static_cast<int64_t>(resources.model(spec.model.path).tensors->total_bytes()))
+            2 * static_cast<int64_t>(core::Checkpoint::open(resources.model(spec.model.path).path).total_bytes()))
       << "the file holds bfloat16, float32 is computed with";
   EXPECT_LT(weights.bytes_in_memory(), core::memory_bytes() / 2);
   EXPECT_EQ(residency("model.residency=auto"), exports::Residency::resident);

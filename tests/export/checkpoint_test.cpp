@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/io/files.h"
+#include "core/io/safetensors.h"
 #include "quant/linear/quantized_linear.h"
 #include "tests/export/support.h"
 

@@ -4,6 +4,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "core/io/safetensors.h"
 #include "tests/export/support.h"
 
 namespace exports {

@@ -6,6 +6,7 @@
 #include <fstream>
 
 #include "core/io/files.h"
+#include "core/io/safetensors.h"
 #include "core/machine.h"
 #include "quant/grids/draws.h"
 #include "tests/export/support.h"

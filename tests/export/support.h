@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "core/io/hf_config.h"
+#include "core/io/safetensors.h"
 #include "export/checkpoint.h"
 #include "models/registry.h"
 #include "quant/linear/quantized_linear.h"

@@ -5,6 +5,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "core/io/safetensors.h"
 #include "tests/export/support.h"
 #include "tests/support/logged.h"
 

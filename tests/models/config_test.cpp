@@ -3,6 +3,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "core/io/safetensors.h"
 #include "core/nn/rotary.h"
 #include "models/registry.h"
 #include "tests/models/support.h"

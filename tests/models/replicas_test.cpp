@@ -4,6 +4,7 @@
 
 #include <map>
 
+#include "core/io/safetensors.h"
 #include "core/walk.h"
 #include "tests/models/support.h"
 

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
+#include "core/io/safetensors.h"
 #include "core/nn/rotary.h"
 #include "models/registry.h"
 #include "tests/models/support.h"

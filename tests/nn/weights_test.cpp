@@ -10,6 +10,7 @@
 
 #include "core/error.h"
 #include "core/io/files.h"
+#include "core/io/safetensors.h"
 #include "core/nn/slot.h"
 
 namespace {

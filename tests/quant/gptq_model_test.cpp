@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "core/io/hf_config.h"
+#include "core/io/safetensors.h"
 #include "core/text/corpus.h"
 #include "core/text/load_tokenizer.h"
 #include "experiments/config/calibration.h"

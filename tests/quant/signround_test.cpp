@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "core/io/hf_config.h"
+#include "core/io/safetensors.h"
 #include "models/registry.h"
 #include "quant/grids/affine.h"
 #include "quant/linear/quantized_linear.h"

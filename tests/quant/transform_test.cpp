@@ -8,6 +8,7 @@
 #include <filesystem>
 
 #include "core/io/hf_config.h"
+#include "core/io/safetensors.h"
 #include "models/registry.h"
 #include "quant/grids/make_format.h"
 #include "quant/stage/apply_transforms.h"

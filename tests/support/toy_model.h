@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "core/io/safetensors.h"
 #include "core/model.h"
 #include "core/walk.h"
 #include "tests/io/support.h"

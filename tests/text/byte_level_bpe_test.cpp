@@ -1,6 +1,4 @@
 // BPE on a vocabulary small enough to reckon by hand, against a slow definition, on broken files and on random bytes.
-#include "core/text/byte_level_bpe.h"
-
 #include <gmock/gmock.h>
 
 #include <algorithm>
@@ -9,6 +7,7 @@
 #include <random>
 
 #include "core/io/json_text.h"
+#include "core/text/json_tokenizer.h"
 #include "core/text/load_tokenizer.h"
 #include "core/text/utf8.h"
 #include "tests/text/support.h"
@@ -18,7 +17,7 @@ namespace {
 
 using nlohmann::json;
 
-ByteLevelBpe tokenizer_of(const json& description) { return ByteLevelBpe(description.dump(), "t.json"); }
+JsonTokenizer tokenizer_of(const json& description) { return JsonTokenizer(description.dump(), "t.json"); }
 
 // The message about a small tokenizer that `break_it` has changed.
 std::string broken(const std::function<void(json&)>& break_it) {
@@ -28,7 +27,7 @@ std::string broken(const std::function<void(json&)>& break_it) {
 }
 
 TEST(ByteLevelBpe, MergesInTheOrderOfTheList) {
-  const ByteLevelBpe tokenizer = tokenizer_of(small_tokenizer());
+  const JsonTokenizer tokenizer = tokenizer_of(small_tokenizer());
   EXPECT_EQ(tokenizer.encode("hello"), (Ids{258, 'o'}));
   EXPECT_EQ(tokenizer.encode("shell lhe"), (Ids{'s', 258, ' ', 'l', 256}));
   EXPECT_EQ(tokenizer.encode("lll"), (Ids{257, 'l'})) << "of equal pairs the leftmost";
@@ -49,7 +48,7 @@ TEST(ByteLevelBpe, AddedTokensAreTakenOutFirstTheLongestOnes) {
   json description = small_tokenizer();
   description["added_tokens"].push_back(
       {{"id", 260}, {"content", "<end>>"}, {"special", false}, {"normalized", false}});
-  const ByteLevelBpe tokenizer = tokenizer_of(description);
+  const JsonTokenizer tokenizer = tokenizer_of(description);
   EXPECT_EQ(tokenizer.encode("he<end>>he<end>"), (Ids{256, 260, 256, 259}));
   EXPECT_EQ(tokenizer.encode("<end<end>"), (Ids{'<', 'e', 'n', 'd', 259}));
   EXPECT_EQ(tokenizer.decode(Ids{256, 259, 260}), "he<end><end>>");
@@ -70,7 +69,7 @@ TEST(ByteLevelBpe, NormalizationComposesUnlessTheFileHasNone) {
 }
 
 TEST(ByteLevelBpe, EveryByteDecodesToItself) {
-  const ByteLevelBpe tokenizer = tokenizer_of(small_tokenizer());
+  const JsonTokenizer tokenizer = tokenizer_of(small_tokenizer());
   for (int byte = 0; byte < 256; ++byte)
     EXPECT_EQ(tokenizer.decode(Ids{byte}), std::string(1, static_cast<char>(byte)));
 }
@@ -109,7 +108,7 @@ TEST(ByteLevelBpe, EqualsTheSlowDefinitionOnRandomMergesAndWords) {
       merges[{ids[left], ids[right]}] = {rank, ids[left + right]};
       model["merges"].push_back({left, right});
     }
-    const ByteLevelBpe tokenizer = tokenizer_of(description);
+    const JsonTokenizer tokenizer = tokenizer_of(description);
     for (int word = 0; word < 50; ++word) {
       std::string text;
       for (size_t i = 0, size = 1 + random() % 90; i < size; ++i) text += static_cast<char>('a' + random() % 3);
@@ -136,7 +135,7 @@ TEST(ByteLevelBpe, ABytesTokenMayBeMissingUntilATextNeedsIt) {
   json description = small_tokenizer();
   for (const int byte : {int{'b'}, int{'c'}, 0xc3})
     description["model"]["vocab"].erase(byte_symbol(static_cast<uint8_t>(byte)));
-  const ByteLevelBpe strict = tokenizer_of(description);
+  const JsonTokenizer strict = tokenizer_of(description);
   EXPECT_EQ(strict.encode("hello"), (Ids{258, 'o'}));
   const auto refused = [&](std::string_view text) { return message_of([&] { strict.encode(text); }); };
   const std::string why =
@@ -177,7 +176,7 @@ TEST(ByteLevelBpe, TruncationAndPaddingAreLeftovers) {
 
 // One word of a million characters, as every text is where spaces are characters like others.
 TEST(ByteLevelBpe, AMegabyteOfCharactersIsNotQuadratic) {
-  const ByteLevelBpe tokenizer(characters_tokenizer(golden_json("characters.json")["base"]).dump(), "tokenizer.json");
+  const JsonTokenizer tokenizer(characters_tokenizer(golden_json("characters.json")["base"]).dump(), "tokenizer.json");
   for (const std::string& unit : {std::string("ab cdef  ij "), std::string("a"), std::string("中"), std::string(" ")}) {
     std::string text = "a";
     while (text.size() < (1 << 20)) text += unit;
@@ -187,14 +186,14 @@ TEST(ByteLevelBpe, AMegabyteOfCharactersIsNotQuadratic) {
 
 TEST(ByteLevelBpe, ACharacterWithoutATokenIsNamedWithItsPlace) {
   json change{{"without", {"<0xC3>"}}, {"model", {{"unk_token", nullptr}}}};
-  const ByteLevelBpe tokenizer = tokenizer_of(characters_tokenizer(golden_json("characters.json")["base"], change));
+  const JsonTokenizer tokenizer = tokenizer_of(characters_tokenizer(golden_json("characters.json")["base"], change));
   EXPECT_EQ(message_of([&] { tokenizer.encode("a b 中 é"); }),
             "text to tokenize: `é` at byte 8 has no token in t.json, nor is there a model.unk_token for it. Remove the "
             "character, or use another tokenizer.");
 }
 
 TEST(ByteLevelBpe, TextThatIsNotUtf8IsRefusedWithTheOffset) {
-  const ByteLevelBpe tokenizer = tokenizer_of(small_tokenizer());
+  const JsonTokenizer tokenizer = tokenizer_of(small_tokenizer());
   const auto refused = [&](std::string_view text) { return message_of([&] { tokenizer.encode(text); }); };
   EXPECT_EQ(refused("ab\xff"), "text to tokenize: byte 2 (0xff) is not valid UTF-8. Convert the text to UTF-8.");
   EXPECT_EQ(refused("\xc3"), "text to tokenize: byte 0 (0xc3) is not valid UTF-8. Convert the text to UTF-8.");
@@ -205,7 +204,7 @@ TEST(ByteLevelBpe, TextThatIsNotUtf8IsRefusedWithTheOffset) {
 TEST(ByteLevelBpe, IdsOutsideTheVocabularyAreRefused) {
   json description = small_tokenizer();
   description["added_tokens"][0]["id"] = 300;
-  const ByteLevelBpe tokenizer = tokenizer_of(description);
+  const JsonTokenizer tokenizer = tokenizer_of(description);
   for (const int32_t id : {-1, 299, 301})
     EXPECT_EQ(
         message_of([&] { tokenizer.decode(Ids{id}); }),
@@ -267,7 +266,7 @@ TEST(ByteLevelBpe, PartsThatAreNotImplementedAreRefusedByName) {
 }
 
 TEST(ByteLevelBpe, BrokenFilesAreRefusedInOneLine) {
-  EXPECT_EQ(message_of([] { ByteLevelBpe("{\n \"a\": ]", "t.json"); }),
+  EXPECT_EQ(message_of([] { JsonTokenizer("{\n \"a\": ]", "t.json"); }),
             "t.json: the text is not JSON (line 2, column 7). Replace the file.");
   const auto merge = [](const json& value) { return broken([&](json& j) { j["model"]["merges"][1] = value; }); };
   EXPECT_EQ(merge("l x"), "t.json: model.merges[1] names `lx`, which is not in the vocabulary. Replace the file.");
@@ -332,7 +331,7 @@ TEST(ByteLevelBpe, FilesWithRandomDamageLoadOrAreRefused) {
         text.erase(at, random() % 20);
     }
     if (round % 10 == 0) text.resize(random() % text.size());
-    const std::string message = message_of([&] { ByteLevelBpe(text, "t.json").encode("hello <end> world"); });
+    const std::string message = message_of([&] { JsonTokenizer(text, "t.json").encode("hello <end> world"); });
     EXPECT_THAT(message, testing::AnyOf("no error", testing::StartsWith("t.json: "))) << text;
     EXPECT_THAT(message, testing::Not(testing::HasSubstr("\n")));
     refused += message != "no error";

@@ -13,7 +13,7 @@
 
 #include "core/io/files.h"
 #include "core/text/byte_alphabet.h"
-#include "core/text/byte_level_bpe.h"
+#include "core/text/json_tokenizer.h"
 #include "tests/io/support.h"
 
 namespace core {

@@ -8,7 +8,7 @@
 namespace core {
 namespace {
 
-ByteLevelBpe bytes() { return ByteLevelBpe(small_tokenizer().dump(), "tokenizer.json"); }
+JsonTokenizer bytes() { return JsonTokenizer(small_tokenizer().dump(), "tokenizer.json"); }
 
 TEST(CompleteUtf8, EndsBeforeACharacterThatHasBegun) {
   for (const std::string whole : {"", "a", "é", "€", "😀", "a€"}) {
@@ -23,7 +23,7 @@ TEST(CompleteUtf8, EndsBeforeACharacterThatHasBegun) {
 }
 
 TEST(TextStream, HoldsACharacterBackUntilItIsComplete) {
-  const ByteLevelBpe tokenizer = bytes();
+  const JsonTokenizer tokenizer = bytes();
   TextStream stream(tokenizer, {});
   EXPECT_EQ(stream.push('a'), "a");
   EXPECT_EQ(stream.push(0xE2), "");
@@ -35,7 +35,7 @@ TEST(TextStream, HoldsACharacterBackUntilItIsComplete) {
 }
 
 TEST(TextStream, BytesThatAreNoTextAreReplaced) {
-  const ByteLevelBpe tokenizer = bytes();
+  const JsonTokenizer tokenizer = bytes();
   TextStream stream(tokenizer, {'x'});
   EXPECT_EQ(stream.push(0xE2), "");
   EXPECT_EQ(stream.push('a'),
@@ -67,7 +67,7 @@ void expect_whole(const Tokenizer& tokenizer, const std::string& text) {
 
 // Bytes of a prompt's last character may lie before the tokens that are kept: here its last 8 begin inside one.
 TEST(TextStream, APromptMayEndInARunOfBytes) {
-  const ByteLevelBpe tokenizer(characters_tokenizer(golden_json("characters.json")["base"]).dump(), "tokenizer.json");
+  const JsonTokenizer tokenizer(characters_tokenizer(golden_json("characters.json")["base"]).dump(), "tokenizer.json");
   const Ids ids = tokenizer.encode("房子很小但是很贵"), before(ids.begin(), ids.begin() + 1 + 6 * 3);
   TextStream stream(tokenizer, before);
   std::string all;
@@ -78,7 +78,7 @@ TEST(TextStream, APromptMayEndInARunOfBytes) {
 TEST(TextStream, ThePiecesAreTheText) {
   const std::string text = "Straße in 北京 costs 5 €. 😀 hello ";
   expect_whole(bytes(), text);
-  const ByteLevelBpe characters(characters_tokenizer(golden_json("characters.json")["base"]).dump(), "tokenizer.json");
+  const JsonTokenizer characters(characters_tokenizer(golden_json("characters.json")["base"]).dump(), "tokenizer.json");
   expect_whole(characters, "a cab in 北京 costs 5 €. ");
   expect_whole(characters,
                "a cab in which one sits, 北京的房子很小但是很贵没有人住在那里北京的房子很小但是很贵没有人住在那里 ");

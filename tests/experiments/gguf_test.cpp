@@ -1,0 +1,51 @@
+// A GGUF file as model.path: the numbers of the folder that it was made from, through every stage of a run.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "export/checkpoint.h"
+#include "tests/experiments/support.h"
+#include "tests/io/gguf_of_folder.h"
+
+namespace experiments {
+namespace {
+
+const std::string kRtn = "quant={method: rtn, weight: {bits: 3, group_size: 64}}";
+
+class GgufRuns : public testing::Test {
+ protected:
+  const Lab lab_;
+  const std::string folder_ = shallow_model();
+  const std::string file_ = lab_.put("tiny.gguf", core::qwen3_as_gguf(folder_).bytes());
+};
+
+TEST_F(GgufRuns, HaveTheNumbersOfTheFolder) {
+  const Json of_folder = lab_.row({"model.path=" + folder_, kRtn}), of_file = lab_.row({"model.path=" + file_, kRtn});
+  for (const char* model : {"baseline", "quantized"}) {
+    EXPECT_EQ(of_file[model]["perplexity"][0]["nll"], of_folder[model]["perplexity"][0]["nll"]) << model;
+    EXPECT_EQ(of_file[model]["perplexity"][0]["token_hash"], of_folder[model]["perplexity"][0]["token_hash"]) << model;
+  }
+  EXPECT_NE(of_file["id"], of_folder["id"]) << "the content of the files differs";
+}
+
+TEST_F(GgufRuns, LeaveACheckpointThatStandsAlone) {
+  const Json row = lab_.row({"model.path=" + file_, kRtn});
+  const std::string checkpoint = lab_.directory(row) + "/checkpoint";
+  EXPECT_TRUE(exports::is_quantized_checkpoint(checkpoint));
+  const double nll = Lab::nll_of(lab_.row({"model.path=" + checkpoint, "quant.method=none"}));
+  EXPECT_EQ(nll, Lab::nll_of(row));
+}
+
+TEST_F(GgufRuns, AreStreamedWithTheSameNumbers) {
+  const Json whole = lab_.row({"model.path=" + file_, kRtn, "model.residency=resident"});
+  const Json parts = lab_.row({"model.path=" + file_, kRtn, "model.residency=stream"}, /*force=*/true);
+  EXPECT_EQ(Lab::nll_of(parts), Lab::nll_of(whole));
+}
+
+TEST_F(GgufRuns, OfACutFileEndWithALine) {
+  const std::string path = lab_.put("cut.gguf", core::slurp(file_).substr(0, 64));
+  EXPECT_THAT(core::message_of([&] { lab_.run({"model.path=" + path}); }),
+              testing::StartsWith(path + ": the file ends after 64 bytes, within "));
+}
+
+}  // namespace
+}  // namespace experiments
