@@ -7,7 +7,9 @@
 namespace experiments {
 
 void ModelConfig::keys(core::Keys& k) {
-  k.key("path", path, "model directory in Hugging Face format, or its name under data/ or $REFRAIN_DATA");
+  k.key("path", path,
+        "directory in Hugging Face format or GGUF file, or its name under data/, $REFRAIN_DATA or among the models "
+        "that tools/get_model has fetched");
   k.key("dtype", dtype, "dtype of the computation; auto: float32", {"auto", "float32", "bfloat16", "float16"});
   k.key("residency", residency,
         "weights in memory; resident: all; stream: one block at a time, of feed-forward networks one linear; auto: "

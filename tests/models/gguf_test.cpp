@@ -9,7 +9,7 @@
 #include "core/nn/rotary.h"
 #include "core/walk.h"
 #include "models/registry.h"
-#include "tests/io/gguf_bytes.h"
+#include "tests/io/support.h"
 #include "tests/models/support.h"
 
 namespace {
@@ -59,6 +59,26 @@ TEST_P(GgufModel, ComputesTheLogitsOfTransformers) {
   const std::string name = name_of(GetParam());
   if (GetParam() != golden_directory(name)) GTEST_SKIP() << "its folder is compared";
   EXPECT_LE(difference(from_file_->forward(expected_of(name, "ids")), expected_of(name, "logits")), 1e-4);
+}
+
+// The file has mscale_all_dim alone, because the models have mscale equal to it; the golden folder has not.
+TEST(GgufModels, YarnOfDeepSeekV2HasOneTemperature) {
+  const at::NoGradGuard no_gradient;
+  const core::Scratch scratch;
+  const std::string golden = golden_directory("deepseek_v2_yarn");
+  std::string config = golden_file("deepseek_v2_yarn", "config.json");
+  const std::string other = "\"mscale\": 0.707";
+  ASSERT_NE(config.find(other), std::string::npos);
+  config.replace(config.find(other), other.size(), "\"mscale\": 0.9");
+  scratch.put("config.json", config);
+  for (const auto& entry : std::filesystem::directory_iterator(golden)) {
+    const std::string name = entry.path().filename();
+    if (name.starts_with("model")) scratch.put(name, core::slurp(entry.path()));
+  }
+  const auto folder = load_model(scratch.path());
+  const auto file = load_model(std::string(REFRAIN_SOURCE_DIR) + "/tests/golden/gguf/deepseek_v2_yarn/model.gguf");
+  const at::Tensor ids = at::arange(40).remainder(folder->shape().vocabulary).view({2, 20});
+  EXPECT_LE(difference(file->forward(ids), folder->forward(ids)), 1e-4);
 }
 
 }  // namespace

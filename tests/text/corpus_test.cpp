@@ -32,6 +32,7 @@ class DataFolders : public testing::Test {
   Scratch scratch_;
   Environment home_{"REFRAIN_HOME", scratch_.file("home").c_str()};
   Environment data_{"REFRAIN_DATA", scratch_.file("more").c_str()};
+  Environment fetched_{"REFRAIN_MODELS", scratch_.file("fetched").c_str()};
 };
 
 TEST_F(DataFolders, HomeIsSearchedBeforeRefrainData) {
@@ -123,6 +124,18 @@ TEST_F(DataFolders, AModelIsAPathOrANameUnderADataFolder) {
   EXPECT_EQ(find_model("tiny"), home_data() + "/tiny");
   EXPECT_EQ(find_model("family/member"), data() + "/models/family/member");
   EXPECT_EQ(find_model(data() + "/models/tiny"), data() + "/models/tiny");
+}
+
+TEST_F(DataFolders, AModelThatCanBeFetchedIsFoundOnceItIsThere) {
+  put("home/data/models.json", R"({"small-135m": {}})");
+  EXPECT_EQ(message_of([] { find_model("small-135m"); }),
+            "small-135m: this model is not here yet. Fetch it: tools/get_model small-135m");
+  put("fetched/small-135m/Small.Q4_1.gguf", "GGUF");
+  EXPECT_EQ(find_model("small-135m"), scratch_.file("fetched/small-135m/Small.Q4_1.gguf"));
+  EXPECT_THAT(list_models(), ElementsAre("small-135m"));
+  put("fetched/small-135m/Other.gguf", "GGUF");
+  EXPECT_THAT(message_of([] { find_model("small-135m"); }), testing::StartsWith("small-135m: this model is not here"))
+      << "two files: neither stands for the folder";
 }
 
 TEST_F(DataFolders, UnknownNamesGetTheNearestAndAllKnownOnes) {
