@@ -224,7 +224,7 @@ void Model::load_embedding_and_head(const Weights& weights) {
   }
   embedding_->load(weights);
   if (shape_.tied && weights.has(head) && !weights.same(head, embedding_->linear().weight())) {
-    shape_.tied = false;
+    untie();
     warn_once(
         fmt::format("{}: config.json ties {} and {}, but they differ. They are not tied, as in transformers. Set "
                     "tie_word_embeddings to false.",

@@ -101,6 +101,7 @@ class Model : public torch::nn::Module {
   // Embedding, last norm and head (tied: one linear in both slots). A model that config.json ties is not tied if the
   // file holds a head that differs from the embedding; it then warns, and shape().tied is false.
   void load_embedding_and_head(const Weights& weights);
+  void untie() { shape_.tied = false; }  // the tensors show that the head is not the embedding
 
  private:
   void check_embedding_and_head(const Weights& weights) const;

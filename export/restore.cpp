@@ -191,6 +191,13 @@ void check_modules(core::Model& model, const Manifest& manifest) {
   }
 }
 
+// A tied pair is stored once. A head beside the embedding, if they were not untied, was never the embedding, whatever
+// config.json says.
+void untie_what_differs(core::Model& model, const Manifest& manifest, const core::Weights& weights) {
+  const std::string& head = model.head().path();
+  if (!manifest.untied && (manifest.modules.contains(head) || weights.has(head + ".weight"))) model.untie();
+}
+
 void check_tensors(core::Model& model, const Manifest& manifest, const core::Weights& weights) {
   std::set<const torch::nn::Module*> unused;  // of blocks that no step runs: they are not stored
   for (int64_t i = 0; i < model.shape().layers; ++i) {
@@ -309,6 +316,7 @@ void UnfinishedSource::load_finished(core::Model& model, int64_t block) {
 void load_embedding_and_head(core::Model& model, const std::string& directory, const core::Weights& weights) {
   if (!is_quantized_checkpoint(directory)) return model.load_embedding_and_head(weights);
   const Manifest manifest = read_manifest(directory + "/" + kManifestFile);
+  untie_what_differs(model, manifest, weights);
   fill(model.embedding(), manifest, weights, codes_in(weights));
   model.norm().load(weights);
   if (model.shape().tied && !manifest.untied) return model.head().put(model.embedding().pointer());
@@ -326,6 +334,7 @@ void check(core::Model& model, const std::string& directory, const core::Weights
     check_plan(manifest, model.shape().layers);
     model.follow(manifest.plan);
     check_modules(model, manifest);
+    untie_what_differs(model, manifest, weights);
     return check_tensors(model, manifest, weights);
   }
   for (const core::Slot* slot : model.slots()) {

@@ -37,7 +37,8 @@ measure:
   }
   ::setenv("REFRAIN_HOME", REFRAIN_SOURCE_DIR, 1);
   ::unsetenv("REFRAIN_DATA");
-  ::setenv("OMP_WAIT_POLICY", "PASSIVE", 1);  // as ctest sets it: other programs use the cores too
+  ::setenv("REFRAIN_MODELS", (directory + "/models").c_str(), 1);  // not those of the user
+  ::setenv("OMP_WAIT_POLICY", "PASSIVE", 1);                       // as ctest sets it: other programs use the cores too
   std::vector<char*> pointers;
   for (std::string& word : words) pointers.push_back(word.data());
   pointers.push_back(nullptr);

@@ -23,7 +23,8 @@ class Program {
  public:
   Program();
 
-  // Runs `run_experiment <arguments>` with the directory as its working directory. REFRAIN_DATA is not set.
+  // Runs `run_experiment <arguments>` with the directory as its working directory. REFRAIN_DATA is not set, no
+  // model has been fetched.
   Finished run(const Strings& arguments);
   // The same in two steps, for tests that interrupt it or run it several times at once.
   pid_t start(const Strings& arguments);

@@ -118,11 +118,11 @@ TEST(Config, AnUnknownRopeIsRefusedWithTheKnownOnes) {
   EXPECT_EQ(refusal("llama_linear", {{"rope_scaling", {{"rope_type", "longrope"}}}}),
             "config.json: rope_scaling.rope_type is longrope, which is not implemented. Use a model with one of: "
             "default, linear, "
-            "yarn, llama3.");
+            "yarn, llama3, factors.");
   EXPECT_EQ(refusal("llama_linear", {{"rope_scaling", {{"rope_type", nullptr}, {"type", "dynamic"}}}}),
             "config.json: rope_scaling.type is dynamic, which is not implemented. Use a model with one of: default, "
             "linear, yarn, "
-            "llama3.");
+            "llama3, factors.");
 }
 
 TEST(Config, ImpossibleRopeNumbersAreRefused) {
