@@ -83,8 +83,8 @@ class GgufParser {
 
   // A count that the rest of the file cannot hold is refused before anything is allocated.
   void check_count(uint64_t count, size_t least_bytes, std::string_view what) const {
-    check(count <= left() / least_bytes, "the header announces {} {}, more than fit into {} bytes", count, what,
-          bytes_.size());
+    check(count <= left() / least_bytes, "the header announces {} {}, more than fit into the {} bytes of the file",
+          count, what, bytes_.size());
   }
 
   void check_magic() {
