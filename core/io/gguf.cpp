@@ -116,12 +116,6 @@ std::vector<std::string> Gguf::files() const { return state_->files; }
 bool Gguf::has(const std::string& key) const { return state_->values.count(key) > 0; }
 const std::vector<GgufTensor>& Gguf::tensors() const { return state_->tensors; }
 
-std::vector<std::string> Gguf::keys() const {
-  std::vector<std::string> out;
-  for (const auto& [key, value] : state_->values) out.push_back(key);
-  return out;
-}
-
 const GgufTensor* Gguf::find(const std::string& name) const {
   const auto found = state_->by_name.find(name);
   return found == state_->by_name.end() ? nullptr : &state_->tensors[found->second];

@@ -38,7 +38,6 @@ class Gguf {
   std::vector<std::string> files() const;
 
   bool has(const std::string& key) const;
-  std::vector<std::string> keys() const;
   // Without a default a missing key is an error. Lists are lists of one where the file has a single value.
   int64_t integer(const std::string& key) const;
   int64_t integer(const std::string& key, int64_t otherwise) const;

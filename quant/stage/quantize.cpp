@@ -9,20 +9,12 @@
 #include <utility>
 
 #include "core/error.h"
+#include "core/io/json_optional.h"
 #include "core/linalg.h"
 #include "quant/grids/scale_format.h"
 #include "quant/linear/input_quantized_linear.h"
 #include "quant/linear/quantized_linear.h"
 #include "quant/linear/swapped.h"
-
-// A value that may be missing is null.
-template <typename T>
-struct nlohmann::adl_serializer<std::optional<T>> {
-  static void to_json(json& out, const std::optional<T>& value) { out = value ? json(*value) : json(nullptr); }
-  static void from_json(const json& in, std::optional<T>& value) {
-    value = in.is_null() ? std::nullopt : std::optional<T>(in.get<T>());
-  }
-};
 
 namespace quant {
 

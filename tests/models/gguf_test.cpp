@@ -1,5 +1,6 @@
-// The golden models as llama.cpp's converter (convert_hf_to_gguf.py, 0c1e57098, --outtype f32) writes them: the same
-// configuration where it counts, the same weights, and the logits that transformers computes on the source folder.
+// The golden models as llama.cpp's converter (convert_hf_to_gguf.py, 0c1e57098, --outtype f32) writes them without a
+// vocabulary: the same configuration where it counts, the same weights, and the logits that transformers computes on
+// the source folder.
 #include <gtest/gtest.h>
 
 #include <filesystem>

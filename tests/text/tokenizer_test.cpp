@@ -1,34 +1,13 @@
 // A model directory: which file is the tokenizer, and where BOS and EOS come from.
 #include <gmock/gmock.h>
-#include <spdlog/sinks/ostream_sink.h>
-#include <spdlog/spdlog.h>
-
-#include <sstream>
 
 #include "core/text/load_tokenizer.h"
 #include "core/text/sentencepiece_tokenizer.h"
+#include "tests/support/logged.h"
 #include "tests/text/support.h"
 
 namespace core {
 namespace {
-
-// What is logged while it lives.
-class Log {
- public:
-  Log() {
-    auto log = std::make_shared<spdlog::logger>("test", std::make_shared<spdlog::sinks::ostream_sink_mt>(lines_));
-    log->set_pattern("%v");
-    spdlog::set_default_logger(log);
-  }
-  ~Log() { spdlog::set_default_logger(before_); }
-  Log(const Log&) = delete;
-  Log& operator=(const Log&) = delete;
-  std::string text() const { return lines_.str(); }
-
- private:
-  std::shared_ptr<spdlog::logger> before_ = spdlog::default_logger();
-  std::ostringstream lines_;
-};
 
 class ModelDirectory : public testing::Test {
  protected:
@@ -88,7 +67,7 @@ TEST_F(ModelDirectory, ALineIsLoggedWhenTokenizerConfigSaysSomethingElse) {
   const auto said = [&](const std::string& settings) {
     scratch_.put("tokenizer.json", description.dump());
     put_settings(settings);
-    const Log log;
+    const Logged log;
     load();
     return log.text();
   };
