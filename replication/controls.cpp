@@ -1,6 +1,11 @@
 #include "replication/controls.h"
 
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
 #include <algorithm>
+
+#include "core/error.h"
 
 namespace replication {
 
@@ -43,13 +48,34 @@ ControlRun varied(core::Node document, const std::string& key, int64_t value) {
 
 Runs single(const Control& /*control*/, const ReplicaRun& replica) { return {{single_document(replica)}}; }
 
-// The single replica in groups of 128, 64 and 32, and in groups of 64 with a bit more.
+// Descending.
+std::vector<int64_t> curve_groups(const ReplicaRun& replica) {
+  const std::set<int64_t> widths = replica.widths();
+  std::vector<int64_t> sizes;
+  for (const int64_t size : kCurveGroups) {
+    if (std::all_of(widths.begin(), widths.end(), [&](int64_t width) { return width % size == 0; }))
+      sizes.push_back(size);
+  }
+  core::require(!sizes.empty(),
+                "{}: {} needs one group size for all linears, and of {} none divides all of their input widths, {}. "
+                "Leave {} out, or give linears a group_size of their own in quant.rules.",
+                replica.where, kCurve, fmt::join(kCurveGroups, ", "), fmt::join(widths, ", "), kCurve);
+  return sizes;
+}
+
+// The single replica in groups of every size that divides, and with a bit more in groups of 64, or else of the largest.
 Runs curve(const Control& /*control*/, const ReplicaRun& replica) {
+  constexpr int64_t kUsual = 64;
   Runs runs;
   const core::Node document = single_document(replica);
-  for (const int64_t size : {128, 64, 32}) runs.push_back(varied(document, "quant.weight.group_size", size));
-  runs.push_back(varied(document, "quant.weight.bits", replica.weight.bits + 1));
-  core::assign(runs.back().document, "quant.weight.group_size", core::make_integer(64));
+  const std::vector<int64_t> sizes = curve_groups(replica);
+  for (const int64_t size : sizes) runs.push_back(varied(document, "quant.weight.group_size", size));
+  const bool has_usual = std::count(sizes.begin(), sizes.end(), kUsual) > 0;
+  ControlRun& finer =
+      runs.emplace_back(varied(document, "quant.weight.group_size", has_usual ? kUsual : sizes.front()));
+  const int64_t bits = replica.weight.bits + 1;
+  core::assign(finer.document, "quant.weight.bits", core::make_integer(bits));
+  finer.swept.emplace_back("quant.weight.bits", std::to_string(bits));
   return runs;
 }
 
@@ -97,8 +123,9 @@ const std::vector<Control>& controls() {
        .runs = single,
        .levels = nullptr},
       {.name = kCurve,
-       .help = "the single replica in groups of 128, 64 and 32 and with a bit more, on which a replica's KL is read as "
-               "bits",
+       .help = fmt::format("the single replica in groups of those of {} that divide the inputs of every linear, and "
+                           "with a bit more, on which a replica's KL is read as bits",
+                           fmt::join(kCurveGroups, ", ")),
        .holds_bits = false,
        .in_place = false,
        .comes_first = false,

@@ -2,6 +2,9 @@
 // what it gives to which linears. Keys, help, run documents and mixes follow from the table.
 #pragma once
 
+#include <array>
+#include <functional>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -17,7 +20,8 @@ inline constexpr const char* kSingle = "single";
 inline constexpr const char* kCurve = "curve";
 inline constexpr const char* kRandomSelection = "random_selection";
 inline constexpr const char* kFollowersRemoved = "followers_removed";
-inline constexpr int64_t kDraws = 5;  // of random_selection
+inline constexpr int64_t kDraws = 5;                             // of random_selection
+inline constexpr std::array kCurveGroups{192, 128, 96, 64, 32};  // of curve: those that divide every width
 
 // The replica, as far as the documents of its controls depend on it.
 struct ReplicaRun {
@@ -25,6 +29,9 @@ struct ReplicaRun {
   const quant::WeightConfig& weight;  // quant.weight
   const quant::WeightConfig& single;  // single_grid() of it
   const Selection& select;
+  std::string where;  // the key that asks for the controls, for messages
+  // in_features of the linears whose groups quant.weight decides. It opens the model's configuration.
+  std::function<std::set<int64_t>()> widths;
 };
 
 // One of the runs of a control.
@@ -37,7 +44,7 @@ struct Control {
   enum class Mixes { nothing, all, changed, attention_and_shared };
 
   const char* name;
-  const char* help;
+  std::string help;
   bool holds_bits;   // it stores as many bits as the replica
   bool in_place;     // `replication.control: name` runs it in place of the strategy; others have no strategy at all
   bool comes_first;  // it runs before the replica, because what is measured on its way is what others are held against

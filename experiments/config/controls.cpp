@@ -1,8 +1,11 @@
 #include "experiments/config/controls.h"
 
 #include <algorithm>
+#include <set>
 
 #include "core/error.h"
+#include "core/io/model_path.h"
+#include "models/registry.h"
 
 namespace experiments {
 
@@ -35,6 +38,21 @@ void add_ladder(const Spec& spec, const core::Node& document, std::vector<Varian
   }
 }
 
+// in_features of the linears in groups of quant.weight.group_size, whatever that is: those in groups of a rule's are
+// left out.
+std::set<int64_t> widths_of(const Spec& spec, const quant::WeightConfig& single) {
+  constexpr int64_t kAny = 1;  // divides every width
+  quant::QuantConfig quant = spec.quant;
+  quant.weight = single;
+  quant.weight.group_size = kAny;
+  const auto model = models::build(core::read_model_config(core::find_model(spec.model.path)));
+  std::set<int64_t> widths;
+  for (const quant::Assignment& a : quant::assign(quant, *model)) {
+    if (a.format != nullptr && a.weight.group_size == kAny) widths.insert(a.slot->in_features());
+  }
+  return widths;
+}
+
 }  // namespace
 
 std::vector<Variant> with_controls(core::Node document) {
@@ -45,7 +63,14 @@ std::vector<Variant> with_controls(core::Node document) {
   for (const char* key : {"controls", "ladder"}) erase(*document.find("replication"), key);
   std::vector<Variant> variants{{document, replication::ReplicationConfig::kNone}};
   const quant::WeightConfig single = replication::single_grid(spec.replication, spec.quant.weight);
-  const replication::ReplicaRun replica{document, spec.quant.weight, single, spec.replication.select};
+  const replication::ReplicaRun replica{
+      .document = document,
+      .weight = spec.quant.weight,
+      .single = single,
+      .select = spec.replication.select,
+      .where = spec.replication.where("controls"),
+      .widths = [&] { return widths_of(spec, single); },
+  };
   for (const std::string& name : controls) {
     const replication::Control& control = *replication::find_control(name);
     for (replication::ControlRun& run : control.runs(control, replica))

@@ -19,7 +19,7 @@ struct Variant {
 };
 
 // The runs that a point's document asks for, itself among them: the single replica first, because what is measured on
-// its way is what the replica is held against.
+// its way is what the replica is held against. The control `curve` reads the model's configuration, for its shapes.
 std::vector<Variant> with_controls(core::Node document);
 
 }  // namespace experiments

@@ -50,7 +50,8 @@ class ListedPoints : public PointSource {
 // every case × the grid. Beside each of them the controls that it asks for: `swept` then says which. Each once per
 // seed, if there are `seeds`: `swept` then ends with the seed. `overrides` are assignments "key=value" of the command
 // line, stronger than the file. A key of `quant.weight` that the whole file sets, that one point has no use for and
-// that another point reads is inactive in the former; set in the same case, or read by no point, it is an error.
+// that another point reads is inactive in the former; set in the same case, or read by no point, it is an error. Of
+// models nothing is read but, for the control `curve`, their configuration.
 std::vector<Point> read_points(const std::string& file, const std::vector<std::string>& overrides);
 
 }  // namespace experiments

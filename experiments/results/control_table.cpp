@@ -4,6 +4,9 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <functional>
+#include <map>
+#include <set>
 
 #include "experiments/measure/measures.h"
 #include "experiments/results/compare.h"
@@ -59,6 +62,19 @@ class Beside {
       ++count;
     }
     return count > 0 ? sum / count : 0;
+  }
+  // The plain grids of the curve, as far as they were finished: "2 bits in groups of 128, 64, 32, 3 bits in groups of
+  // 64"; "": none.
+  std::string grids_of_curve(int64_t group) const {
+    std::map<int64_t, std::set<int64_t, std::greater<>>> sizes;  // by bits
+    for (const size_t i : of(group, replication::kCurve)) {
+      const quant::WeightConfig& weight = points_[i].spec.quant.weight;
+      if (finished(i)) sizes[weight.bits].insert(weight.group_size);
+    }
+    std::vector<std::string> parts;
+    for (const auto& [bits, of_bits] : sizes)
+      parts.push_back(fmt::format("{} bits in groups of {}", bits, fmt::join(of_bits, ", ")));
+    return fmt::format("{}", fmt::join(parts, ", "));
   }
   std::string reason(int64_t group, const std::string& control) const {
     for (const size_t i : of(group, control)) {
@@ -161,7 +177,8 @@ Table control_table(const std::vector<Point>& points, const std::vector<Row>& ro
       std::vector<std::string> row{beside.name(group), control};
       if (control == replication::kCurve) {
         row.resize(table.columns.size() - 1, kMissing);
-        row.push_back(curve_text(points, rows, beside.of(group, kNone)));
+        const std::string grids = beside.grids_of_curve(group);
+        row.push_back(curve_text(points, rows, beside.of(group, kNone)) + (grids.empty() ? "" : " (on " + grids + ")"));
         table.rows.push_back(std::move(row));
         continue;
       }

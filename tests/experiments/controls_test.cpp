@@ -10,6 +10,7 @@
 
 #include "core/io/csv.h"
 #include "core/io/files.h"
+#include "core/io/safetensors.h"
 #include "experiments/analysis/efficiency.h"
 #include "experiments/results/control_table.h"
 #include "experiments/results/kl_curve.h"
@@ -313,6 +314,61 @@ TEST(KlCurve, IsRunBesideTheReplicaAndPutsEtaIntoItsResults) {
   EXPECT_EQ(core::message_of([&] { lab.points(with(kReplica, {"replication.controls=[curve]"})); }),
             "--set replication.controls=[curve]: replication.controls: curve counts bits from those of `single`. Name "
             "it too.");
+}
+
+// The tiny model cut to the widths 96 and 192, whatever it then knows; its path.
+std::string narrow_model(const Lab& lab) {
+  Json json = Json::parse(core::slurp(kTinyModel + "/config.json"));
+  json.update(
+      {{"hidden_size", 96}, {"intermediate_size", 192}, {"num_attention_heads", 3}, {"num_key_value_heads", 1}});
+  const std::string path = lab.copy_of_model("narrow");
+  core::write_atomically(path + "/config.json", json.dump());
+  const core::Checkpoint tiny = core::Checkpoint::open(kTinyModel);
+  const std::map<int64_t, int64_t> narrower{{128, 96}, {256, 192}, {64, 32}};
+  std::vector<core::TensorToWrite> tensors;
+  for (const std::string& name : tiny.names()) {
+    const core::TensorView& view = tiny.at(name);
+    std::vector<int64_t> shape = view.shape;
+    for (int64_t& length : shape) length = narrower.contains(length) ? narrower.at(length) : length;
+    tensors.push_back({name, view.dtype, shape, view.data});
+  }
+  core::write_safetensors(path + "/model.safetensors", tensors);
+  return path;
+}
+
+TEST(KlCurve, IsMadeOfTheGroupsThatDivideTheModelAndSaysWhich) {
+  const Lab lab;
+  const Strings given =
+      with(kQuick, {"model.path=" + narrow_model(lab), "quant.weight={bits: 3, group_size: 32, symmetry: midrise}",
+                    "replication={strategy: low_rank, low_rank: {rank: 2}, controls: [single, curve]}"});
+  const Outcome outcome = lab.run(given);
+  ASSERT_FALSE(outcome.failed);
+  std::vector<std::pair<int64_t, int64_t>> grids;
+  for (const Point& point : outcome.points) {
+    if (point.control == replication::kCurve)
+      grids.emplace_back(point.spec.quant.weight.bits, point.spec.quant.weight.group_size);
+  }
+  EXPECT_THAT(grids, ElementsAre(std::pair(3, 96), std::pair(3, 32), std::pair(4, 96)));
+  EXPECT_THAT(outcome.controls.rows.at(1).back(), HasSubstr("(on 3 bits in groups of 96, 32, 4 bits in groups of 96)"));
+  EXPECT_EQ(outcome.rows.back()["swept"]["quant.weight.group_size"], "96");
+}
+
+// Groups of a rule's own are nobody else's business.
+TEST(KlCurve, DividesTheLinearsThatNoRuleGivesGroups) {
+  const Lab lab;
+  const std::string path = lab.copy_of_model();
+  Json config = Json::parse(core::slurp(path + "/config.json"));
+  config["intermediate_size"] = 100;
+  core::write_atomically(path + "/config.json", config.dump());
+  const Strings given{"model.path=" + path, "replication={strategy: low_rank, controls: [single, curve]}"};
+  EXPECT_THAT(core::message_of([&] { lab.points(given); }),
+              HasSubstr("replication.controls: curve needs one group size for all linears, and of 192, 128, 96, 64, 32 "
+                        "none divides all of their input widths, 100, 128. Leave curve out"));
+  for (const std::string groups : {"50", "-1"}) {
+    const Strings ruled =
+        with(given, {"quant.rules=[{match: \"role:down_proj\", weight: {group_size: " + groups + "}}]"});
+    EXPECT_THAT(controls_of(lab.points(ruled)), ElementsAre("single", "none", "curve", "curve", "curve", "curve"));
+  }
 }
 
 TEST(Efficiency, IsTheExchangeRateAgainstMoreBits) {

@@ -1,10 +1,12 @@
 // The table of controls: every row says all that keys, documents and mixes need.
 #include "replication/controls.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 
 #include "core/config/node.h"
 #include "replication/config.h"
+#include "tests/io/support.h"
 
 namespace replication {
 namespace {
@@ -40,7 +42,7 @@ TEST(Controls, KeysListTheRowsInTheirOrder) {
 
 // "replication.control=low_rank", one text per run.
 std::vector<std::string> runs(const std::string& control, const std::string& weight = "{bits: 2}",
-                              const std::string& select = "{}") {
+                              const std::string& select = "{}", const std::set<int64_t>& widths = {128, 256}) {
   const core::Node document =
       core::parse_yaml("{quant: {weight: " + weight + "}, replication: {strategy: shifted}}", "a.yaml");
   quant::WeightConfig given, single;
@@ -51,7 +53,8 @@ std::vector<std::string> runs(const std::string& control, const std::string& wei
   core::bind(core::parse_yaml(select, "a.yaml"), selection, "replication.select");
   const Control& row = *find_control(control);
   std::vector<std::string> texts;
-  for (const ControlRun& run : row.runs(row, {document, given, single, selection}))
+  for (const ControlRun& run :
+       row.runs(row, {document, given, single, selection, "a.yaml:1: controls", [&] { return widths; }}))
     texts.push_back(core::to_inline_yaml(run.document));
   return texts;
 }
@@ -71,6 +74,46 @@ TEST(Controls, MakeTheDocumentsOfTheirRuns) {
   EXPECT_THAT(runs("followers_removed"),
               ElementsAre("{quant: {weight: {bits: 2}}, replication: {strategy: shifted, control: followers_removed, "
                           "adjacent: {from: first}}}"));
+}
+
+// "2 bits: 128, 64, 32; 3 bits: 64"
+std::string curve_on(const std::set<int64_t>& widths) {
+  std::string text;
+  int64_t bits = 0;
+  for (const std::string& run : runs("curve", "{bits: 2}", "{}", widths)) {
+    const core::Node document = core::parse_yaml(run, "a.yaml");
+    quant::WeightConfig weight;
+    core::bind(*core::lookup(document, "quant.weight"), weight, "quant.weight");
+    text += weight.bits == bits ? ", " : fmt::format("{}{} bits: ", bits == 0 ? "" : "; ", weight.bits);
+    text += std::to_string(weight.group_size);
+    bits = weight.bits;
+  }
+  return text;
+}
+
+TEST(Controls, TheCurveTakesTheGroupsThatDivideEveryWidth) {
+  EXPECT_EQ(curve_on({128, 256}), "2 bits: 128, 64, 32; 3 bits: 64");
+  EXPECT_EQ(curve_on({384}), "2 bits: 192, 128, 96, 64, 32; 3 bits: 64");
+  EXPECT_EQ(curve_on({576, 1536}), "2 bits: 192, 96, 64, 32; 3 bits: 64") << "SmolLM2-135M";
+  EXPECT_EQ(curve_on({96, 192}), "2 bits: 96, 32; 3 bits: 96") << "without 64 a bit more is in the largest groups";
+  EXPECT_EQ(curve_on({160}), "2 bits: 32; 3 bits: 32");
+  EXPECT_EQ(core::message_of([] {
+              curve_on({100, 128});
+            }),
+            "a.yaml:1: controls: curve needs one group size for all linears, and of 192, 128, 96, 64, 32 none divides "
+            "all of their input widths, 100, 128. Leave curve out, or give linears a group_size of their own in "
+            "quant.rules.");
+}
+
+TEST(Controls, TheRunOfABitMoreNamesItsGroups) {
+  using Swept = std::vector<std::pair<std::string, std::string>>;
+  const core::Node document;
+  const quant::WeightConfig weight;
+  const Control& curve = *find_control(kCurve);
+  const std::vector<ControlRun> made =
+      curve.runs(curve, {document, weight, weight, {}, "", [] { return std::set<int64_t>{96}; }});
+  EXPECT_EQ(made.front().swept, (Swept{{"quant.weight.group_size", "96"}}));
+  EXPECT_EQ(made.back().swept, (Swept{{"quant.weight.group_size", "96"}, {"quant.weight.bits", "5"}}));
 }
 
 TEST(Controls, MixOverTheLinearsTheyAreAbout) {
