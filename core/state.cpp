@@ -22,7 +22,8 @@ const char* name_of(Kind kind) {
                               "row_scale",
                               "column_scale",
                               "gate",
-                              "token_gate"};
+                              "token_gate",
+                              "minimum"};
   return kNames.at(static_cast<size_t>(kind));
 }
 

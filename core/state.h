@@ -28,6 +28,7 @@ enum class Kind {
   column_scale,           // and of its columns
   gate,                   // factor on a residual branch
   token_gate,             // logits of a mixture, per input feature
+  minimum,                // lowest level of a group, stored in place of a zero point
 };
 
 // Whether tensors of this kind are small unsigned integers, as opposed to float parameters.

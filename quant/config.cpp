@@ -35,8 +35,12 @@ void QuantConfig::keys(core::Keys& k) {
   std::vector<std::string> names{kNone};
   for (const auto& [name, method] : methods) names.push_back(name);
   k.key("method", method, "how codes are chosen; none: the model stays in full precision", names);
-  for (auto& [name, method] : methods) k.section(name, *method, method->summary());
-  k.section("weight", weight, "the grid of the weights");
+  for (auto& [name, options] : methods) {
+    core::Key& section = k.section(name, *options, options->summary());
+    if (!options->has_defaults() && name != method) section.only_if_given();
+  }
+  core::Key& grid = k.section("weight", weight, "the grid of the weights");
+  if (brings_codes()) grid.only_if_given();
   k.section("activation", activation, "the grid of the inputs of linears");
   k.section("router", router, "what chooses the experts of a token");
   k.section("expert_bits", expert_bits, "bits of the codes of each expert of a mixture").only_if_given();
@@ -53,10 +57,32 @@ void require_read(const WeightConfig& weight, const std::string& key, const std:
 
 }  // namespace
 
+const Method& QuantConfig::chosen() const { return *methods.at(method); }
+
+bool QuantConfig::brings_codes() const { return method != kNone && chosen().brings_codes(); }
+
+// The method has grids; what is left to say is which linears stay in full precision.
+void QuantConfig::check_brought() const {
+  for (const std::string& key : core::keys_of(const_cast<WeightConfig&>(weight)).names()) {
+    core::require(!weight.given(key), "{} is not read with quant.method: {}, whose codes have their grid. Remove it.",
+                  weight.where(key), method);
+  }
+  core::require(router.bits == WeightConfig::kFullPrecision && !expert_bits.selected(),
+                "{}: {} brings codes with as many bits as they have. Remove router and expert_bits.", where("method"),
+                method);
+  for (const Rule& rule : rules) {
+    const core::Node* bits = rule.weight.find("bits");
+    core::require(rule.weight.is_null() || (rule.weight.entries.size() == 1 && bits != nullptr && bits->scalar == "16"),
+                  "{}: with quant.method: {} a rule can say bits: 16, full precision, and nothing else of weights.",
+                  rule.where("weight"), method);
+  }
+}
+
 void QuantConfig::check() const {
   core::require(!expert_bits.selected() || method != kNone,
                 "{}: quant.method: none makes no codes that experts could have. Choose a method.",
                 expert_bits.where("policy"));
+  if (brings_codes()) check_brought();
   for (const std::string& key : core::keys_of(const_cast<WeightConfig&>(weight)).names()) {
     if (weight.given(key)) require_read(weight, key, weight.where(key));
   }
@@ -86,6 +112,11 @@ bool decides(const core::Slot& slot) {
 WeightConfig weight_of(const core::Slot& slot, const QuantConfig& config) {
   WeightConfig weight = config.weight;
   if (decides(slot)) weight.bits = config.router.bits;
+  if (config.brings_codes()) {
+    const std::optional<BroughtCodes> brought = config.chosen().brought(slot);
+    weight = brought ? brought->grid : WeightConfig{};
+    if (!brought) weight.bits = WeightConfig::kFullPrecision;
+  }
   for (size_t i = 0; i < config.rules.size(); ++i) {
     const Rule& rule = config.rules[i];
     if (!matches(rule.match, slot)) continue;
@@ -132,6 +163,16 @@ void require_every_rule_to_match(const QuantConfig& config, core::Model& model) 
   }
 }
 
+// Codes that are there have one grid.
+void require_as_brought(const Assignment& a, const QuantConfig& config) {
+  WeightConfig asked = a.format->config(), there = a.weight;
+  core::require(a.format->name() == "affine" && core::to_node(asked) == core::to_node(there) && a.codes_of.empty() &&
+                    a.mean_with.empty(),
+                "{}: the codes of {} are there already, on a grid of their own, and {} asks for others. Use another "
+                "method, or a strategy that keeps codes.",
+                config.where("method"), a.slot->path(), a.format->name());
+}
+
 // A linear of a block.
 Assignment assignment_of(core::Slot* slot, const QuantConfig& config, uint64_t seed, const CodingOf& coding) {
   Assignment a{slot, weight_of(*slot, config), nullptr, nullptr, {}};
@@ -153,7 +194,8 @@ Assignment assignment_of(core::Slot* slot, const QuantConfig& config, uint64_t s
   a.refinement = chosen.refinement;
   a.codes_of = chosen.codes_of;
   a.mean_with = chosen.mean_with;
-  const Method& method = *config.methods.at(config.method);
+  const Method& method = config.chosen();
+  if (config.brings_codes()) require_as_brought(a, config);
   const std::vector<Order> accepted = method.accepts();
   core::require(std::count(accepted.begin(), accepted.end(), a.format->order()) > 0,
                 "{}: {} cannot encode for the format {}. Choose another method.", config.where("method"), config.method,
@@ -176,7 +218,26 @@ ActivationConfig activation_of_end(const core::Slot& slot, const QuantConfig& co
   return {};
 }
 
-// Null when no rule gives the end bits to quantize it with.
+// Null: nothing is done to it. named: the rule that names it, or null.
+std::optional<Assignment> end_on_grid(core::Slot* slot, const WeightConfig& weight, const Rule* named,
+                                      const QuantConfig& config, uint64_t seed) {
+  const auto where = [&](const char* key) { return named == nullptr ? config.where("method") : named->where(key); };
+  Assignment a{slot, weight, nullptr, nullptr, {}};
+  const ActivationConfig activation = activation_of_end(*slot, config);
+  const bool looked_up = slot->role() == core::Role::embed_tokens;
+  core::require(!activation.covered() || (a.weight.covered() && !looked_up && !activation.is_static()),
+                "{}: inputs of {} cannot be quantized so: dynamic ones of an lm_head with weight.bits below 16 can.",
+                where("activation"), slot->path());
+  if (!a.weight.covered()) return std::nullopt;
+  core::require(a.weight.range != "importance",
+                "{}: the inputs of {} are not measured. Give the rule range: minmax or mse.", where("weight"),
+                slot->path());
+  a.format = make_format(a.weight, slot->path(), slot->in_features(), seed);
+  a.input = make_input_quantizer(activation, slot->path(), slot->in_features(), seed);
+  return a;
+}
+
+// Null when no rule gives the end bits to quantize it with, and the method brings no codes for it.
 std::optional<Assignment> assignment_of_end(core::Slot* slot, const QuantConfig& config, uint64_t seed) {
   const Rule* named = nullptr;
   bool gives_bits = false;
@@ -185,22 +246,11 @@ std::optional<Assignment> assignment_of_end(core::Slot* slot, const QuantConfig&
     named = &rule;
     gives_bits = gives_bits || rule.weight.find("bits") != nullptr;
   }
-  if (named == nullptr || config.method == QuantConfig::kNone) return std::nullopt;
-  core::require(gives_bits, "{}: `{}` needs weight.bits: {} stays in full precision unless a rule says how many.",
-                named->where("match"), named->match, slot->path());
-  Assignment a{slot, weight_of(*slot, config), nullptr, nullptr, {}};
-  const ActivationConfig activation = activation_of_end(*slot, config);
-  const bool looked_up = slot->role() == core::Role::embed_tokens;
-  core::require(!activation.covered() || (a.weight.covered() && !looked_up && !activation.is_static()),
-                "{}: inputs of {} cannot be quantized so: dynamic ones of an lm_head with weight.bits below 16 can.",
-                named->where("activation"), slot->path());
-  if (!a.weight.covered()) return std::nullopt;
-  core::require(a.weight.range != "importance",
-                "{}: the inputs of {} are not measured. Give the rule range: minmax or mse.", named->where("weight"),
-                slot->path());
-  a.format = make_format(a.weight, slot->path(), slot->in_features(), seed);
-  a.input = make_input_quantizer(activation, slot->path(), slot->in_features(), seed);
-  return a;
+  if (config.method == QuantConfig::kNone || (named == nullptr && !config.brings_codes())) return std::nullopt;
+  core::require(gives_bits || config.brings_codes(),
+                "{}: `{}` needs weight.bits: {} stays in full precision unless a rule says how many.",
+                named == nullptr ? "" : named->where("match"), named == nullptr ? "" : named->match, slot->path());
+  return end_on_grid(slot, weight_of(*slot, config), named, config, seed);
 }
 
 }  // namespace

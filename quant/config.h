@@ -44,6 +44,11 @@ struct QuantConfig : core::Section {
 
   void keys(core::Keys& k) override;
   void check() const override;
+  const Method& chosen() const;  // of a method other than none
+  bool brings_codes() const;     // the method has codes already (Method::brought)
+
+ private:
+  void check_brought() const;
 };
 
 // Inputs that count for the codes of a linear beside those of the first step that runs its block: of the linear at

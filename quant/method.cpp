@@ -14,6 +14,10 @@ Quantized named(const std::string& path, const std::function<Quantized()>& work)
   }
 }
 
+Encoded Method::encoded(const core::Slot& slot, const WeightFormat&) const {
+  TORCH_CHECK(false, slot.path(), ": this method brings no codes");
+}
+
 std::vector<Quantized> LinearMethod::quantize(core::BlockContext&, const std::vector<Target>& targets) const {
   std::vector<Quantized> all;
   for (const Target& target : targets) {

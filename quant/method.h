@@ -3,6 +3,7 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -36,6 +37,12 @@ struct Quantized {
   std::string note = {};      // what else a reader of modules.csv should know, e.g. "damp 0.1"
 };
 
+// Codes of a linear that a method does not choose but finds.
+struct BroughtCodes {
+  std::string place;  // equal for linears that share them
+  WeightConfig grid;
+};
+
 // Options are the method's own keys, under quant.<name>; they are checked whether or not the method is selected.
 class Method : public core::Section {
  public:
@@ -56,6 +63,15 @@ class Method : public core::Section {
   virtual bool reads_inputs() const { return false; }
   // Whether it wants context.inputs.full beside them.
   virtual bool reads_full_inputs() const { return false; }
+
+  // Whether it has codes already, with a grid for each linear: quant.weight is then not read.
+  virtual bool brings_codes() const { return false; }
+  // Those only: the codes of a linear, embedding and head included; none: it stays in full precision. Needs no tensor.
+  virtual std::optional<BroughtCodes> brought(const core::Slot&) const { return {}; }
+  virtual Encoded encoded(const core::Slot& slot, const WeightFormat& format) const;
+  virtual std::vector<std::string> files() const { return {}; }  // whose contents decide the codes
+  // Whether it runs without any of its keys given. False: its section is written only where it was.
+  virtual bool has_defaults() const { return true; }
 
   // A rewrite of the model that belongs to the method, after those of `transform`; null: none.
   virtual std::shared_ptr<const Transform> transform() const { return {}; }

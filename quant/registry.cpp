@@ -1,7 +1,7 @@
 #include "quant/registry.h"
 
 // One line per method: X(name) stands for methods/name.cpp, which defines make_name().
-#define METHODS(X) X(rtn) X(adaround) X(awq) X(gptq) X(hqq) X(ldlq) X(signround)
+#define METHODS(X) X(rtn) X(adaround) X(awq) X(gptq) X(hqq) X(ldlq) X(signround) X(stored)
 
 namespace quant {
 

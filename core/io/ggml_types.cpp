@@ -43,21 +43,24 @@ void q1_0(Bytes b, float* w) {
   for (int i = 0; i < 128; ++i) w[i] = (b[2 + i / 8] >> i % 8 & 1) != 0 ? d : -d;
 }
 
+// ---- blocks of codes, taken apart ----
+
 // 64 weights (c - 1) d: d, two bits each.
-void q2_0(Bytes b, float* w) {
-  const float d = half_at(b);
-  for (int i = 0; i < 64; ++i) w[i] = static_cast<float>((b[2 + i / 4] >> 2 * (i % 4) & 3) - 1) * d;
+void q2_0(Bytes b, GgmlBlock& to) {
+  to.scale = half_at(b);
+  for (int i = 0; i < 64; ++i) to.codes[i] = b[2 + i / 4] >> 2 * (i % 4) & 3;
 }
 
 // 32 weights in 16 bytes: byte j has weight j in its low half, weight j + 16 in its high half.
-void q4_0(Bytes b, float* w) {
-  const float d = half_at(b);
-  for (int i = 0; i < 32; ++i) w[i] = static_cast<float>(nibble(b[2 + i % 16], i >= 16) - 8) * d;
+void q4_0(Bytes b, GgmlBlock& to) {
+  to.scale = half_at(b);
+  for (int i = 0; i < 32; ++i) to.codes[i] = nibble(b[2 + i % 16], i >= 16);
 }
 
-void q4_1(Bytes b, float* w) {
-  const float d = half_at(b), m = half_at(b + 2);
-  for (int i = 0; i < 32; ++i) w[i] = static_cast<float>(nibble(b[4 + i % 16], i >= 16)) * d + m;
+void q4_1(Bytes b, GgmlBlock& to) {
+  to.scale = half_at(b);
+  to.minimum = half_at(b + 2);
+  for (int i = 0; i < 32; ++i) to.codes[i] = nibble(b[4 + i % 16], i >= 16);
 }
 
 // The fifth bits come first, bit i of the word that of weight i.
@@ -65,85 +68,109 @@ int five_bits(Bytes fifth, Bytes low, int i) {
   return nibble(low[i % 16], i >= 16) | static_cast<int>(little32(fifth) >> i & 1) << 4;
 }
 
-void q5_0(Bytes b, float* w) {
-  const float d = half_at(b);
-  for (int i = 0; i < 32; ++i) w[i] = static_cast<float>(five_bits(b + 2, b + 6, i) - 16) * d;
+void q5_0(Bytes b, GgmlBlock& to) {
+  to.scale = half_at(b);
+  for (int i = 0; i < 32; ++i) to.codes[i] = five_bits(b + 2, b + 6, i);
 }
 
-void q5_1(Bytes b, float* w) {
-  const float d = half_at(b), m = half_at(b + 2);
-  for (int i = 0; i < 32; ++i) w[i] = static_cast<float>(five_bits(b + 4, b + 8, i)) * d + m;
+void q5_1(Bytes b, GgmlBlock& to) {
+  to.scale = half_at(b);
+  to.minimum = half_at(b + 2);
+  for (int i = 0; i < 32; ++i) to.codes[i] = five_bits(b + 4, b + 8, i);
 }
 
-void q8_0(Bytes b, float* w) {
-  const float d = half_at(b);
-  for (int i = 0; i < 32; ++i) w[i] = static_cast<float>(static_cast<int8_t>(b[2 + i])) * d;
+// Signed bytes, here codes from 0 on.
+void q8_0(Bytes b, GgmlBlock& to) {
+  to.scale = half_at(b);
+  for (int i = 0; i < 32; ++i) to.codes[i] = b[2 + i] ^ 128;
 }
 
 // The codes of 256 weights, two bits each: weight 128 a + 32 s + e in byte 32 a + e, bits 2 s and 2 s + 1.
 int two_bits(Bytes codes, int i) { return codes[i / 128 * 32 + i % 32] >> i % 128 / 32 * 2 & 3; }
 
 // 16 groups of 16: scale and minimum of four bits each, in units of d and dmin.
-void q2_k(Bytes b, float* w) {
-  const float d = half_at(b + 80), dmin = half_at(b + 82);
-  for (int i = 0; i < 256; ++i) {
-    const uint8_t group = b[i / 16];
-    const float scale = d * static_cast<float>(group & 15), minimum = dmin * static_cast<float>(group >> 4);
-    w[i] = scale * static_cast<float>(two_bits(b + 16, i)) - minimum;
+void q2_k(Bytes b, GgmlBlock& to) {
+  to.scale = half_at(b + 80);
+  to.minimum = half_at(b + 82);
+  for (int t = 0; t < 16; ++t) {
+    to.multiple[t] = b[t] & 15;
+    to.minimum_multiple[t] = b[t] >> 4;
   }
+  for (int i = 0; i < 256; ++i) to.codes[i] = two_bits(b + 16, i);
 }
 
-// 16 groups of 16, scales of six bits, biased by 32; codes of three bits, the highest inverted: 0 means minus 4.
-void q3_k(Bytes b, float* w) {
+// 16 groups of 16, scales of six bits, biased by 32; codes of three bits, the highest apart.
+void q3_k(Bytes b, GgmlBlock& to) {
   const Bytes packed = b + 96;
-  const float d = half_at(b + 108);
-  for (int i = 0; i < 256; ++i) {
-    const int t = i / 16;
+  to.scale = half_at(b + 108);
+  for (int t = 0; t < 16; ++t) {
     const int low = nibble(packed[t % 8], t >= 8), high = packed[8 + t % 4] >> t / 4 * 2 & 3;
-    const float scale = d * static_cast<float>((low | high << 4) - 32);
-    const bool third = (b[i % 32] >> i / 32 & 1) != 0;
-    w[i] = scale * static_cast<float>(two_bits(b + 32, i) - (third ? 0 : 4));
+    to.multiple[t] = static_cast<int8_t>((low | high << 4) - 32);
+  }
+  for (int i = 0; i < 256; ++i) to.codes[i] = two_bits(b + 32, i) | (b[i % 32] >> i / 32 & 1) << 2;
+}
+
+// Eight groups of 32 weights, scale and minimum of six bits each in the twelve bytes behind d and dmin.
+void six_bits(Bytes b, GgmlBlock& to) {
+  const Bytes packed = b + 4;
+  to.scale = half_at(b);
+  to.minimum = half_at(b + 2);
+  for (int t = 0; t < 4; ++t) {
+    to.multiple[t] = static_cast<int8_t>(packed[t] & 63);
+    to.minimum_multiple[t] = packed[t + 4] & 63;
+    to.multiple[t + 4] = static_cast<int8_t>((packed[t + 8] & 15) | packed[t] >> 6 << 4);
+    to.minimum_multiple[t + 4] = packed[t + 8] >> 4 | packed[t + 4] >> 6 << 4;
   }
 }
 
-// Scale and minimum of group t of eight, six bits each, in the twelve bytes of Q4_K and Q5_K.
-struct SixBits {
-  int scale, minimum;
-};
-SixBits six_bits(Bytes packed, int t) {
-  if (t < 4) return {packed[t] & 63, packed[t + 4] & 63};
-  return {(packed[t + 4] & 15) | packed[t - 4] >> 6 << 4, packed[t + 4] >> 4 | packed[t] >> 6 << 4};
+// Byte 32 c + e has weight 64 c + e below weight 64 c + 32 + e.
+int four_bits(Bytes low, int i) { return nibble(low[i / 64 * 32 + i % 32], i % 64 >= 32); }
+
+void q4_k(Bytes b, GgmlBlock& to) {
+  six_bits(b, to);
+  for (int i = 0; i < 256; ++i) to.codes[i] = four_bits(b + 16, i);
 }
 
-// Eight groups of 32 weights; byte 32 c + e has weight 64 c + e below weight 64 c + 32 + e. fifth: null for Q4_K.
-void q4_k_or_q5_k(Bytes b, Bytes fifth, Bytes low, float* w) {
-  const float d = half_at(b), dmin = half_at(b + 2);
-  for (int t = 0; t < 8; ++t) {
-    const SixBits six = six_bits(b + 4, t);
-    const float scale = d * static_cast<float>(six.scale), minimum = dmin * static_cast<float>(six.minimum);
-    for (int e = 0; e < 32; ++e) {
-      int code = nibble(low[t / 2 * 32 + e], t % 2 == 1);
-      if (fifth != nullptr) code |= (fifth[e] >> t & 1) << 4;
-      w[32 * t + e] = scale * static_cast<float>(code) - minimum;
-    }
-  }
+void q5_k(Bytes b, GgmlBlock& to) {
+  six_bits(b, to);
+  for (int i = 0; i < 256; ++i) to.codes[i] = four_bits(b + 48, i) | (b[16 + i % 32] >> i / 32 & 1) << 4;
 }
-
-void q4_k(Bytes b, float* w) { q4_k_or_q5_k(b, nullptr, b + 16, w); }
-void q5_k(Bytes b, float* w) { q4_k_or_q5_k(b, b + 16, b + 48, w); }
 
 // 16 groups of 16, scales of eight bits, codes of six: four low bits in ql, two high ones in qh.
-void q6_k(Bytes b, float* w) {
+void q6_k(Bytes b, GgmlBlock& to) {
   const Bytes ql = b, qh = b + 128, scales = b + 192;
-  const float d = half_at(b + 208);
+  to.scale = half_at(b + 208);
+  for (int t = 0; t < 16; ++t) to.multiple[t] = static_cast<int8_t>(scales[t]);
   for (int i = 0; i < 256; ++i) {
     const int half = i / 128, quarter = i % 128 / 32, e = i % 32;
     const int low = nibble(ql[64 * half + quarter % 2 * 32 + e], quarter >= 2);
-    const int high = qh[32 * half + e] >> 2 * quarter & 3;
-    const float scale = d * static_cast<float>(static_cast<int8_t>(scales[i / 16]));
-    w[i] = scale * static_cast<float>((low | high << 4) - 32);
+    to.codes[i] = low | (qh[32 * half + e] >> 2 * quarter & 3) << 4;
   }
 }
+
+void tq2_0(Bytes b, GgmlBlock& to) {
+  to.scale = half_at(b + 64);
+  for (int i = 0; i < 256; ++i) to.codes[i] = two_bits(b, i);
+}
+
+// The levels of a block, in the order of ggml's products and sums.
+void put_levels(const GgmlGrid& grid, const GgmlBlock& block, int64_t weights, float* w) {
+  for (int64_t first = 0; first < weights; first += grid.group) {
+    const int64_t t = first / grid.group;
+    const float scale = grid.is_two_level() ? block.scale * static_cast<float>(block.multiple[t]) : block.scale;
+    const uint8_t* k = block.codes.data() + first;
+    if (!grid.has_minimum) {
+      const int zero = static_cast<int>(grid.zero);
+      for (int64_t i = 0; i < grid.group; ++i) w[first + i] = static_cast<float>(k[i] - zero) * scale;
+      continue;
+    }
+    const float minimum =
+        grid.is_two_level() ? -(block.minimum * static_cast<float>(block.minimum_multiple[t])) : block.minimum;
+    for (int64_t i = 0; i < grid.group; ++i) w[first + i] = static_cast<float>(k[i]) * scale + minimum;
+  }
+}
+
+// ---- other blocks; `b` its bytes, `w` its weights ----
 
 // The levels of IQ4_NL, a table of llama.cpp.
 constexpr std::array<int, 16> kLevels{-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
@@ -172,11 +199,6 @@ void tq1_0(Bytes b, float* w) {
   put(b + 48, 4, 4);
 }
 
-void tq2_0(Bytes b, float* w) {
-  const float d = half_at(b + 64);
-  for (int i = 0; i < 256; ++i) w[i] = static_cast<float>(two_bits(b, i) - 1) * d;
-}
-
 template <void (*one)(Bytes, float*), int64_t block, size_t bytes>
 void decode(const std::byte* from, int64_t blocks, float* to) {
   for (auto at = reinterpret_cast<Bytes>(from); blocks-- > 0; at += bytes, to += block) one(at, to);
@@ -187,26 +209,52 @@ constexpr GgmlType readable(uint32_t id, const char* name) {
   return {id, name, block, bytes, decode<one, block, bytes>};
 }
 
+template <void (*one)(Bytes, GgmlBlock&)>
+void take_apart(const std::byte* block, GgmlBlock& to) {
+  one(reinterpret_cast<Bytes>(block), to);
+}
+
+constexpr GgmlGrid symmetric(int64_t bits, int64_t group, int64_t zero, int64_t scale_bits = 0) {
+  return {bits, group, zero, false, scale_bits, true};
+}
+constexpr GgmlGrid with_minimum(int64_t bits, int64_t group, int64_t scale_bits = 0) {
+  return {bits, group, 0, true, scale_bits, false};
+}
+
+template <void (*one)(Bytes, GgmlBlock&), int64_t block, size_t bytes, GgmlGrid grid>
+void decode_codes(const std::byte* from, int64_t blocks, float* to) {
+  GgmlBlock apart;
+  for (auto at = reinterpret_cast<Bytes>(from); blocks-- > 0; at += bytes, to += block) {
+    one(at, apart);
+    put_levels(grid, apart, block, to);
+  }
+}
+
+template <void (*one)(Bytes, GgmlBlock&), int64_t block, size_t bytes, GgmlGrid grid>
+constexpr GgmlType coded(uint32_t id, const char* name) {
+  return {id, name, block, bytes, decode_codes<one, block, bytes, grid>, grid, take_apart<one>};
+}
+
 const std::vector<GgmlType>& types() {
   static const std::vector<GgmlType> all{
       readable<f32, 1, 4>(0, "F32"),
       readable<f16, 1, 2>(1, "F16"),
       readable<bf16, 1, 2>(30, "BF16"),
       readable<q1_0, 128, 18>(41, "Q1_0"),
-      readable<q2_0, 64, 18>(42, "Q2_0"),
-      readable<q4_0, 32, 18>(2, "Q4_0"),
-      readable<q4_1, 32, 20>(3, "Q4_1"),
-      readable<q5_0, 32, 22>(6, "Q5_0"),
-      readable<q5_1, 32, 24>(7, "Q5_1"),
-      readable<q8_0, 32, 34>(8, "Q8_0"),
-      readable<q2_k, 256, 84>(10, "Q2_K"),
-      readable<q3_k, 256, 110>(11, "Q3_K"),
-      readable<q4_k, 256, 144>(12, "Q4_K"),
-      readable<q5_k, 256, 176>(13, "Q5_K"),
-      readable<q6_k, 256, 210>(14, "Q6_K"),
+      coded<q2_0, 64, 18, symmetric(2, 64, 1)>(42, "Q2_0"),
+      coded<q4_0, 32, 18, symmetric(4, 32, 8)>(2, "Q4_0"),
+      coded<q4_1, 32, 20, with_minimum(4, 32)>(3, "Q4_1"),
+      coded<q5_0, 32, 22, symmetric(5, 32, 16)>(6, "Q5_0"),
+      coded<q5_1, 32, 24, with_minimum(5, 32)>(7, "Q5_1"),
+      coded<q8_0, 32, 34, symmetric(8, 32, 128)>(8, "Q8_0"),
+      coded<q2_k, 256, 84, with_minimum(2, 16, 4)>(10, "Q2_K"),
+      coded<q3_k, 256, 110, symmetric(3, 16, 4, 6)>(11, "Q3_K"),
+      coded<q4_k, 256, 144, with_minimum(4, 32, 6)>(12, "Q4_K"),
+      coded<q5_k, 256, 176, with_minimum(5, 32, 6)>(13, "Q5_K"),
+      coded<q6_k, 256, 210, symmetric(6, 16, 32, 8)>(14, "Q6_K"),
       readable<iq4_nl, 32, 18>(20, "IQ4_NL"),
       readable<tq1_0, 256, 54>(34, "TQ1_0"),
-      readable<tq2_0, 256, 66>(35, "TQ2_0"),
+      coded<tq2_0, 256, 66, symmetric(2, 256, 1)>(35, "TQ2_0"),
       // Known by size, so that a file that holds one is checked as a whole; refused when such a tensor is used.
       {9, "Q8_1", 32, 36, nullptr},
       {15, "Q8_K", 256, 292, nullptr},

@@ -107,6 +107,14 @@ void decode_place(const Place& place, int64_t first, int64_t count, float* to) {
   }
 }
 
+void take_row_apart(const Place& place, int64_t row, GgmlBlock* to) {
+  const GgmlType& type = *place.tensor->type;
+  const int64_t from = place.interleaved == 0 ? place.first_row + row : interleaved_row(row, place.interleaved);
+  const std::byte* block = place.tensor->data + static_cast<size_t>(from) * place.tensor->row_bytes();
+  for (int64_t i = 0; i < place.tensor->row_length() / type.block; ++i, block += type.block_bytes)
+    type.take_apart(block, to[i]);
+}
+
 std::optional<DType> plain_type(const GgmlType& type) {
   for (const DType plain : {DType::F32, DType::F16, DType::BF16}) {
     if (type.name == std::string_view(name_of(plain))) return plain;
@@ -134,6 +142,10 @@ class GgufTensors : public TensorSource {
               part == nullptr ? "" : part->type->name, readable_ggml_types());
     }
     StoredTensor out{tensor.type->name, place.shape, tensor.type->bits(), {}, {}};
+    if (tensor.type->take_apart != nullptr && place.values == nullptr) {
+      out.codes = StoredCodes{tensor.type->grid, tensor.type->block,
+                              [file = file_, place](int64_t row, GgmlBlock* to) { take_row_apart(place, row, to); }};
+    }
     const std::optional<DType> plain = plain_type(*tensor.type);
     if (plain && place.interleaved == 0 && place.values == nullptr) {
       size_t bytes = size_of(*plain);

@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "core/io/ggml_types.h"
+
 namespace core {
 
 // The element types that tensors have once they are looked at. A file may hold others; they are refused by name when
@@ -29,6 +31,14 @@ struct TensorView {
   size_t bytes = 0;  // = size_of(dtype) * product of the shape
 };
 
+// The codes of a quantized tensor as its file has them.
+struct StoredCodes {
+  GgmlGrid grid;
+  int64_t block;  // weights of a block
+  // Takes the blocks of one row apart, row length / block of them. May be called from several threads.
+  std::function<void(int64_t row, GgmlBlock* to)> row;
+};
+
 // What a source knows of a tensor. Either `view` or `decode` is there.
 struct StoredTensor {
   std::string type;  // of its elements, as the file calls it: "BF16", "Q4_1"
@@ -38,6 +48,7 @@ struct StoredTensor {
   // Writes the rows first … first + count - 1 (of all rows along the last axis) to `to`. May be called from several
   // threads.
   std::function<void(int64_t first, int64_t count, float* to)> decode;
+  std::optional<StoredCodes> codes = {};  // where it is made of codes whose rows are those of the tensor
 };
 
 // All errors are UserError and name the file.

@@ -124,6 +124,15 @@ struct Unread {
   std::string where;  // "configs/a.yaml:5: quant.weight.range", for messages
 };
 
+// The document's method if its codes have their grid; else "".
+std::string method_that_brings_codes(const core::Node& document) {
+  const core::Node* name = core::lookup(document, "quant.method");
+  if (name == nullptr || !name->is_scalar()) return {};
+  const quant::Methods methods = quant::make_methods();
+  const auto found = methods.find(name->scalar);
+  return found != methods.end() && found->second->brings_codes() ? name->scalar : "";
+}
+
 // What a document gives in quant.weight. Mistakes in it are found when the whole document is bound.
 std::vector<Unread> unread_keys(const core::Node& document) {
   const core::Node* given = core::lookup(document, "quant.weight");
@@ -137,6 +146,7 @@ std::vector<Unread> unread_keys(const core::Node& document) {
     return {};
   }
   const std::vector<std::string> by_strategy = replication.unread();
+  const std::string method = method_that_brings_codes(document);
   quant::WeightConfig standard;
   const core::Node defaults = core::to_node(standard);
   std::vector<Unread> all;
@@ -146,6 +156,7 @@ std::vector<Unread> unread_keys(const core::Node& document) {
     const bool differs = of_default == nullptr || of_default->scalar != value.scalar;
     if (differs && std::count(by_strategy.begin(), by_strategy.end(), key) > 0)
       reason = "replication.strategy: " + replication.strategy;
+    if (!method.empty()) reason = "quant.method: " + method;
     if (reason.empty()) continue;
     all.push_back({{"quant.weight." + key, value.is_scalar() ? value.scalar : core::to_inline_yaml(value), reason},
                    weight.where(key)});
@@ -180,8 +191,11 @@ std::vector<std::vector<InactiveKey>> take_inactive(std::vector<core::Node>& doc
   }
   for (size_t i = 0; i < documents.size(); ++i) {
     for (const InactiveKey& key : inactive[i]) {
-      core::Node& weight = *documents[i].find("quant")->find("weight");
+      core::Node& quant = *documents[i].find("quant");
+      core::Node& weight = *quant.find("weight");
       std::erase_if(weight.entries, [&](const auto& entry) { return "quant.weight." + entry.first == key.key; });
+      if (weight.entries.empty())
+        std::erase_if(quant.entries, [](const auto& entry) { return entry.first == "weight"; });
     }
   }
   return inactive;

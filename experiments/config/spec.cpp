@@ -102,6 +102,9 @@ void Spec::check_transforms() const {
                 "{}: a transform changes nothing by itself, and quant.method: none leaves the model as it is. Choose a "
                 "method.",
                 where("transform"));
+  core::require(!quant.brings_codes(),
+                "{}: quant.method: {} has the codes of untransformed weights. Remove the transform.",
+                where("transform"), quant.method);
   const bool has_own = quant.methods.at(quant.method)->transform() != nullptr;
   for (const quant::TransformItem& item : transform) {
     const std::string name = item.chosen().name;

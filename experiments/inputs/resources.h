@@ -28,6 +28,7 @@ class Resources {
   const ModelFiles& model(const std::string& name_or_path);
   // Content of config.json, tensors and (ours) refrain.json; of a big model this reads every byte, once.
   std::string model_hash(const ModelFiles& files);
+  std::string file_hash(const std::string& path) { return hashes_.of(path); }
 
   // The texts of a model, through the memory of this object. files, shape: outlive it.
   std::unique_ptr<Texts> texts(const ModelFiles& files, const core::Shape& shape);

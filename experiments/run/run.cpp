@@ -94,6 +94,9 @@ void identify(Run& run, Resources& resources) {
       if (one.is_list == of_lists) hasher.update(one.prepared->token_hash);
     }
   };
+  if (run.quantizes()) {
+    for (const std::string& file : spec.quant.chosen().files()) hasher.update(resources.file_hash(file));
+  }
   add_texts(true);  // in this order, so that finished runs keep their ids
   if (run.calibration != nullptr) hasher.update(run.calibration->token_hash);
   add_texts(false);

@@ -30,8 +30,10 @@ std::string resolved_text(const Run& run) {
   Spec copy = run.spec();
   core::Node node = core::to_node(copy);
   const std::vector<std::string> unread = copy.replication.unread();
-  std::erase_if(node.find("quant")->find("weight")->entries,
-                [&](const auto& entry) { return std::count(unread.begin(), unread.end(), entry.first) > 0; });
+  if (core::Node* weight = node.find("quant")->find("weight")) {
+    std::erase_if(weight->entries,
+                  [&](const auto& entry) { return std::count(unread.begin(), unread.end(), entry.first) > 0; });
+  }
   std::string text = core::to_yaml(node);
   for (const InactiveKey& key : run.point.inactive)
     text += fmt::format("# not read with {}: {}: {}\n", key.reason, key.key, key.value);

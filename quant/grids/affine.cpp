@@ -19,7 +19,8 @@ at::Tensor AffineGrid::exact_scale(const Range& range) const {
 }
 
 at::Tensor AffineGrid::zero(const Range& range, const at::Tensor& scale) const {
-  if (!stores_zero()) return at::full_like(scale, constant_zero());
+  if (!is_asymmetric()) return at::full_like(scale, constant_zero());
+  if (stores_minimum()) return -scale_format().rounded(range.lo) / scale;
   const at::Tensor exact = -range.lo / scale;
   return config().zero_point == "int" ? at::round(exact).clamp(0, top()) : scale_format().rounded(exact);
 }
@@ -30,7 +31,7 @@ AffineGrid::Steps AffineGrid::steps(const Range& range) const {
 }
 
 AffineGrid::Steps AffineGrid::constant_steps(const at::Tensor& scale) const {
-  TORCH_CHECK(!stores_zero(), config().symmetry, " has no constant zero point");
+  TORCH_CHECK(!is_asymmetric(), config().symmetry, " has no constant zero point");
   return {scale, at::full_like(scale, constant_zero())};
 }
 
@@ -54,6 +55,9 @@ Parameters AffineGrid::fit(const at::Tensor& w, const Statistics& x) const { ret
 Parameters AffineGrid::parameters_of(const Range& range, const at::Tensor& w) const {
   Parameters fitted = layout(w.size(0), w.size(1));
   for (Parameter& p : scale_format().stored(exact_scale(range))) fitted.at(p.name) = p.tensor;
+  if (stores_minimum()) {
+    for (Parameter& p : scale_format().stored_minimum(range.lo)) fitted.at(p.name) = p.tensor;
+  }
   if (stores_zero()) {
     const at::Tensor exact = zero(range, scale_format().scale(fitted));
     fitted.at("zero_point") = config().zero_point == "int" ? exact.to(at::kByte) : exact;
@@ -87,6 +91,10 @@ at::Tensor AffineGrid::trainable(const at::Tensor& w, const Range& range, const 
   const at::Tensor exact = exact_scale(range);  // [O, G]
   const at::Tensor scale = straight_through(exact, scale_format().scale(scale_format().stored(exact.detach())));
   at::Tensor zero = at::full_like(scale, constant_zero());
+  if (stores_minimum()) {
+    const at::Tensor stored = scale_format().minimum(scale_format().stored_minimum(range.lo.detach()));
+    zero = -straight_through(range.lo, stored) / scale;
+  }
   if (stores_zero()) {
     const at::Tensor position = -range.lo / scale;
     zero = config().zero_point == "int" ? straight_through(position, at::round(position)).clamp(0, top())
@@ -99,21 +107,33 @@ at::Tensor AffineGrid::trainable(const at::Tensor& w, const Range& range, const 
 }
 
 at::Tensor AffineGrid::shift(const Parameters& parameters, const at::Tensor& scale) const {
-  const at::Tensor zero =
-      stores_zero() ? parameters.at("zero_point").to(at::kFloat) : at::full_like(scale, constant_zero());
+  at::Tensor zero;
+  if (stores_minimum()) {
+    zero = -scale_format().minimum(parameters) / scale;
+  } else if (stores_zero()) {
+    zero = parameters.at("zero_point").to(at::kFloat);
+  } else {
+    zero = at::full_like(scale, constant_zero());
+  }
   return parameters.has("offset") ? zero - parameters.at("offset") : zero;
 }
 
 at::Tensor AffineGrid::decode(const at::Tensor& codes, const Parameters& parameters) const {
-  const at::Tensor scale = scale_format().scale(parameters);
-  const at::Tensor steps = grouped(codes).to(at::kFloat) - shift(parameters, scale).unsqueeze(-1);
-  return (steps * scale.unsqueeze(-1)).reshape(codes.sizes());
+  const at::Tensor scale = scale_format().scale(parameters), k = grouped(codes).to(at::kFloat);
+  if (!stores_minimum()) {
+    return ((k - shift(parameters, scale).unsqueeze(-1)) * scale.unsqueeze(-1)).reshape(codes.sizes());
+  }
+  const at::Tensor position = parameters.has("offset") ? k + parameters.at("offset") : k;
+  const at::Tensor minimum = scale_format().minimum(parameters).unsqueeze(-1);
+  return (position * scale.unsqueeze(-1) + minimum).reshape(codes.sizes());
 }
 
 Parameters AffineGrid::layout(int64_t out_features, int64_t in_features) const {
   const std::vector<int64_t> shape = group_shape(out_features, in_features);
   Parameters parameters = scale_format().layout(shape);
-  if (stores_zero() && config().zero_point == "int") {
+  if (stores_minimum()) {
+    for (Parameter& p : scale_format().minimum_layout(shape)) parameters.push_back(p);
+  } else if (stores_zero() && config().zero_point == "int") {
     parameters.push_back({"zero_point", {}, core::Kind::zero_codes, config().bits, shape});
   } else if (stores_zero()) {
     parameters.push_back(
@@ -123,8 +143,17 @@ Parameters AffineGrid::layout(int64_t out_features, int64_t in_features) const {
   return parameters;
 }
 
-ElementGrid AffineGrid::element_grid(const Parameters& parameters, int64_t out_features, int64_t in_features) const {
+at::Tensor AffineGrid::nonzero_scale(const Parameters& parameters) const {
   const at::Tensor scale = scale_format().scale(parameters);
+  if (!config().scale_zero && !stores_minimum()) return scale;
+  constexpr double kTiny = 0x1p-100, kSteps = 0x1p22;
+  at::Tensor instead = at::full_like(scale, kTiny);
+  if (stores_minimum()) instead = at::maximum(instead, scale_format().minimum(parameters).detach().abs() / kSteps);
+  return at::where(scale == 0, instead, scale);
+}
+
+ElementGrid AffineGrid::element_grid(const Parameters& parameters, int64_t out_features, int64_t in_features) const {
+  const at::Tensor scale = nonzero_scale(parameters);
   return {.scale = per_row(scale, out_features),
           .shift = per_row(shift(parameters, scale), out_features),
           .group_size = row_group(in_features),

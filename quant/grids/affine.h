@@ -4,7 +4,8 @@
 // AutoRound, torchao); at 2 bits they are different quantizers.
 //
 //   symmetry     s from [lo, hi], α = max(hi, −lo)            z
-//   asymmetric   (hi − lo) / (2^b − 1)                        −lo / s, rounded when zero_point: int
+//   asymmetric   (hi − lo) / (2^b − 1)                        −lo / s, rounded when zero_point: int;
+//                                                             zero_point: min stores m = lo, level s (k + o) + m
 //   narrow       α / (2^(b−1) − 1)                            2^(b−1)
 //   span         2α / (2^b − 1)                               2^(b−1)
 //   signed_full  −w_max / 2^(b−1), w_max = ±α with its sign   2^(b−1)
@@ -26,8 +27,8 @@ class AffineGrid : public ScalarGrid {
 
   Parameters fit(const at::Tensor& w, const Statistics& x) const override;
   at::Tensor decode(const at::Tensor& codes, const Parameters& parameters) const override;
-  // The scale (quant/grids/scale_format.h); asymmetric: zero_point [O, G], uint8 or float32; offset [1] if there is
-  // one.
+  // The scale (quant/grids/scale_format.h); asymmetric: zero_point [O, G], uint8 or float32, or the minimum; offset [1]
+  // if there is one.
   Parameters layout(int64_t out_features, int64_t in_features) const override;
   ElementGrid element_grid(const Parameters& parameters, int64_t out_features, int64_t in_features) const override;
 
@@ -52,11 +53,15 @@ class AffineGrid : public ScalarGrid {
   at::Tensor trainable_round_trip(const at::Tensor& groups, const Steps& steps, const at::Tensor& dither = {}) const;
 
  private:
-  bool stores_zero() const { return config().symmetry == "asymmetric"; }
+  bool is_asymmetric() const { return config().symmetry == "asymmetric"; }
+  bool stores_minimum() const { return config().stores_minimum(); }
+  bool stores_zero() const { return is_asymmetric() && !stores_minimum(); }
   double constant_zero() const;                                                   // of the other symmetries
   at::Tensor exact_scale(const Range& range) const;                               // [O, G]
   at::Tensor zero(const Range& range, const at::Tensor& scale) const;             // [O, G] float32
   at::Tensor shift(const Parameters& parameters, const at::Tensor& scale) const;  // z − o, [O, G]
+  // Scales of 0 replaced by ones so small that all levels of their group are equal, so that one can divide by them.
+  at::Tensor nonzero_scale(const Parameters& parameters) const;
 };
 
 }  // namespace quant

@@ -32,6 +32,7 @@ ScaleFormat::ScaleFormat(const WeightConfig& config, bool is_signed)
     : dtype_(dtype_named(config.scale_dtype)),
       scale_bits_(config.scale_bits),
       scale_group_(config.scale_group),
+      scale_zero_(config.scale_zero),
       is_signed_(is_signed) {}
 
 at::Tensor ScaleFormat::rounded(const at::Tensor& values) const { return values.to(dtype_).to(at::kFloat); }
@@ -73,15 +74,51 @@ Parameters ScaleFormat::stored(const at::Tensor& scale) const {
     parameters.at("scale") = rounded_scale(scale);
     return parameters;
   }
-  const int64_t groups = scale.size(1), supers = parameters.back().shape[1], share = shared(groups);
-  const at::Tensor padded = at::constant_pad_nd(scale.abs(), {0, supers * share - groups});
-  const at::Tensor largest = padded.reshape({scale.size(0), supers, share}).amax(-1);  // [O, U]
-  const at::Tensor super_scale = rounded_scale(largest / magnitudes());
-  const at::Tensor q = at::round(scale.abs() / per_group(super_scale, groups)).clamp(1, magnitudes());
-  const at::Tensor negative = is_signed_ ? (scale < 0).to(at::kFloat) * magnitudes() : at::zeros_like(q);
-  parameters.at("scale_codes") = (q - 1 + negative).to(at::kByte);
+  const int64_t groups = scale.size(1);
+  const at::Tensor super_scale = rounded_scale(largest(scale) / magnitudes());  // [O, U]
+  const at::Tensor multiple = scale.abs() / per_group(super_scale, groups);
+  if (scale_zero_) {
+    const at::Tensor q = at::round(multiple).clamp_max(magnitudes());
+    parameters.at("scale_codes") = (at::where(scale < 0, -q, q) + bias()).to(at::kByte);
+  } else {
+    const at::Tensor q = at::round(multiple).clamp(1, magnitudes());
+    const at::Tensor negative = is_signed_ ? (scale < 0).to(at::kFloat) * magnitudes() : at::zeros_like(q);
+    parameters.at("scale_codes") = (q - 1 + negative).to(at::kByte);
+  }
   parameters.at("super_scale") = super_scale;
   return parameters;
+}
+
+at::Tensor ScaleFormat::largest(const at::Tensor& x) const {
+  const int64_t groups = x.size(1), share = shared(groups), supers = (groups + share - 1) / share;
+  return at::constant_pad_nd(x.abs(), {0, supers * share - groups}).reshape({x.size(0), supers, share}).amax(-1);
+}
+
+Parameters ScaleFormat::minimum_layout(const std::vector<int64_t>& shape) const {
+  if (!two_level()) return {{"minimum", {}, core::Kind::minimum, bits(), shape, dtype_}};
+  const int64_t supers = (shape[1] + shared(shape[1]) - 1) / shared(shape[1]);
+  return {{"minimum_codes", {}, core::Kind::scale_codes, scale_bits_, shape},
+          {"super_minimum", {}, core::Kind::minimum, bits(), {shape[0], supers}, dtype_}};
+}
+
+Parameters ScaleFormat::stored_minimum(const at::Tensor& minimum) const {
+  Parameters parameters = minimum_layout(minimum.sizes().vec());
+  if (!two_level()) {
+    parameters.at("minimum") = rounded(minimum);
+    return parameters;
+  }
+  const int64_t most = (int64_t{1} << scale_bits_) - 1;
+  const at::Tensor super_minimum = rounded_scale(largest(minimum) / most);
+  const at::Tensor n = at::round(-minimum / per_group(super_minimum, minimum.size(1))).clamp(0, most);
+  parameters.at("minimum_codes") = n.to(at::kByte);
+  parameters.at("super_minimum") = super_minimum;
+  return parameters;
+}
+
+at::Tensor ScaleFormat::minimum(const Parameters& parameters) const {
+  if (!two_level()) return parameters.at("minimum");
+  const at::Tensor n = parameters.at("minimum_codes").to(at::kFloat);
+  return -(per_group(parameters.at("super_minimum"), n.size(1)) * n);
 }
 
 int64_t imprecise_scales(const Parameters& parameters) {
@@ -99,8 +136,9 @@ int64_t imprecise_scales(const Parameters& parameters) {
 at::Tensor ScaleFormat::scale(const Parameters& parameters) const {
   if (!two_level()) return parameters.at("scale");
   const at::Tensor codes = parameters.at("scale_codes").to(at::kFloat);  // [O, G]
-  at::Tensor q = codes + 1;
-  if (is_signed_) q = at::where(codes >= magnitudes(), magnitudes() - 1 - codes, q);  // −((code − magnitudes) + 1)
+  at::Tensor q = scale_zero_ ? codes - bias() : codes + 1;
+  if (is_signed_ && !scale_zero_)
+    q = at::where(codes >= magnitudes(), magnitudes() - 1 - codes, q);  // −((code − magnitudes) + 1)
   return per_group(parameters.at("super_scale"), codes.size(1)) * q;
 }
 

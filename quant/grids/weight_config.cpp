@@ -33,9 +33,11 @@ void WeightConfig::keys(core::Keys& k) {
       "how scale and levels follow from a group's range: asymmetric stores a zero point; narrow (2 bits or more), "
       "span, signed_full, noclip (2 or more) have level 0 at code 2^(bits-1); midrise has levels +-s/2, +-3s/2, ...",
       {"asymmetric", "narrow", "span", "signed_full", "noclip", "midrise"});
-  core::Key& zero =
-      k.key("zero_point", zero_point,
-            "read by symmetry: asymmetric; int: stored in `bits` bits; float: stored like the scale", {"int", "float"});
+  core::Key& zero = k.key(
+      "zero_point", zero_point,
+      "read by symmetry: asymmetric; int: stored in `bits` bits; float: stored like the scale; min: in its place the "
+      "lowest level m, stored like the scale (two-level: a code, and one float per scale_group), level s k + m",
+      {"int", "float", "min"});
   k.key("scale_dtype", scale_dtype, "dtype in which scales and float zero points are stored",
         {"float16", "bfloat16", "float32"});
   k.key("scale_bits", scale_bits,
@@ -43,6 +45,10 @@ void WeightConfig::keys(core::Keys& k) {
         {0, 8});
   k.key("scale_group", scale_group, "groups of a row that share the upper of two levels; -1: all of the row",
         {-1, 65536});
+  core::Key& zero_scale = k.key(
+      "scale_zero", scale_zero,
+      "two-level scales: the multiple of a group is its code, counted from 0 (with a sign from -2^(scale_bits-1)), "
+      "as in the K types of GGUF; false: from 1");
   k.key("range", range,
         "range of a group: minmax; mse: shrunk to the least error; importance: error weighted by the mean square of "
         "the inputs",
@@ -63,6 +69,7 @@ void WeightConfig::keys(core::Keys& k) {
   if (!unread("symmetry").empty()) symmetric.only_if_given();
   if (!unread("zero_point").empty()) zero.only_if_given();
   if (!unread("levels").empty()) listed.only_if_given();
+  if (!scale_zero) zero_scale.only_if_given();
 }
 
 std::string WeightConfig::unread(std::string_view key) const {
@@ -70,6 +77,7 @@ std::string WeightConfig::unread(std::string_view key) const {
   if ((key == "symmetry" || key == "zero_point") && !uniform) return "codebook: " + codebook;
   if (key == "levels" && codebook != "levels") return "codebook: " + codebook;
   if (key == "zero_point" && symmetry != "asymmetric") return "symmetry: " + symmetry;
+  if (key == "scale_zero" && scale_bits == 0) return "scale_bits: 0";
   return {};
 }
 

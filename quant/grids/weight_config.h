@@ -37,6 +37,7 @@ struct WeightConfig : core::Section {
   std::string scale_dtype = "float16";
   int64_t scale_bits = 0;
   int64_t scale_group = 16;
+  bool scale_zero = false;
   std::string range = "minmax";
   RangeSearch range_search;
   double clip = 1.0;
@@ -49,6 +50,8 @@ struct WeightConfig : core::Section {
   void keys(core::Keys& k) override;
   void check() const override;
   bool covered() const { return bits != kFullPrecision; }
+  // Whether a group's lowest level is stored in place of a zero point.
+  bool stores_minimum() const { return codebook == "uniform" && symmetry == "asymmetric" && zero_point == "min"; }
   // Why these values leave a key unread ("symmetry: narrow"); empty: they do not. Giving both is a mistake, and the
   // resolved file leaves the key out.
   std::string unread(std::string_view key) const;

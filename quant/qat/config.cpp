@@ -73,10 +73,11 @@ const QatMethod& QatConfig::chosen() const {
 void QatConfig::keys(core::Keys& k) {
   k.key("steps", steps, "optimizer steps; 0: nothing is trained", {0, 1e9});
   k.key("method", method, method_help(), method_names());
-  k.key("train", train,
-        "parameters that are trained, codes and weights are not; zero_point: integer ones become float ones and are "
-        "stored as such; activation_*: of quant.activation.mode: static",
-        trainable_names());
+  k.key(
+      "train", train,
+      "parameters that are trained, codes and weights are not; zero_point: integer ones become float ones and are "
+      "stored as such, or the lowest level that is stored in its place; activation_*: of quant.activation.mode: static",
+      trainable_names());
   k.key(
       "scope", scope,
       "block: each block for the outputs of the full-precision one, on the calibration text, before the next block is "
@@ -149,6 +150,7 @@ std::vector<std::string> QatConfig::trained() const { return chosen().train.empt
 std::set<Kind> QatConfig::kinds() const {
   std::set<Kind> kinds;
   for (const std::string& name : trained()) kinds.insert(kind_of(name));
+  if (kinds.contains(Kind::zero_point)) kinds.insert(Kind::minimum);
   return kinds;
 }
 
@@ -168,7 +170,7 @@ void check_trainable(const QatConfig& config, const std::vector<Assignment>& ass
     if (!a.format) continue;
     const WeightFormat& format = a.refinement ? *a.refinement->format() : *a.format;
     for (const Parameter& p : format.layout(a.slot->out_features(), a.slot->in_features()))
-      there.insert(p.kind == Kind::zero_codes ? Kind::zero_point : p.kind);
+      there.insert(p.kind == Kind::zero_codes || p.kind == Kind::minimum ? Kind::zero_point : p.kind);
   }
   std::vector<std::string> names;
   for (const auto& [name, kind] : kTrainable) {

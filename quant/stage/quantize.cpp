@@ -246,13 +246,15 @@ std::shared_ptr<core::Linear> Quantize::encode_end(core::Slot& slot, const Assig
   const auto start = std::chrono::steady_clock::now();
   const Target target{&slot, assignment.format, assignment.input};
   require_finite(slot);
+  const bool brought = method_->brings_codes();
   Quantized result = named(slot.path(), [&]() -> Quantized {
+    if (brought) return {method_->encoded(slot, *assignment.format), {}, note};
     return {round_to_nearest(slot.linear().weight().to(at::kFloat), *assignment.format, {}), {}, note};
   });
   auto linear = quantized(slot, target, std::move(result.encoded));
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   reports_.push_back(report(target, result, *linear, seconds));
-  reports_.back().method = "rtn";
+  reports_.back().method = brought ? method_name_ : "rtn";
   return linear;
 }
 
@@ -260,8 +262,12 @@ void Quantize::quantize_embedding_and_head(core::Model& model) {
   at::NoGradGuard no_gradient;
   const Assignment *embedding = assigned(model.embedding()), *head = assigned(model.head());
   const auto text = [](const Assignment& a) { return as_text(a.weight) + as_text(a.input.get()); };
-  const bool shared =
-      core::shares_embedding(model) && embedding != nullptr && head != nullptr && text(*embedding) == text(*head);
+  const auto place = [&](const Assignment& a) {
+    const auto brought = method_->brought(*a.slot);
+    return brought ? brought->place : std::string();
+  };
+  const bool shared = core::shares_embedding(model) && embedding != nullptr && head != nullptr &&
+                      text(*embedding) == text(*head) && place(*embedding) == place(*head);
   std::shared_ptr<core::Linear> rows, outputs;
   if (embedding != nullptr) rows = encode_end(model.embedding(), *embedding, shared ? "shared with lm_head" : "");
   if (head != nullptr && !shared) outputs = encode_end(model.head(), *head, "");

@@ -97,10 +97,11 @@ struct Adjacent : BlockStrategy {
   }
   std::shared_ptr<const quant::WeightFormat> wide_format(const core::Slot& slot, const quant::WeightConfig& weight,
                                                          uint64_t seed) const {
-    core::require(weight.codebook == "uniform" && weight.scale_bits == 0 && weight.group_size != 0,
-                  "{}: adjacent shares the codes of affine grids with one level of scales. Use codebook: uniform, "
-                  "scale_bits: 0 and a group_size other than 0.",
-                  slot.path());
+    core::require(
+        weight.codebook == "uniform" && weight.scale_bits == 0 && weight.group_size != 0 && !weight.stores_minimum(),
+        "{}: adjacent shares the codes of affine grids with one level of scales. Use codebook: uniform, "
+        "scale_bits: 0, a group_size other than 0 and zero_point: int or float.",
+        slot.path());
     core::require(weight.bits * span <= 8, "{}: {} blocks of {} bits would share codes of {} bits. 8 is the most.",
                   slot.path(), span, weight.bits, weight.bits * span);
     quant::WeightConfig wide = weight;

@@ -160,9 +160,9 @@ struct Scales : LinearStrategy {
   }
   void refuse(const WeightConfig& weight, const std::string& path) const {
     core::require(
-        weight.codebook == "uniform" && weight.group_size != 0 && weight.scale_bits == 0,
+        weight.codebook == "uniform" && weight.group_size != 0 && weight.scale_bits == 0 && !weight.stores_minimum(),
         "{}: scales averages affine grids with one level of scales per row. Use codebook: uniform, scale_bits: "
-        "0 and a group_size other than 0.",
+        "0, a group_size other than 0 and zero_point: int or float.",
         path);
     const bool floats = weight.symmetry == "asymmetric" && weight.zero_point == "float";
     for (const Replica& replica : replicas)

@@ -41,6 +41,31 @@ TEST_F(GgufRuns, AreStreamedWithTheSameNumbers) {
   EXPECT_EQ(Lab::nll_of(parts), Lab::nll_of(whole));
 }
 
+// The codes of anybody's file, beside the model in full precision, are measured as if the file were the model.
+TEST_F(GgufRuns, MeasureTheCodesOfAFileAsTheyAre) {
+  const std::string coded = lab_.put("q8_0.gguf", core::qwen3_as_gguf(folder_, as_q8_0).bytes());
+  const std::string stored = "quant={method: stored, stored: {file: " + coded + "}}";
+  const Json itself = lab_.row({"model.path=" + coded, "quant.method=none"});
+  const Json beside = lab_.row({"model.path=" + folder_, stored});
+  EXPECT_EQ(Lab::nll_of(beside), Lab::nll_of(itself));
+  EXPECT_NE(Lab::nll_of(beside), beside["baseline"]["perplexity"][0]["nll"]);
+  EXPECT_NEAR(beside["bits"]["with_parameters"].get<double>(), 8.5, 1e-9);
+  const std::string again = lab_.directory(beside) + "/checkpoint";
+  EXPECT_EQ(Lab::nll_of(lab_.row({"model.path=" + again, "quant.method=none"})), Lab::nll_of(beside));
+  EXPECT_NE(lab_.id({"model.path=" + folder_, stored}),
+            lab_.id({"model.path=" + folder_, "quant={method: stored, stored: {file: " + file_ + "}}"}));
+}
+
+// Beside other methods in one sweep, whose grids it does not read.
+TEST_F(GgufRuns, OfStoredCodesStandInASweepOfMethods) {
+  const std::string coded = lab_.put("q8_0.gguf", core::qwen3_as_gguf(folder_, as_q8_0).bytes());
+  const Outcome outcome =
+      lab_.run({"model.path=" + folder_, "quant={method: rtn, weight: {bits: 3, group_size: 64}}",
+                "sweep={cases: [{quant.method: rtn}, {quant.method: stored, quant.stored.file: " + coded + "}]}"});
+  ASSERT_EQ(outcome.rows.size(), 2);
+  EXPECT_NE(Lab::nll_of(outcome.rows[0].json()), Lab::nll_of(outcome.rows[1].json()));
+}
+
 TEST_F(GgufRuns, OfACutFileEndWithOneLine) {
   const std::string path = lab_.put("cut.gguf", core::slurp(file_).substr(0, 64));
   EXPECT_THAT(

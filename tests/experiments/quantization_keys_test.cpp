@@ -1,5 +1,6 @@
 // The proofs of what is under quant, calibration and transform, but for replicas of inputs.
 #include "tests/experiments/keys.h"
+#include "tests/io/gguf_of_folder.h"
 
 namespace experiments {
 
@@ -62,6 +63,7 @@ class QuantizationProof : public Proof {
            changes_the_result("transform=[{smoothquant: {}}]", at_once_);
            changes_the_result("transform=[{smoothquant: {alpha: 0.8}}]", given);
          }},
+        {"quant.stored.file", [this] { stored_file(); }},
         {"quant.router.bits", [this] { experts("quant.router.bits=2"); }},
         {"quant.expert_bits.policy",
          [this] {
@@ -90,9 +92,11 @@ class QuantizationProof : public Proof {
         {"quant.weight.bits", [this] { changes_the_result("quant.weight.bits=3"); }},
         {"quant.weight.group_size", [this] { changes_the_result("quant.weight.group_size=32"); }},
         {"quant.weight.symmetry", [this] { each_choice_differs("quant.weight.symmetry"); }},
-        {"quant.weight.zero_point", [this] { changes_the_result("quant.weight.zero_point=float"); }},
+        {"quant.weight.zero_point", [this] { each_choice_differs("quant.weight.zero_point"); }},
         {"quant.weight.scale_dtype", [this] { each_choice_differs("quant.weight.scale_dtype"); }},
         {"quant.weight.scale_bits", [this] { changes_the_result("quant.weight.scale_bits=4"); }},
+        {"quant.weight.scale_zero",
+         [this] { changes_the_result("quant.weight.scale_zero=true", {"quant.weight.scale_bits=4"}); }},
         {"quant.weight.scale_group",
          [this] { changes_the_result("quant.weight.scale_group=1", {"quant.weight.scale_bits=3"}); }},
         {"quant.weight.range", [this] { changes_the_result("quant.weight.range=mse"); }},
@@ -144,6 +148,14 @@ class QuantizationProof : public Proof {
   }
 
  private:
+  // One file holds floats, which stay what they are, the other one codes.
+  void stored_file() {
+    const auto with = [&](const std::string& name, const core::GgufBytes& file) {
+      return "quant={method: stored, stored: {file: " + lab_.put(name, file.bytes()) + "}}";
+    };
+    changes_the_result(with("codes.gguf", core::qwen3_as_gguf(shallow_model(), as_q8_0)),
+                       {with("floats.gguf", core::qwen3_as_gguf(shallow_model()))});
+  }
   const Strings kSearched{"quant.weight.range=mse"};
   // Another run, whose float32 sums have another order. At 4 bits, because a code at a tie may fall to the other side,
   // and at 2 bits the blocks behind it would take it further.

@@ -1,5 +1,6 @@
 #include "tests/experiments/support.h"
 
+#include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <spdlog/spdlog.h>
 
@@ -88,6 +89,19 @@ const PerplexityConfig& first_perplexity(const Spec& spec) { return *spec.measur
 core::Windows windows_of(const PerplexityConfig& config, Resources& resources, const ModelFiles& files,
                          const core::Shape& shape) {
   return config.windows_of(*resources.texts(files, shape));
+}
+
+std::string as_q8_0(const core::TensorView& view) {
+  const at::Tensor w = at::from_blob(const_cast<std::byte*>(view.data), view.shape, at::kBFloat16).to(at::kFloat);
+  const at::Tensor blocks = w.reshape({-1, 32});
+  const at::Tensor scale = (blocks.abs().amax(-1, true) / 127).to(at::kHalf).contiguous();
+  const at::Tensor codes = at::round(blocks / scale.to(at::kFloat)).clamp(-127, 127).to(at::kChar).contiguous();
+  std::string bytes;
+  for (int64_t i = 0; i < blocks.size(0); ++i) {
+    bytes.append(static_cast<const char*>(scale.const_data_ptr()) + 2 * i, 2);
+    bytes.append(static_cast<const char*>(codes.const_data_ptr()) + 32 * i, 32);
+  }
+  return bytes;
 }
 
 Json without_costs(Json row) {

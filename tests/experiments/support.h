@@ -54,6 +54,9 @@ const PerplexityConfig& first_perplexity(const Spec& spec);
 core::Windows windows_of(const PerplexityConfig& config, Resources& resources, const ModelFiles& files,
                          const core::Shape& shape);
 
+// A bfloat16 matrix in the blocks of GGUF's Q8_0: the largest weight of 32 is 127 steps.
+std::string as_q8_0(const core::TensorView& view);
+
 // A row without what two runs of the same thing need not share: seconds, memory, and whether the cache was used.
 Json without_costs(Json row);
 

@@ -44,8 +44,8 @@ inline GgufBytes as_gguf(const nlohmann::json& tokenizer, const std::string& pre
   return file;
 }
 
-// The whole folder, with the element types that it has.
-inline GgufBytes qwen3_as_gguf(const std::string& folder) {
+// The whole folder, with the element types that it has; matrices in Q8_0 where a function makes that of bfloat16.
+inline GgufBytes qwen3_as_gguf(const std::string& folder, std::string (*as_q8_0)(const TensorView&) = nullptr) {
   GgufBytes file;
   const JsonObject config = JsonObject::read(folder + "/config.json");
   file.key("general.architecture", std::string("qwen3"));
@@ -83,6 +83,10 @@ inline GgufBytes qwen3_as_gguf(const std::string& folder) {
              parts.at(name.substr(dot + 1, end - dot - 1)) + ".weight";
     }
     const TensorView& view = checkpoint.at(name);
+    if (as_q8_0 != nullptr && view.shape.size() == 2) {
+      file.tensor(ours, {view.shape.begin(), view.shape.end()}, /*Q8_0*/ 8, as_q8_0(view));
+      continue;
+    }
     file.tensor(ours, {view.shape.begin(), view.shape.end()}, types.at(view.dtype),
                 {reinterpret_cast<const char*>(view.data), view.bytes});
   }

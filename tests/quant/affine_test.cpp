@@ -18,8 +18,8 @@ constexpr double kPosition = 0x1p-14;
 
 const std::vector<int64_t> kAllBits{1, 2, 3, 4, 5, 6, 7, 8}, kTwoBitsAndMore{2, 3, 4, 5, 6, 7, 8};
 const std::vector<int64_t> kGroupSizes{-1, 0, 1, 3, 4, 12};
-const std::vector<std::string> kFromOneBit{"symmetry: asymmetric", "zero_point: float", "symmetry: span",
-                                           "symmetry: signed_full", "symmetry: midrise"};
+const std::vector<std::string> kFromOneBit{"symmetry: asymmetric", "zero_point: float",     "symmetry: span",
+                                           "zero_point: min",      "symmetry: signed_full", "symmetry: midrise"};
 const std::vector<std::string> kFromTwoBits{"symmetry: narrow", "symmetry: noclip"};
 
 std::vector<std::string> with(std::vector<std::string> variables, const std::string& more) {
@@ -91,12 +91,37 @@ double constant_zero(const WeightConfig& config) {
   return config.symmetry == "midrise" ? top_of(config.bits) / 2 : half_of(config.bits);
 }
 
+// zero_point: min. Levels s (k + o) + m.
+void expect_minimum_as_slow(const Case& c, const Encoded& encoded, const at::Tensor& decoded) {
+  const at::Tensor scales = encoded.parameters.at("scale").reshape(-1),
+                   minima = encoded.parameters.at("minimum").reshape(-1);
+  const std::vector<SlowRange> ranges = slow_ranges(c.w, c.config.group_size);
+  const double step = subnormal_step(c.config) + smallest_normal(c.config) * rounding(c.config);
+  for (int64_t i = 0; i < kCaseRows; ++i) {
+    for (int64_t j = 0; j < kCaseColumns; ++j) {
+      const int64_t g = group_of(i, j, c.config.group_size);
+      const double scale = scales[g].item<double>(), minimum = minima[g].item<double>();
+      ASSERT_NO_FATAL_FAILURE(expect_scale_as_defined(scale, ranges[g], c.config)) << "group " << g;
+      const double lowest = ranges[g].lo * c.config.clip;
+      ASSERT_NEAR(minimum, lowest, std::abs(lowest) * (rounding(c.config) + kQuotient) + step) << "group " << g;
+      const double code = encoded.codes[i][j].item<double>(), offset = c.config.offset;
+      const double position = (c.w[i][j].item<double>() - minimum) / scale - offset;
+      const double error = std::abs(minimum / scale) * kQuotient;  // of float32 in m / s
+      ASSERT_TRUE(is_rounding_of(code, position, top_of(c.config.bits)) || std::abs(code - position) < 0.5 + error)
+          << i << ", " << j << ": " << position;
+      ASSERT_NEAR(decoded[i][j].item<double>(), scale * (code + offset) + minimum,
+                  (std::abs(scale) * (code + std::abs(offset)) + std::abs(minimum)) * kQuotient);
+    }
+  }
+}
+
 void expect_grid_as_slow(const Case& c) {
   const auto format = format_of(c.config);
   const Encoded encoded = quantized(*format, c.w);
   const at::Tensor decoded = format->decode(encoded.codes, encoded.parameters);
-  const bool stores_zero = c.config.symmetry == "asymmetric";
+  const bool stores_minimum = c.config.zero_point == "min", stores_zero = c.config.symmetry == "asymmetric";
   const at::Tensor scales = encoded.parameters.at("scale").reshape(-1);
+  if (stores_minimum) return expect_minimum_as_slow(c, encoded, decoded);
   const at::Tensor zeros = stores_zero ? encoded.parameters.at("zero_point").reshape(-1) : at::Tensor();
   const std::vector<SlowRange> ranges = slow_ranges(c.w, c.config.group_size);
   ASSERT_EQ(scales.numel(), static_cast<int64_t>(ranges.size()));
@@ -202,7 +227,9 @@ TEST(AffineGrid, ScalingByAPowerOfTwoChangesOnlyTheScale) {
       for (const Parameter& p : plain.parameters) {
         // A group of zeros has the smallest scale before and after.
         const at::Tensor grown = at::where(p.tensor.abs() > 0x1p-126, p.tensor * factor, p.tensor);
-        ASSERT_TRUE(at::equal(scaled.parameters.at(p.name), p.name == "scale" ? grown : p.tensor)) << p.name;
+        ASSERT_TRUE(
+            at::equal(scaled.parameters.at(p.name), p.name == "scale" || p.name == "minimum" ? grown : p.tensor))
+            << p.name;
       }
     }
   });
@@ -269,7 +296,12 @@ TEST(AffineGrid, TheElementGridIsTheSameGrid) {
       ASSERT_TRUE(grid.scale.is_contiguous() && grid.shift.is_contiguous());
       ASSERT_EQ(grid.top, top_of(c.config.bits));
       ASSERT_TRUE(at::equal(grid.encode(c.w), encoded.codes));
-      ASSERT_TRUE(at::equal(grid.decode(encoded.codes), format->decode(encoded.codes, encoded.parameters)));
+      const at::Tensor decoded = format->decode(encoded.codes, encoded.parameters);
+      if (c.config.zero_point == "min") {  // s (k − shift) there, s k + m here
+        ASSERT_TRUE(at::allclose(grid.decode(encoded.codes), decoded, 1e-5, 1e-6 * c.w.abs().max().item<double>()));
+      } else {
+        ASSERT_TRUE(at::equal(grid.decode(encoded.codes), decoded));
+      }
       ASSERT_TRUE(at::equal(grid.encode(grid.decode(encoded.codes)), encoded.codes)) << "a level is its own code";
     });
   }

@@ -59,12 +59,14 @@ TEST(ScaleFormat, RefusesAScaleThatIsNotFinite) {
 }
 
 // The nearest multiple of the super-scale, from 1 up to as many as the bits count.
-void expect_two_levels(int64_t bits, int64_t share, bool is_signed, const at::Tensor& scale) {
-  SCOPED_TRACE(fmt::format("{} bits, {} groups share, signed {}", bits, share, is_signed));
-  const ScaleFormat format = scale_format_of(fmt::format("scale_bits: {}, scale_group: {}", bits, share), is_signed);
+void expect_two_levels(int64_t bits, int64_t share, bool is_signed, const at::Tensor& scale, bool from_zero = false) {
+  SCOPED_TRACE(fmt::format("{} bits, {} groups share, signed {}, zero {}", bits, share, is_signed, from_zero));
+  const ScaleFormat format = scale_format_of(
+      fmt::format("scale_bits: {}, scale_group: {}, scale_zero: {}", bits, share, from_zero), is_signed);
   const Parameters stored = format.stored(scale);
   const at::Tensor found = format.scale(stored), super = stored.at("super_scale");
-  const int64_t width = share == -1 ? kGroups : share, count = int64_t{1} << (is_signed ? bits - 1 : bits);
+  const int64_t width = share == -1 ? kGroups : share,
+                count = (int64_t{1} << (is_signed ? bits - 1 : bits)) - (from_zero ? 1 : 0);
   ASSERT_EQ(super.sizes(), at::IntArrayRef({scale.size(0), (kGroups + width - 1) / width}));
   ASSERT_LT(stored.at("scale_codes").max().item<int64_t>(), int64_t{1} << bits);
   for (int64_t row = 0; row < scale.size(0); ++row) {
@@ -75,7 +77,8 @@ void expect_two_levels(int64_t bits, int64_t share, bool is_signed, const at::Te
       }
       const double unit = super[row][g / width].item<double>(), exact = scale[row][g].item<double>();
       ASSERT_NEAR(unit, largest / static_cast<double>(count), unit * 0x1p-10);
-      const double q = std::clamp(std::nearbyint(std::abs(exact) / unit), 1.0, static_cast<double>(count));
+      const double q =
+          std::clamp(std::nearbyint(std::abs(exact) / unit), from_zero ? 0.0 : 1.0, static_cast<double>(count));
       ASSERT_EQ(found[row][g].item<double>(), (exact < 0 ? -q : q) * unit) << row << ", " << g;
     }
   }
@@ -89,6 +92,8 @@ TEST(TwoLevelScales, AreTheNearestMultiplesOfASharedScale) {
     for (int64_t bits = 1; bits <= 8; ++bits) {
       expect_two_levels(bits, share, false, scale);
       if (bits >= 2) expect_two_levels(bits, share, true, scale * sign);
+      expect_two_levels(bits, share, false, scale - 0.05, /*from_zero=*/true);
+      if (bits >= 2) expect_two_levels(bits, share, true, (scale - 0.05) * sign, /*from_zero=*/true);
     }
   }
 }
@@ -98,6 +103,22 @@ TEST(TwoLevelScales, OfAGroupOfItsOwnAreAsExactAsTheDtype) {
   const at::Tensor scale = at::rand({4, kGroups}) + 0.05;
   const at::Tensor error = at::abs(round_trip(scale_format_of("scale_bits: 8, scale_group: 1"), scale) - scale);
   EXPECT_LE((error / scale).max().item<double>(), 0x1p-10);
+}
+
+// minimum = -super_minimum · n, n the nearest from 0 up to as many as the bits count.
+TEST(TwoLevelScales, MinimaAreTheNearestMultiplesOfASharedOne) {
+  at::manual_seed(11);
+  const at::Tensor minimum = -at::rand({4, kGroups}).clamp_min(0.2).sub(0.2);
+  const ScaleFormat format = scale_format_of("scale_bits: 4, scale_group: 7, zero_point: min");
+  const Parameters stored = format.stored_minimum(minimum);
+  const at::Tensor found = format.minimum(stored), super = stored.at("super_minimum");
+  for (int64_t row = 0; row < 4; ++row) {
+    for (int64_t g = 0; g < kGroups; ++g) {
+      const double unit = super[row][g / 7].item<double>(), exact = minimum[row][g].item<double>();
+      EXPECT_EQ(found[row][g].item<double>(), -std::clamp(std::nearbyint(-exact / unit), 0.0, 15.0) * unit);
+    }
+  }
+  EXPECT_EQ(parameter_bits(format.minimum_layout({4, kGroups})), 4 * (kGroups * 4 + (kGroups + 6) / 7 * 16));
 }
 
 TEST(TwoLevelScales, CostTheirBitsAndTheSharedScales) {
