@@ -43,11 +43,14 @@ std::vector<Slot*> Moe::slots_of_shared() {
   return all;
 }
 
-Moe::Route Moe::route(const at::Tensor& tokens) {
+Moe::Route Moe::route(const at::Tensor& tokens) { return route_to(tokens, {}); }
+
+Moe::Route Moe::route_to(const at::Tensor& tokens, const at::Tensor& experts) {
   const at::Tensor probability = at::softmax(gate_->forward(tokens), -1, at::kFloat);  // [N, E]
-  auto [weights, experts] = at::topk(probability, shape_.top_k, -1);                   // [N, k]
+  const at::Tensor chosen = experts.defined() ? experts : std::get<1>(at::topk(probability, shape_.top_k, -1));
+  at::Tensor weights = probability.gather(-1, chosen);  // [N, k]
   if (shape_.normalize) weights = weights / weights.sum(-1, /*keepdim=*/true);
-  return {experts, (weights * shape_.scaling).to(tokens.scalar_type())};
+  return {chosen, (weights * shape_.scaling).to(tokens.scalar_type())};
 }
 
 at::Tensor Moe::shared(const at::Tensor& tokens) {
@@ -58,7 +61,8 @@ at::Tensor Moe::shared(const at::Tensor& tokens) {
 
 at::Tensor Moe::forward(const at::Tensor& x, const core::Pass& pass) {
   const at::Tensor tokens = x.reshape({-1, shape_.width});  // [N, D]
-  const Route route = this->route(tokens);
+  const Route route = route_to(tokens, pass.experts == nullptr ? at::Tensor() : *pass.experts);
+  if (pass.experts != nullptr) *pass.experts = route.experts;
   const at::Tensor of_shared = shared(tokens);
   at::Tensor sum = at::zeros_like(tokens);
   // The N · k places in the order of their experts: one product per expert, on the tokens that were sent to it.

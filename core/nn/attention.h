@@ -41,6 +41,9 @@ struct Pass {
   const KeyValues* given = nullptr;  // of another step: this one attends to them and computes none
   KeyValues* kept = nullptr;         // where this step leaves what it attends to
   bool all_experts = false;  // every token runs through every expert of a mixture; the outputs are those of the routed
+  // Experts of the tokens of a mixture, [N, k] int64: a pass that finds none leaves its router's choice here, one that
+  // finds some sends the tokens to them.
+  at::Tensor* experts = nullptr;
 };
 
 // softmax(q kᵀ / sqrt(C) + causal mask) v. q: [B, T, H, C]; k: [B, T, K, C], v: [B, T, K, C'] of the same tokens, K

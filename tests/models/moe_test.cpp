@@ -105,6 +105,28 @@ TEST(Moe, SendsTokensToTheBestExpertsAndNoneToOthers) {
   mixture.expect_as_slow(x);
 }
 
+TEST(Moe, APassSendsTokensToTheExpertsThatAnotherOneChose) {
+  for (const bool normalize : {false, true}) {
+    Mixture mixture(2, normalize);
+    const at::Tensor x = random({1, 6, kWidth}, 5), other = random({1, 6, kWidth}, 6);
+    at::Tensor experts;
+    const at::Tensor first = mixture.moe->forward(x, {.experts = &experts});
+    EXPECT_TRUE(at::equal(first, mixture.moe->forward(x, {})));
+    const at::Tensor chosen = mixture.moe->route(x.reshape({-1, kWidth})).experts;
+    ASSERT_TRUE(at::equal(experts, chosen));
+    ASSERT_FALSE(at::equal(mixture.moe->route(other.reshape({-1, kWidth})).experts, chosen));
+    std::vector<at::Tensor> seen;  // by an expert
+    core::Slot* gate = mixture.moe->slots_of(chosen[0][0].item<int64_t>()).front();
+    gate->put(
+        std::make_shared<core::RecordingLinear>(gate->pointer(), [&](const at::Tensor& y) { seen.push_back(y); }));
+    mixture.moe->forward(other, {.experts = &experts});
+    ASSERT_EQ(seen.size(), 1u);
+    const at::Tensor rows = (chosen == chosen[0][0]).any(-1).nonzero().flatten();
+    EXPECT_TRUE(at::equal(seen.front(), other.reshape({-1, kWidth}).index_select(0, rows)));
+    EXPECT_TRUE(at::equal(experts, chosen)) << "the choice stays";
+  }
+}
+
 TEST(Moe, AllTokensToOneExpertAndTiesInTheGate) {
   Mixture one(1);
   at::Tensor router = at::zeros({kExperts, kWidth});
