@@ -3,13 +3,14 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
+#include <algorithm>
 #include <cstring>
 
 namespace core {
 
 namespace {
 
-constexpr int64_t kPanel = 256;  // columns of the inverse that are solved for at a time
+constexpr int64_t kPanel = 256;  // columns of an inverse, or rows of a product, that are solved for at a time
 
 // J (P H Pᵀ + diag(added)) J in double, J the reversal of rows: [I, I], column-major (it is symmetric).
 at::Tensor reversed(const at::Tensor& h, const std::vector<int64_t>& order, const std::vector<double>& added) {
@@ -62,6 +63,26 @@ std::optional<at::Tensor> inverse_factor(const at::Tensor& h, const std::vector<
     drop_first(l.mutable_data_ptr<double>(), n - first, last - first);
   }
   return u.to(h.device());
+}
+
+std::optional<at::Tensor> product_over(const at::Tensor& a, const at::Tensor& b, const at::Tensor& h, double added) {
+  const int64_t O = a.size(0), I = a.size(1);
+  TORCH_CHECK(b.sizes() == h.sizes() && h.size(0) == I && h.size(1) == I, "product_over: ", a.sizes(), ", ", b.sizes(),
+              ", ", h.sizes());
+  at::Tensor l = h.cpu().to(at::kDouble);
+  l.diagonal().add_(added);
+  l = l.t();  // column-major, which LAPACK works on in place; it is symmetric
+  at::Tensor info = at::empty({}, l.options().dtype(at::kInt));
+  at::linalg_cholesky_ex_out(l, info, l);
+  if (info.item<int>() != 0) return std::nullopt;
+  const at::Tensor right = b.cpu().to(at::kDouble), left = a.cpu().to(at::kFloat);
+  at::Tensor product = at::empty({O, I}, left.options());
+  for (int64_t first = 0; first < O; first += kPanel) {  // rows at a time
+    const int64_t count = std::min(kPanel, O - first);
+    const at::Tensor rows = at::mm(left.narrow(0, first, count).to(at::kDouble), right);  // [n, I]
+    product.narrow(0, first, count).copy_(at::cholesky_solve(rows.t(), l).t());
+  }
+  return product.to(a.device());
 }
 
 }  // namespace core

@@ -18,4 +18,8 @@ double sum_of_squares(const at::Tensor& x);  // of a float tensor of any shape, 
 std::optional<at::Tensor> inverse_factor(const at::Tensor& h, const std::vector<int64_t>& order,
                                          const std::vector<double>& added);
 
+// a b (h + added · 1)⁻¹, computed in double, returned in float32 on a's device; none when h + added · 1 is not positive
+// definite. a: [O, I], b: [I, I], h: [I, I] symmetric, all float32. Memory beside them: two matrices [I, I] in double.
+std::optional<at::Tensor> product_over(const at::Tensor& a, const at::Tensor& b, const at::Tensor& h, double added);
+
 }  // namespace core

@@ -40,7 +40,7 @@ struct Walked {
 
 // The plain grids of the configuration, each with the Hessian of its inputs.
 std::vector<quant::Assignment> with_hessians(const Spec& spec, core::Model& model) {
-  std::vector<quant::Assignment> plain = quant::assign(spec.quant, model, static_cast<uint64_t>(spec.seed));
+  std::vector<quant::Assignment> plain = assignments(spec, model);
   for (quant::Assignment& a : plain) a.needs.hessian = a.needs.hessian || a.format != nullptr;
   return plain;
 }
@@ -50,7 +50,8 @@ OutputErrors measured_errors(const Spec& spec, const ModelFiles& files, const co
   const std::string& method = spec.quant.method;
   const bool propagates = spec.calibration.propagate_error;
   const std::vector<quant::Assignment> plain = with_hessians(spec, *walked.model);
-  quant::Quantize stage(spec.quant.methods.at(method).share(), method, plain, {.propagate_error = propagates});
+  quant::Quantize stage(spec.quant.methods.at(method).share(), method, plain,
+                        {.propagate_error = propagates, .correction = correction_of(spec)});
   quant::ApplyTransforms transform(quant::transforms_of(spec.transform, spec.quant), plain, propagates);
   const auto embed = [&] { return embedded(*walked.model, text, spec.calibration.batch_tokens); };
   std::optional<core::HiddenStore> full, quantized;
@@ -104,6 +105,7 @@ OutputErrors kept_errors(const Spec& spec, Resources& resources, const ModelFile
 Spec ranked_by(const Spec& spec) {
   Spec plain = single_of(spec);
   plain.calibration.propagate_error = false;
+  plain.calibration.targets = "weight";
   plain.transform.clear();
   return plain;
 }

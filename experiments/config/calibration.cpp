@@ -13,6 +13,20 @@ void CalibrationConfig::keys(core::Keys& k) {
         {"random", "sequential"});
   k.key("propagate_error", propagate_error,
         "measure inputs as the quantized blocks before leave them; false: as the full-precision model has them");
+  core::Key& kind =
+      k.key("targets", targets,
+            "what methods code; weight: the weight W; output: W + W E[(x_fp - x) x^T] (E[x x^T] + lambda 1)^-1, whose "
+            "outputs on the inputs x of the quantized model are nearest to those that W has on the inputs x_fp of the "
+            "full-precision model, tokens being equal; W where nothing measured the inputs",
+            {"weight", "output"});
+  core::Key& share = k.key("target_share", target_share, "factor on what targets: output adds to the weight", {0, 1});
+  core::Key& damp =
+      k.key("target_damp", target_damp,
+            "targets: output: lambda in the mean of the diagonal of E[x x^T]; the larger, the nearer to W",
+            {0, 100, /*low_open=*/true});
+  if (!corrects_targets()) {
+    for (core::Key* key : {&kind, &share, &damp}) key->only_if_given();
+  }
   k.key("batch_tokens", batch_tokens, "tokens that run through a block at once; at least one window", {1, 1 << 20});
   k.key("all_experts", all_experts,
         "experts are shown all tokens instead of those that the router sends them; the outputs of the block stay");
@@ -26,6 +40,14 @@ void CalibrationConfig::keys(core::Keys& k) {
 }
 
 void CalibrationConfig::check() const {
+  for (const char* key : {"target_share", "target_damp"}) {
+    core::require(!given(key) || corrects_targets(),
+                  "{} is not read with targets: {}. Set targets: output, or remove it.", where(key), targets);
+  }
+  core::require(!corrects_targets() || propagate_error,
+                "{}: output corrects what errors of earlier blocks do to the inputs, and propagate_error: false "
+                "measures inputs without any. Leave one of them out.",
+                where("targets"));
   core::require(!corpus.empty(), "{}: corpus is missing. Name a text, e.g. tiny/train.", where("corpus"));
 }
 

@@ -13,6 +13,9 @@ struct CalibrationConfig : core::Section {
   int64_t seq_len = 256;
   std::string sampling = "random";
   bool propagate_error = true;
+  std::string targets = "weight";
+  double target_share = 1;
+  double target_damp = 0.05;
   int64_t batch_tokens = 1024;
   bool all_experts = false;
   double min_token_fraction = 0.005;
@@ -20,6 +23,7 @@ struct CalibrationConfig : core::Section {
 
   void keys(core::Keys& k) override;
   void check() const override;
+  bool corrects_targets() const { return targets == "output"; }
 };
 
 }  // namespace experiments

@@ -85,6 +85,7 @@ void Spec::check() const {
                 "{}: true_sequential measures inputs behind quantized linears, propagate_error: false behind none. "
                 "Leave one of them out.",
                 calibration.where("propagate_error"));
+  check_targets();
   check_transforms();
   core::require(
       !replication.selected() || !replication.chosen().needs_codes() || quant.method != quant::QuantConfig::kNone,
@@ -94,6 +95,21 @@ void Spec::check() const {
   core::require(!out.empty(), "{}: out is empty. Name a directory, e.g. runs.", where("out"));
   core::require(!model.path.empty(), "{}: model.path is missing. Name a model directory, e.g. tiny-qwen3.",
                 where("model"));
+}
+
+void Spec::check_targets() const {
+  if (!calibration.corrects_targets()) return;
+  const std::string where = calibration.where("targets");
+  core::require(quant.method != quant::QuantConfig::kNone,
+                "{}: output says what is coded, and quant.method: none codes nothing. Choose a method.", where);
+  core::require(!quant.brings_codes(),
+                "{}: output says what is coded, and quant.method: {} has its codes. "
+                "Remove it.",
+                where, quant.method);
+  core::require(!quant.chosen().reads_inputs(),
+                "{}: quant.method: {} fits the outputs of the block itself. Remove targets: output, or choose another "
+                "method.",
+                where, quant.method);
 }
 
 void Spec::check_transforms() const {

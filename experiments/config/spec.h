@@ -72,6 +72,7 @@ struct Spec : core::Section {
 
  private:
   void check_seeds() const;
+  void check_targets() const;
   void check_transforms() const;
   void check_qat() const;
 };

@@ -183,6 +183,18 @@ void refuse_transforms(const Spec& spec, const Assigned& assigned) {
                 spec.replication.where("strategy"), spec.replication.strategy);
 }
 
+// With calibration.targets: output, what corrects the weights of the blocks.
+void ask_for_corrections(const Spec& spec, Assigned& assigned) {
+  if (!spec.calibration.corrects_targets()) return;
+  for (quant::Assignment& a : assigned) {
+    core::require(a.further.empty() && a.mean_with.empty(),
+                  "{}: output corrects a weight by the inputs of its first step, and {} counts further steps or "
+                  "blocks. Remove it, or calibrate on the first one alone.",
+                  spec.calibration.where("targets"), spec.replication.strategy);
+    if (is_coded(a)) a.needs = a.needs | quant::Needs{.hessian = true, .cross = true};
+  }
+}
+
 // Every strategy, selection and control.
 Assigned replicated(const Spec& spec, core::Model& model, const replication::RankingStatistics* statistics) {
   const ReplicationConfig& config = spec.replication;
@@ -217,12 +229,17 @@ Spec single_of(const Spec& spec) {
   return single;
 }
 
+quant::Correction correction_of(const Spec& spec) {
+  return {.share = spec.calibration.target_share, .damp = spec.calibration.target_damp};
+}
+
 quant::Calibration calibration_of(const Spec& spec, const core::Windows* text) {
   return {.propagate_error = spec.calibration.propagate_error,
           .all_experts = spec.calibration.all_experts,
           .tokens = text == nullptr ? 0 : text->count * text->seq_len,
           .min_token_fraction = spec.calibration.min_token_fraction,
-          .pool = spec.calibration.fallback == "pooled"};
+          .pool = spec.calibration.fallback == "pooled",
+          .correction = correction_of(spec)};
 }
 
 void follow_plan(const Spec& spec, core::Model& model) {
@@ -232,10 +249,14 @@ void follow_plan(const Spec& spec, core::Model& model) {
 }
 
 Assigned assignments(const Spec& spec, core::Model& model, const replication::RankingStatistics* statistics) {
-  if (!spec.replication.selected()) return quant::assign(spec.quant, model, static_cast<uint64_t>(spec.seed));
-  Assigned assigned = replicated(spec, model, statistics);
-  const std::set<std::string> paths = replaced(spec, model, assigned).paths;
-  for (quant::Assignment& a : assigned) a.needs.hessian = a.needs.hessian || paths.contains(a.slot->path());
+  const bool replicates = spec.replication.selected();
+  Assigned assigned = replicates ? replicated(spec, model, statistics)
+                                 : quant::assign(spec.quant, model, static_cast<uint64_t>(spec.seed));
+  if (replicates) {
+    const std::set<std::string> paths = replaced(spec, model, assigned).paths;
+    for (quant::Assignment& a : assigned) a.needs.hessian = a.needs.hessian || paths.contains(a.slot->path());
+  }
+  ask_for_corrections(spec, assigned);
   return assigned;
 }
 

@@ -15,13 +15,17 @@ namespace experiments {
 // The run that a replica is measured against: the same without its strategy.
 Spec single_of(const Spec& spec);
 
+// How targets are corrected where assignments ask for it.
+quant::Correction correction_of(const Spec& spec);
+
 // How the inputs of linears are measured. text: the calibration text, null: none.
 quant::Calibration calibration_of(const Spec& spec, const core::Windows* text);
 
 // A strategy of whole blocks makes the model follow its plan. statistics: where the selection or a control ranks
 // linears by sensitivity; null: it is not measured yet, and a strategy is assigned as if all linears were selected.
 // Errors: everything that can be known to be wrong by then; replication::NoControl for a control that cannot be built.
-// A linear that replication changes gets its Hessian, which efficiency() needs.
+// A linear that replication changes gets its Hessian, which efficiency() needs; with calibration.targets: output all
+// that are coded get what their targets need.
 std::vector<quant::Assignment> assignments(const Spec& spec, core::Model& model,
                                            const replication::RankingStatistics* statistics = nullptr);
 

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <utility>
 
 #include "core/nn/fused.h"
 #include "quant/linear/swapped.h"
@@ -31,7 +32,7 @@ WeightShape Statistics::shape() const {
 
 Statistics Statistics::to(at::Device device) const {
   Statistics moved = *this;
-  for (at::Tensor* tensor : {&moved.hessian, &moved.mean_square, &moved.mean_abs, &moved.absmax}) {
+  for (at::Tensor* tensor : {&moved.hessian, &moved.mean_square, &moved.mean_abs, &moved.absmax, &moved.cross}) {
     if (tensor->defined()) *tensor = tensor->to(device);
   }
   return moved;
@@ -43,6 +44,7 @@ Statistics Statistics::divided(const at::Tensor& f) const {
   if (mean_square.defined()) divided.mean_square = mean_square / at::square(f);
   if (mean_abs.defined()) divided.mean_abs = mean_abs / f;
   if (absmax.defined()) divided.absmax = absmax / f;
+  if (cross.defined()) divided.cross = cross / (f.unsqueeze(1) * f);
   return divided;
 }
 
@@ -58,6 +60,7 @@ Statistics Statistics::pooled(const std::vector<Statistics>& all) {
     mean(sum.hessian, one.hessian);
     mean(sum.mean_square, one.mean_square);
     mean(sum.mean_abs, one.mean_abs);
+    mean(sum.cross, one.cross);
     sum.absmax = sum.absmax.defined() ? at::maximum(sum.absmax, one.absmax) : one.absmax;
     sum.kurtosis += (one.kurtosis - sum.kurtosis) * share;
   }
@@ -134,8 +137,9 @@ struct ColumnSums {
 
 }  // namespace
 
-void Accumulator::add(const at::Tensor& input) {
+void Accumulator::add(const at::Tensor& input, const at::Tensor& full) {
   const at::Tensor x = input.reshape({-1, input.size(-1)}).to(at::kFloat);  // [m, I]
+  TORCH_CHECK(full.defined() == needs_.cross, "inputs in full precision are there where `cross` is asked for");
   const int64_t m = x.size(0);
   if (m == 0) return;  // an expert that no token of this batch was sent to
   const int64_t features = x.size(1), before = sums_.tokens;
@@ -144,11 +148,16 @@ void Accumulator::add(const at::Tensor& input) {
     sums_.absmax = at::zeros({features}, x.options());
     if (needs_.mean_abs) sums_.mean_abs = at::zeros({features}, x.options());
     if (needs_.hessian) sums_.hessian = at::zeros({features, features}, x.options());
+    if (needs_.cross) sums_.cross = at::zeros({features, features}, x.options());
   }
   sums_.tokens += m;
   const double keep = static_cast<double>(before) / static_cast<double>(sums_.tokens);
   const double share = 1.0 / static_cast<double>(sums_.tokens);
   if (needs_.hessian) sums_.hessian.addmm_(x.t(), x, keep, share);
+  if (needs_.cross) {
+    TORCH_CHECK(full.numel() == x.numel(), "the two models showed a linear different tokens");
+    sums_.cross.addmm_((full.reshape(x.sizes()).to(at::kFloat) - x).t(), x, keep, share);
+  }
   ColumnSums columns(x.contiguous());
   sums_.mean_square.mul_(keep).add_(columns.squares, share);
   if (needs_.mean_abs) sums_.mean_abs.mul_(keep).add_(columns.sizes, share);
@@ -219,6 +228,24 @@ void run(core::Block& block, const core::Pass& pass, const core::HiddenStore& in
   for (int64_t i = 0; i < inputs.batches(); ++i) block.forward(inputs.get(i), pass);
 }
 
+std::vector<core::Slot*> slots_of(const std::vector<Tap>& taps) {
+  std::vector<core::Slot*> slots;
+  for (const Tap& tap : taps) slots.push_back(tap.slot);
+  return slots;
+}
+
+std::vector<Statistics> results_of(const std::vector<Accumulator>& sums) {
+  std::vector<Statistics> results;
+  for (const Accumulator& sum : sums) results.push_back(sum.result());
+  return results;
+}
+
+// The input of a tap as the linear multiplies it.
+at::Tensor seen(const Tap& tap, const at::Tensor& x) {
+  if (tap.watch) tap.watch(x);
+  return tap.input ? tap.input->apply(x) : x;
+}
+
 }  // namespace
 
 std::vector<Statistics> collect(core::Block& block, const core::Pass& pass, const core::HiddenStore& inputs,
@@ -227,20 +254,50 @@ std::vector<Statistics> collect(core::Block& block, const core::Pass& pass, cons
   for (const Tap& tap : taps) sums.emplace_back(tap.needs);
   {
     Swapped recorders;
-    std::vector<core::Slot*> tapped;
-    for (const Tap& tap : taps) tapped.push_back(tap.slot);
-    spare_unseen(recorders, block, tapped);
+    spare_unseen(recorders, block, slots_of(taps));
     for (size_t i = 0; i < taps.size(); ++i) {
-      record(recorders, *taps[i].slot, [&sum = sums[i], &tap = taps[i]](const at::Tensor& x) {
-        sum.add(tap.input ? tap.input->apply(x) : x);
-        if (tap.watch) tap.watch(x);
-      });
+      record(recorders, *taps[i].slot,
+             [&sum = sums[i], &tap = taps[i]](const at::Tensor& x) { sum.add(seen(tap, x)); });
     }
     run(block, pass, inputs);
   }
-  std::vector<Statistics> results;
-  for (const Accumulator& sum : sums) results.push_back(sum.result());
-  return results;
+  return results_of(sums);
+}
+
+// Batch by batch, the block as it is first: its router chooses the experts of both passes.
+std::vector<Statistics> collect_beside(core::Block& block, const core::Pass& pass, const core::HiddenStore& inputs,
+                                       const FullPrecision& full, const std::vector<Tap>& taps) {
+  at::NoGradGuard no_gradient;
+  std::vector<Accumulator> sums;
+  for (const Tap& tap : taps) sums.emplace_back(tap.needs);
+  for (int64_t batch = 0; batch < inputs.batches(); ++batch) {
+    std::vector<at::Tensor> of_batch(taps.size());  // undefined: of an expert that no token was sent to
+    at::Tensor experts;
+    core::Pass with_experts = pass;
+    with_experts.experts = &experts;
+    {
+      Swapped recorders;
+      spare_unseen(recorders, block, slots_of(taps));
+      for (size_t i = 0; i < taps.size(); ++i) {
+        record(recorders, *taps[i].slot, [&x_q = of_batch[i], &tap = taps[i]](const at::Tensor& x) {
+          TORCH_CHECK(!x_q.defined(), tap.slot->path(), " ran twice in one pass");
+          x_q = seen(tap, x);
+        });
+      }
+      block.forward(inputs.get(batch), with_experts);
+    }
+    Swapped originals;
+    for (const auto& [slot, linear] : full.linears) originals.put(*slot, linear);
+    spare_unseen(originals, block, slots_of(taps));
+    for (size_t i = 0; i < taps.size(); ++i) {
+      record(originals, *taps[i].slot, [&x_q = of_batch[i], &sum = sums[i], &tap = taps[i]](const at::Tensor& x) {
+        TORCH_CHECK(x_q.defined(), tap.slot->path(), " runs in full precision only");
+        sum.add(std::exchange(x_q, {}), tap.needs.cross ? x : at::Tensor());
+      });
+    }
+    block.forward(full.inputs.get(batch), with_experts);
+  }
+  return results_of(sums);
 }
 
 void collect(core::Block& block, const core::Pass& pass, const core::HiddenStore& inputs,

@@ -3,6 +3,7 @@
 // threads do.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <vector>
 
@@ -32,8 +33,19 @@ struct Tap {
 std::vector<Statistics> collect(core::Block& block, const core::Pass& pass, const core::HiddenStore& inputs,
                                 const std::vector<Tap>& taps);
 
-// The same for the distribution of the inputs, as they are before they are quantized. histograms: an empty one per
-// slot.
+// A block of the full-precision model beside one that is being quantized.
+struct FullPrecision {
+  const core::HiddenStore& inputs;                                      // of the same batches
+  const std::map<core::Slot*, std::shared_ptr<core::Linear>>& linears;  // what the slots of the block held at first
+};
+
+// The same, and how the inputs differ from those of the full-precision model (Needs::cross): both run over each batch,
+// of which nothing is kept. Experts see the same tokens in both: those that the router of the quantized one sends them.
+std::vector<Statistics> collect_beside(core::Block& block, const core::Pass& pass, const core::HiddenStore& inputs,
+                                       const FullPrecision& full, const std::vector<Tap>& taps);
+
+// The same as `collect` for the distribution of the inputs, as they are before they are quantized. histograms: an empty
+// one per slot.
 void collect(core::Block& block, const core::Pass& pass, const core::HiddenStore& inputs,
              const std::vector<core::Slot*>& slots, std::vector<InputHistogram>& histograms);
 
@@ -41,7 +53,8 @@ void collect(core::Block& block, const core::Pass& pass, const core::HiddenStore
 class Accumulator {
  public:
   explicit Accumulator(const Needs& needs) : needs_(needs) {}
-  void add(const at::Tensor& x);  // [..., I], any float dtype
+  // x: [..., I], any float dtype. full: the same of the full-precision model, where `cross` is asked for.
+  void add(const at::Tensor& x, const at::Tensor& full = {});
   Statistics result() const;
 
  private:

@@ -25,6 +25,7 @@ at::Tensor read(const core::Checkpoint& file, const std::string& name) {
 }  // namespace
 
 core::CacheKey StatisticsStore::key_of(const std::string& name, const Needs& needs) const {
+  TORCH_CHECK(!needs.cross, name, ": errors of inputs depend on what is quantized before, and are not kept");
   core::CacheKey key = key_;
   key.depends += "linear: " + name + "\nhessian: " + (needs.hessian ? "yes" : "no") + "\n";
   if (needs.mean_abs) key.depends += "mean_abs: yes\n";  // the rest is always there

@@ -13,10 +13,11 @@ struct Needs {
   bool mean_square = false;  // mean of x² per input column
   bool absmax = false;       // largest |x| per input column
   bool mean_abs = false;     // mean of |x| per input column
-  bool any() const { return hessian || mean_square || absmax || mean_abs; }
+  bool cross = false;        // mean of (x_fp − x) xᵀ, x_fp what the full-precision model has in place of x
+  bool any() const { return hessian || mean_square || absmax || mean_abs || cross; }
   Needs operator|(const Needs& other) const {
     return {hessian || other.hessian, mean_square || other.mean_square, absmax || other.absmax,
-            mean_abs || other.mean_abs};
+            mean_abs || other.mean_abs, cross || other.cross};
   }
 };
 
@@ -28,12 +29,13 @@ struct WeightShape {
 };
 
 // Over all calibration tokens that reached the linear. Per token and column means; the small ones are there as soon as
-// anything was asked for, the Hessian and the mean of |x| only on demand.
+// anything was asked for, the two matrices and the mean of |x| only on demand.
 struct Statistics {
   at::Tensor hessian = {};      // [I, I] float32
   at::Tensor mean_square = {};  // [I] float32
   at::Tensor absmax = {};       // [I] float32
   at::Tensor mean_abs = {};     // [I] float32
+  at::Tensor cross = {};        // [I, I] float32
   double kurtosis = 0;          // of all values
   int64_t tokens = 0;           // 0: nothing is known
 

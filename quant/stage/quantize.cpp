@@ -1,9 +1,11 @@
 #include "quant/stage/quantize.h"
 
 #include <ATen/ATen.h>
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <utility>
@@ -34,6 +36,10 @@ int64_t bias_bits(const core::Linear& linear) {
   return cost.dense_bits / (cost.weights + linear.out_features());
 }
 
+void add_note(std::string& notes, const std::string& note) {
+  if (!note.empty()) notes += (notes.empty() ? "" : ", ") + note;
+}
+
 // The target's codes under the parameters that its refinement finds, if it has one; the codes stay what they are.
 Quantized refined(const Target& target, Quantized result) {
   if (!target.refinement) return result;
@@ -42,7 +48,7 @@ Quantized refined(const Target& target, Quantized result) {
     Refined made = target.refinement->refine(target.slot->linear().weight().to(at::kFloat), std::move(result.encoded),
                                              target.inputs);
     TORCH_CHECK(made.encoded.codes.is_same(codes), target.slot->path(), ": a refinement may not change codes");
-    if (!made.note.empty()) result.note += (result.note.empty() ? "" : ", ") + made.note;
+    add_note(result.note, made.note);
     result.encoded = std::move(made.encoded);
     return result;
   });
@@ -60,13 +66,33 @@ std::shared_ptr<core::Linear> quantized(const core::Slot& slot, const Target& ta
   return made;
 }
 
+// The linear with another weight, which is rounded to its dtype. w: [O, I] float32.
+std::shared_ptr<core::Linear> with_weight(const core::Linear& linear, const at::Tensor& w) {
+  return std::make_shared<core::DenseLinear>(w.to(linear.weight().scalar_type()), linear.bias(), bias_bits(linear));
+}
+
 // The linear of a target with the mean of its weight and those of others.
 std::shared_ptr<core::Linear> mean_of(const Target& target, const WeightOf& weight_of) {
   const core::Linear& linear = target.slot->linear();
   at::Tensor sum = linear.weight().to(at::kFloat);
   for (const std::string& path : target.mean_with) sum = sum + weight_of(path).to(at::kFloat);
-  const at::Tensor mean = sum / static_cast<double>(target.mean_with.size() + 1);
-  return std::make_shared<core::DenseLinear>(mean.to(linear.weight().scalar_type()), linear.bias(), bias_bits(linear));
+  return with_weight(linear, sum / static_cast<double>(target.mean_with.size() + 1));
+}
+
+// The linear with the corrected weight, whose distance the target's note tells; null: it is coded as it is.
+std::shared_ptr<core::Linear> corrected_linear(Target& target, const Correction& correction) {
+  if (!target.inputs.cross.defined() || !target.fallback.empty()) return nullptr;
+  const core::Linear& linear = target.slot->linear();
+  const at::Tensor w = linear.weight().to(at::kFloat);
+  const std::optional<at::Tensor> made = corrected(w, target.inputs, correction);
+  target.inputs.cross.reset();  // nobody else reads it
+  if (!made) {
+    add_note(target.note, "not corrected: the Hessian is not positive definite");
+    return nullptr;
+  }
+  const double norm = core::sum_of_squares(w), moved = core::sum_of_squares(*made - w);
+  add_note(target.note, fmt::format("corrected by {:.3f}", norm > 0 ? std::sqrt(moved / norm) : 0.0));
+  return with_weight(linear, *made);
 }
 
 // What is read from a file is finite; this is about what was made of it since.
@@ -135,14 +161,25 @@ std::vector<Quantized> Quantize::encoded(core::BlockContext& context, const std:
     } else {
       all.push_back(std::move(*next++));
     }
-    if (!target.note.empty()) all.back().note += (all.back().note.empty() ? "" : ", ") + target.note;
+    add_note(all.back().note, target.note);
   }
   return all;
 }
 
+// The codes of targets, under the parameters that they are decoded with. What is coded and refined is the corrected
+// weight where there is one.
+std::vector<Quantized> Quantize::coded(core::BlockContext& context, std::vector<Target>& targets) const {
+  Swapped all_corrected;
+  for (Target& target : targets) {
+    if (auto linear = corrected_linear(target, calibration_.correction)) all_corrected.put(*target.slot, linear);
+  }
+  std::vector<Quantized> results = encoded(context, targets);
+  for (size_t i = 0; i < targets.size(); ++i) results[i] = refined(targets[i], std::move(results[i]));
+  return results;
+}
+
 // Adds the linears that are to come into the slots, and a report of each. measuring: seconds per linear so far.
-void Quantize::finish(core::BlockContext& context, const std::vector<Target>& targets, double measuring,
-                      Finished& finished) {
+void Quantize::finish(core::BlockContext& context, std::vector<Target>& targets, double measuring, Finished& finished) {
   const auto start = std::chrono::steady_clock::now();
   Swapped in_memory;  // an expert of a streamed block is read once
   std::vector<Quantized> results(targets.size());
@@ -151,11 +188,10 @@ void Quantize::finish(core::BlockContext& context, const std::vector<Target>& ta
       in_memory.put(*target.slot, target.slot->in_memory());
       require_finite(*target.slot);
     }
-    results = encoded(context, targets);
+    results = coded(context, targets);
   }
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   for (size_t i = 0; i < targets.size(); ++i) {
-    results[i] = refined(targets[i], std::move(results[i]));
     const auto linear = quantized(*targets[i].slot, targets[i], std::move(results[i].encoded));
     reports_.push_back(
         report(targets[i], results[i], *linear, measuring + seconds / static_cast<double>(targets.size())));
@@ -166,6 +202,10 @@ void Quantize::finish(core::BlockContext& context, const std::vector<Target>& ta
 void Quantize::block(core::BlockContext& context) {
   before_block_ = reports_.size();
   at::NoGradGuard no_gradient;
+  Linears originals;  // stay where targets are corrected: the full-precision block runs with them
+  if (corrects_targets()) {
+    for (core::Slot* slot : context.block.slots()) originals[slot] = slot->pointer();
+  }
   Finished finished;
   const auto put = [&] {
     for (auto& [slot, linear] : finished) slot->put(linear);
@@ -184,7 +224,7 @@ void Quantize::block(core::BlockContext& context) {
   for (std::vector<Group>& round : rounds_of(context.block)) {
     const auto start = std::chrono::steady_clock::now();
     calibrate_inputs(context, round);
-    measure(context, round);
+    measure(context, round, originals);
     add_further(round);
     fall_back(round, pools);
     finish_all(std::move(round), std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());

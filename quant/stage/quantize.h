@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "core/walk.h"
+#include "quant/calibration/corrected_target.h"
 #include "quant/calibration/statistics_store.h"
 #include "quant/config.h"
 
@@ -52,7 +53,8 @@ struct Calibration {
   int64_t tokens = 0;                     // of the text
   double min_token_fraction = 0;          // of them; linears that see fewer fall back
   bool pool = false;                      // onto what those of their pool see together, instead of rounding to nearest
-  int64_t hessian_bytes = kHessianBytes;  // of Hessians at a time: beyond it fewer groups of linears, but at least one
+  int64_t hessian_bytes = kHessianBytes;  // of matrices at a time: beyond it fewer groups of linears, but at least one
+  Correction correction = {};             // of the targets of assignments that need `cross`
 };
 
 class Quantize : public core::Stage {
@@ -75,7 +77,9 @@ class Quantize : public core::Stage {
   // or all statistics are in the store.
   bool reads_stream(core::Model& model) const;
   // Whether it must carry the full-precision stream, be it beside the quantized one.
-  bool reads_full_stream() const { return !calibration_.propagate_error || method_->reads_full_inputs(); }
+  bool reads_full_stream() const {
+    return !calibration_.propagate_error || method_->reads_full_inputs() || corrects_targets();
+  }
   // Statistics of further inputs (quant/stage/further_inputs.cpp), before the walk; those in the store are not measured
   // again. Whether there are any to measure:
   bool wants_further(core::Model& model) const;
@@ -101,11 +105,14 @@ class Quantize : public core::Stage {
       for (Target& target : targets) target.inputs = inputs;
     }
   };
+  using Linears = std::map<core::Slot*, std::shared_ptr<core::Linear>>;
+  bool corrects_targets() const;  // of some linear
   std::vector<Group> groups_of(core::Block& block) const;
   std::vector<std::vector<Group>> rounds_of(core::Block& block) const;
+  std::vector<Quantized> coded(core::BlockContext& context, std::vector<Target>& targets) const;
   std::vector<Quantized> encoded(core::BlockContext& context, const std::vector<Target>& targets) const;
   void calibrate_inputs(core::BlockContext& context, std::vector<Group>& round) const;
-  void measure(core::BlockContext& context, std::vector<Group>& round) const;
+  void measure(core::BlockContext& context, std::vector<Group>& round, const Linears& originals) const;
   void add_further(std::vector<Group>& round) const;
   // What the pools of a block have seen so far, and the linears that wait for it.
   struct Pools {
@@ -116,7 +123,7 @@ class Quantize : public core::Stage {
   static std::vector<Group> pooled(Pools& pools);
   std::vector<std::vector<Target>> portions_of(std::vector<Group> round) const;
   using Finished = std::vector<std::pair<core::Slot*, std::shared_ptr<core::Linear>>>;
-  void finish(core::BlockContext& context, const std::vector<Target>& targets, double measuring, Finished& finished);
+  void finish(core::BlockContext& context, std::vector<Target>& targets, double measuring, Finished& finished);
   const core::HiddenStore& stream(core::BlockContext& context, const Group& first) const;
   const Assignment* assigned(const core::Slot& slot) const;  // null: nothing is done to it
   std::shared_ptr<core::Linear> encode_end(core::Slot& slot, const Assignment& assignment, const std::string& note);

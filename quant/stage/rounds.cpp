@@ -10,6 +10,10 @@
 
 namespace quant {
 
+bool Quantize::corrects_targets() const {
+  return std::any_of(assignments_.begin(), assignments_.end(), [](const Assignment& a) { return a.needs.cross; });
+}
+
 std::vector<Quantize::Group> Quantize::groups_of(core::Block& block) const {
   std::vector<Group> groups;
   for (const core::LinearGroup& linears : block.groups()) {
@@ -31,17 +35,18 @@ std::vector<Quantize::Group> Quantize::groups_of(core::Block& block) const {
 }
 
 // Groups that are measured in one pass over the calibration text: all of the block unless the method wants them one
-// after the other, or their Hessians together are too large.
+// after the other, or their matrices together are too large.
 std::vector<std::vector<Quantize::Group>> Quantize::rounds_of(core::Block& block) const {
   std::vector<std::vector<Group>> rounds;
   int64_t bytes = 0;
   for (Group& group : groups_of(block)) {
     const int64_t I = group.targets.front().slot->in_features();
-    const int64_t hessian = group.needs.hessian ? I * I * static_cast<int64_t>(sizeof(float)) : 0;
-    bytes += hessian;
+    const int64_t matrices = (group.needs.hessian ? 1 : 0) + (group.needs.cross ? 1 : 0);
+    const int64_t of_group = matrices * I * I * static_cast<int64_t>(sizeof(float));
+    bytes += of_group;
     if (rounds.empty() || method_->true_sequential() || bytes > calibration_.hessian_bytes) {
       rounds.emplace_back();
-      bytes = hessian;
+      bytes = of_group;
     }
     rounds.back().push_back(std::move(group));
   }
@@ -87,7 +92,8 @@ void Quantize::calibrate_inputs(core::BlockContext& context, std::vector<Group>&
   }
 }
 
-void Quantize::measure(core::BlockContext& context, std::vector<Group>& round) const {
+// originals: of the block, where targets are corrected.
+void Quantize::measure(core::BlockContext& context, std::vector<Group>& round, const Linears& originals) const {
   std::vector<Tap> taps;
   std::vector<Group*> tapped;
   for (Group& group : round) {
@@ -105,7 +111,11 @@ void Quantize::measure(core::BlockContext& context, std::vector<Group>& round) c
   if (taps.empty()) return;
   const core::HiddenStore& inputs = stream(context, *tapped.front());
   const core::Pass pass{.step = context.step, .all_experts = calibration_.all_experts};
-  const std::vector<Statistics> measured = collect(context.block, pass, inputs, taps);
+  const bool beside = std::any_of(taps.begin(), taps.end(), [](const Tap& tap) { return tap.needs.cross; });
+  const std::vector<Statistics> measured =
+      beside ? collect_beside(context.block, pass, inputs,
+                              {calibration_stream(context, /*propagate_error=*/false), originals}, taps)
+             : collect(context.block, pass, inputs, taps);
   for (size_t i = 0; i < tapped.size(); ++i) {
     tapped[i]->set(measured[i]);
     if (calibration_.store != nullptr && measured[i].tokens > 0)

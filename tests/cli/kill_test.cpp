@@ -159,6 +159,19 @@ TEST_F(Killed, WithTransformsEndsBitIdentical) {
   goes_on_to(whole);
 }
 
+TEST_F(Killed, WithCorrectedTargetsEndsBitIdentical) {
+  program_.edit(
+      "quant: {method: rtn,",
+      "calibration: {samples: 4, seq_len: 64, targets: output}\nquant: {method: gptq, gptq: {true_sequential: "
+      "true},");
+  find_directory();
+  const Files whole = expected();
+  EXPECT_THAT(whole.at("modules.csv"), HasSubstr("corrected by 0."));
+  ASSERT_EQ(stopped_at("progress/block-00001.json", SIGKILL).code, -SIGKILL);
+  ASSERT_FALSE(exists("results.json")) << "the signal came too late";
+  goes_on_to(whole);
+}
+
 TEST_F(Killed, WhileParametersAreTrainedEndsBitIdentical) {
   program_.edit(
       "quant: {method: rtn,",

@@ -63,6 +63,90 @@ TEST(CalibrationText, MistakesAreToldBeforeAnythingIsComputed) {
               ::testing::HasSubstr("true_sequential measures inputs behind quantized linears"));
 }
 
+TEST(CalibrationTargets, MistakesAreToldBeforeAnythingIsComputed) {
+  const Lab lab;
+  const auto mistake = [&](Strings overrides) {
+    overrides.insert(overrides.begin(), {"quant.method=gptq", "calibration.targets=output"});
+    return message_of([&] { lab.run(overrides); });
+  };
+  using ::testing::HasSubstr;
+  EXPECT_THAT(mistake({"calibration.targets=outputs"}), HasSubstr("Did you mean `output`?"));
+  EXPECT_THAT(mistake({"calibration.target_share=1.5"}), HasSubstr("calibration.target_share is out of range: 1.5."));
+  EXPECT_THAT(mistake({"calibration.target_damp=0"}),
+              HasSubstr("calibration.target_damp is out of range: 0. Write a number in (0, 100]."));
+  for (const char* key : {"target_share", "target_damp"}) {
+    EXPECT_THAT(mistake({"calibration.targets=weight", fmt::format("calibration.{}=0.5", key)}),
+                HasSubstr(fmt::format(
+                    "calibration.{} is not read with targets: weight. Set targets: output, or remove it.", key)));
+  }
+  EXPECT_THAT(mistake({"calibration.propagate_error=false"}),
+              HasSubstr("calibration.targets: output corrects what errors of earlier blocks do to the inputs, and "
+                        "propagate_error: false measures inputs without any. Leave one of them out."));
+  EXPECT_THAT(mistake({"quant.method=none"}),
+              HasSubstr("calibration.targets: output says what is coded, and quant.method: none codes nothing."));
+  Spec stored;
+  EXPECT_THAT(message_of([&] {
+                core::bind(
+                    core::parse_yaml("{name: a, quant: {method: stored, stored: {file: codes.gguf}}, calibration: "
+                                     "{targets: output}}",
+                                     "a.yaml"),
+                    stored);
+              }),
+              HasSubstr("a.yaml:1: calibration.targets: output says what is coded, and quant.method: stored has "
+                        "its codes. Remove it."));
+  EXPECT_THAT(mistake({"quant.method=signround"}),
+              HasSubstr("calibration.targets: quant.method: signround fits the outputs of the block itself. Remove "
+                        "targets: output, or choose another method."));
+  for (const std::string strategy : {"depth: {span: [1, 2], calibrate: all_steps}", "adjacent: {from: mean}"}) {
+    const std::string name = strategy.substr(0, strategy.find(':'));
+    EXPECT_THAT(
+        mistake({fmt::format("replication={{strategy: {}, {}}}", name, strategy)}),
+        HasSubstr(fmt::format("calibration.targets: output corrects a weight by the inputs of its first "
+                              "step, and {} counts further steps or blocks. Remove it, or calibrate on the first "
+                              "one alone.",
+                              name)));
+  }
+  EXPECT_THAT(lab.listing(), ::testing::Not(::testing::Contains("runs/lab"))) << "nothing was computed";
+}
+
+TEST(CalibrationTargets, OfWeightsAreNotInTheIdOfARunAndShareZeroHasItsCodes) {
+  const Lab lab;
+  const Strings gptq{"quant.method=gptq", "calibration.samples=4", "calibration.seq_len=64"};
+  const auto with = [&](const Strings& more) {
+    Strings all = gptq;
+    all.insert(all.end(), more.begin(), more.end());
+    return all;
+  };
+  Spec spec = lab.points(gptq).front().spec;
+  EXPECT_THAT(core::to_yaml(core::to_node(spec.calibration)), ::testing::Not(::testing::HasSubstr("target")));
+  spec = lab.points(with({"calibration.targets=output"})).front().spec;
+  EXPECT_THAT(core::to_yaml(core::to_node(spec.calibration)), ::testing::HasSubstr("target_damp: 0.05"));
+  const auto codes = [&](const Strings& more) { return lab.row(with(more))["hashes"]["codes"]; };
+  const Json plain = codes({});
+  EXPECT_EQ(codes({"calibration.targets=output", "calibration.target_share=0"}), plain);
+  EXPECT_NE(codes({"calibration.targets=output"}), plain);
+}
+
+// rtn alone asks for no calibration text; strategies code and fit the corrected weight.
+TEST(CalibrationTargets, AreOfEveryMethodAndStrategy) {
+  const Lab lab(shallow_model());
+  const Strings shown{"calibration.samples=4", "calibration.seq_len=64"};
+  for (const Strings& given : std::vector<Strings>{
+           {"quant.method=rtn"},
+           {"quant.method=ldlq", "replication={strategy: shifted}"},
+           {"quant.method=rtn", "replication={strategy: low_rank}"},
+           {"quant.method=gptq", "replication={strategy: scales}"},
+           {"quant.method=gptq", "replication={strategy: depth, depth: {span: [1, 1], gate_init: 0.5}}"}}) {
+    Strings all = shown, corrected = shown;
+    all.insert(all.end(), given.begin(), given.end());
+    corrected.insert(corrected.end(), given.begin(), given.end());
+    corrected.push_back("calibration.targets=output");
+    const Json row = lab.row(corrected);
+    EXPECT_NE(row["hashes"]["codes"], lab.row(all)["hashes"]["codes"]) << ::testing::PrintToString(given);
+    EXPECT_THAT(core::slurp(lab.directory(row) + "/modules.csv"), ::testing::HasSubstr("corrected by 0."));
+  }
+}
+
 TEST(CalibrationText, StaticActivationsNeedItToo) {
   const Lab lab;
   const auto mistake = [&](const std::string& corpus) {

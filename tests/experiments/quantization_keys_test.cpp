@@ -17,6 +17,9 @@ class QuantizationProof : public Proof {
         {"calibration.sampling", [this] { changes_the_result("calibration.sampling=sequential", calibrated_); }},
         {"calibration.propagate_error",
          [this] { changes_the_result("calibration.propagate_error=false", calibrated_); }},
+        {"calibration.targets", [this] { changes_the_result("calibration.targets=output", calibrated_); }},
+        {"calibration.target_share", [this] { changes_the_result("calibration.target_share=0.5", corrected_); }},
+        {"calibration.target_damp", [this] { changes_the_result("calibration.target_damp=0.5", corrected_); }},
         {"calibration.batch_tokens", [this] { only_rounding("calibration.batch_tokens=64"); }},
         {"quant.gptq.damp", [this] { changes_the_result("quant.gptq.damp=0.2", calibrated_); }},
         {"quant.gptq.block_size", [this] { only_rounding("quant.gptq.block_size=16"); }},
@@ -168,6 +171,11 @@ class QuantizationProof : public Proof {
     EXPECT_NEAR(lab_.nll(changed), lab_.nll(given), 0.02);
   }
 
+  const Strings corrected_ = [this] {
+    Strings all = calibrated_;
+    all.push_back("calibration.targets=output");
+    return all;
+  }();
   const Strings adaround_{"quant.method=adaround", "quant.adaround.iterations=30", "quant.adaround.lr=0.1",
                           "calibration.samples=4", "calibration.seq_len=64"};
   const Strings hqq_{"quant.method=hqq", "quant.weight.zero_point=float"};
