@@ -101,9 +101,27 @@ Json values_of(const Prompts& prompts, const Continuations& written) {
           {"token_hash", prompts.token_hash}, {"repeated_4grams", written.repeated_4grams()}};
 }
 
-Found measured(const Prompts& prompts, int64_t new_tokens, const Subject& subject) {
+// The text of some ids, in which bytes that are no UTF-8, of a character cut in two, are replaced; what is said against
+// an id that is no token.
+std::string text_of(const core::Tokenizer& tokenizer, const int32_t* ids, int64_t count) {
+  std::string text;
+  try {
+    text = tokenizer.decode({ids, ids + count});
+  } catch (const core::UserError& error) {  // a padded embedding has more ids than there are tokens
+    text = error.what();
+  }
+  return Json::parse(Json(text).dump(-1, ' ', false, Json::error_handler_t::replace));
+}
+
+Found measured(const Prompts& prompts, int64_t new_tokens, const core::Tokenizer& tokenizer, const Subject& subject) {
   const Continuations written = continuations(subject.model, prompts, new_tokens);
   Found found{.values = values_of(prompts, written)};
+  const std::string prompt = text_of(tokenizer, prompts.ids.data(), prompts.length);
+  const std::string text = text_of(tokenizer, written.ids.data(), new_tokens);
+  found.values["first"] = {{"prompt", prompt}, {"text", text}};
+  found.log.push_back(fmt::format("{} goes on behind {} with {}",
+                                  subject.full == nullptr ? "full precision" : "the quantized model",
+                                  Json(prompt).dump(), Json(text).dump()));
   if (subject.keep) core::write_atomically(subject.keep(kWritten), Json(written.ids).dump());
   if (subject.full == nullptr) return found;
   const Json ids = Json::parse(core::read_file(subject.full->file(kWritten)));
@@ -119,8 +137,9 @@ Found measured(const Prompts& prompts, int64_t new_tokens, const Subject& subjec
 Prepared GenerationConfig::prepare(Texts& texts) const {
   const auto prompts = std::make_shared<const Prompts>(
       make_prompts(*this, texts.tokens(core::find_corpus(corpus)), texts.tokenizer(), texts.shape()));
-  return {prompts->token_hash,
-          [prompts, count = new_tokens](const Subject& subject) { return measured(*prompts, count, subject); }};
+  return {prompts->token_hash, [prompts, count = new_tokens, &tokenizer = texts.tokenizer()](const Subject& subject) {
+            return measured(*prompts, count, tokenizer, subject);
+          }};
 }
 
 std::vector<Column> GenerationConfig::columns() const {

@@ -1,5 +1,6 @@
 // What a model writes, beside what the full-precision model writes: likelihood can look fine while generation is broken
-// (seen with rotations at 2 bits, arXiv 2603.04162). Prompts from a corpus are continued greedily.
+// (seen with rotations at 2 bits, arXiv 2603.04162). Prompts from a corpus are continued greedily; the first of them, and
+// what follows it, is kept as text.
 #pragma once
 
 #include <string>
@@ -20,7 +21,7 @@ struct GenerationConfig : Measure {
   void keys(core::Keys& k) override;
   void check() const override;
 
-  int version() const override { return 1; }
+  int version() const override { return 2; }
   bool decodes() const override { return true; }
   Prepared prepare(Texts& texts) const override;
   std::vector<Column> columns() const override;

@@ -102,6 +102,11 @@ TEST_F(Decoded, StandsBesideWhatFullPrecisionWrites) {
   double mean = 0;
   for (const Json& share : quantized["agreement_by_position"]) mean += share.get<double>() / 16;
   EXPECT_NEAR(quantized["agreement"].get<double>(), mean, 1e-12);
+  EXPECT_EQ(quantized["first"]["prompt"], full["first"]["prompt"]);
+  EXPECT_NE(quantized["first"]["text"], full["first"]["text"]);
+  const std::string prompt = full["first"]["prompt"];
+  EXPECT_TRUE(core::slurp(lab_.file("text.txt")).starts_with(prompt)) << prompt;
+  EXPECT_FALSE(full["first"]["text"].get<std::string>().empty());
 }
 
 TEST_F(Decoded, EightBitsWriteNearlyWhatFullPrecisionWrites) {
