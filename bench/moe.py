@@ -63,6 +63,7 @@ def main():
     p.add_argument("--threads", type=int, default=os.cpu_count())
     p.add_argument("--batch-tokens", type=int, default=1024)
     p.add_argument("--repetitions", type=int, default=5)
+    p.set_defaults(dtype="float32")
     a = p.parse_args()
     forward.describe_machine(a)
     rows, quantized = [], []

@@ -57,12 +57,13 @@ class Timing:
     ppl: float = math.nan  # of the `many` windows
 
 
-def cases(synthetic):
+def cases(synthetic, folder):
     wiki = DATA / "corpora/wikitext-2-raw/wikitext2_test_hf_joined.txt"
     return {
         "tiny-qwen3": Case(ROOT / "data/tiny-qwen3", ROOT / "data/corpora/tiny/test.txt", 256, 40, 240),
         "wiki-qwen3": Case(DATA / "models/wiki-qwen3", wiki, 512, 32, 192),
         "stories260K": Case(DATA / "models/stories260K/hf_llama", wiki, 512, 32, 352),
+        "folder": Case(folder, wiki, 512, 4, 12),
         "1b": Case(synthetic, ROOT / "data/corpora/tiny/test.txt", 256, 4, 12),
     }
 
@@ -74,7 +75,7 @@ def results_of(case, windows, a, folder):
     """Runs Refrain on the first `windows` windows; returns (results.json, processor seconds)."""
     config = folder / "bench.yaml"
     config.write_text(
-        f"name: bench\nmodel: {{path: {case.model}, dtype: float32}}\nquant: {{method: none}}\ncheckpoint: discard\n"
+        f"name: bench\nmodel: {{path: {case.model}, dtype: {a.dtype}}}\nquant: {{method: none}}\ncheckpoint: discard\n"
         f"measure:\n  batch_tokens: {a.batch_tokens}\n"
         f"  perplexity: [{{corpus: {case.text}, seq_len: {case.seq_len}, windows: {windows}, bos: none}}]\n"
     )
@@ -174,7 +175,7 @@ def compare(case, a, folder):
     for _ in range(a.repetitions):
         ours.append(time_refrain(case, a, folder))
         theirs.append(peer.time())
-    if abs(ours[0].ppl / theirs[0].ppl - 1) > AGREE:
+    if a.dtype == "float32" and abs(ours[0].ppl / theirs[0].ppl - 1) > AGREE:
         sys.exit(f"perplexity: {case.model}: Refrain measures {ours[0].ppl}, transformers {theirs[0].ppl}.")
     return ours, theirs
 
@@ -187,6 +188,7 @@ def row(name, case, ours, theirs):
         name,
         f"{case.many - case.few} x {case.seq_len}",
         f"{ours[0].ppl:.4f}",
+        f"{ours[0].ppl / theirs[0].ppl - 1:+.1e}",
         f"{tokens / median(ours, 'wall'):.0f}",
         f"{tokens / median(theirs, 'wall'):.0f}",
         f"{median(theirs, 'wall') / median(ours, 'wall'):.2f}",
@@ -196,7 +198,7 @@ def row(name, case, ours, theirs):
 
 
 def print_table(rows, peer="transformers tok/s"):
-    head = ["model", "windows", "ppl", "Refrain tok/s", peer, "ratio", "pairs", "cpu ratio"]
+    head = ["model", "windows", "ppl", "to peer's", "Refrain tok/s", peer, "ratio", "pairs", "cpu ratio"]
     print("| " + " | ".join(head) + " |\n|" + "---|" * len(head))
     for cells in rows:
         print("| " + " | ".join(cells) + " |")
@@ -209,16 +211,18 @@ def describe_machine(a):
         cpu = names[0] if names else cpu
     versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in ("torch", "transformers"))
     print(f"{cpu}, {os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}; {versions}; {a.threads} threads,")
-    print(f"OMP_WAIT_POLICY={os.environ['OMP_WAIT_POLICY']}, float32, batches of {a.batch_tokens} tokens,")
+    print(f"OMP_WAIT_POLICY={os.environ['OMP_WAIT_POLICY']}, {a.dtype} beside float32, batches of {a.batch_tokens} tokens,")
     print(f"median of {a.repetitions} alternating repetitions.\n", flush=True)
 
 
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    names = list(cases(Path()))
+    names = list(cases(Path(), Path()))
     p.add_argument("--models", nargs="+", choices=names, default=names[:3])
     p.add_argument("--synthetic", type=Path, default=Path(tempfile.gettempdir()) / "refrain-synthetic-1b",
                    help="the 1b model's directory; tools/make_synthetic.py writes it if it is not there")
+    p.add_argument("--folder", type=Path, default=Path("/nonexistent"), help="a model in Hugging Face format, for --models folder")
+    p.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="Refrain's; the peer has float32")
     p.add_argument("--launcher", type=Path, default=ROOT / "run_experiment", help="of the build to time")
     p.add_argument("--threads", type=int, default=os.cpu_count())
     p.add_argument("--batch-tokens", type=int, default=1024)
@@ -230,7 +234,7 @@ def main():
     describe_machine(a)
     rows = []
     for name in a.models:
-        case = cases(a.synthetic)[name]
+        case = cases(a.synthetic, a.folder)[name]
         if not case.model.exists():
             sys.exit(f"perplexity: {case.model} is not there. Set REFRAIN_DATA to the directory of the test data.")
         with tempfile.TemporaryDirectory() as folder:

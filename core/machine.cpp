@@ -16,6 +16,7 @@
 #else
 #include <malloc.h>
 #include <sched.h>
+#include <sys/auxv.h>
 #endif
 
 namespace core {
@@ -78,6 +79,19 @@ double quota_cores() {
 #endif
 
 }  // namespace
+
+bool multiplies_bfloat16() {
+#ifdef __APPLE__
+  return sysctl_integer("hw.optional.arm.FEAT_BF16") == 1;
+#elif defined(__x86_64__)
+  return __builtin_cpu_supports("avx512bf16") != 0;
+#elif defined(__aarch64__)
+  constexpr unsigned long kBf16 = 1ul << 14;  // HWCAP2_BF16 of the kernel's asm/hwcap.h
+  return (getauxval(AT_HWCAP2) & kBf16) != 0;
+#else
+  return false;
+#endif
+}
 
 int64_t usable_threads() {
   int64_t threads = std::max<int64_t>(1, allowed_cores());

@@ -10,6 +10,9 @@ namespace core {
 // may run on, and the quota of its control group; at least 1.
 int64_t usable_threads();
 
+// Whether the processor has instructions for products of bfloat16.
+bool multiplies_bfloat16();
+
 std::string cpu_name();     // as the system calls it, "unknown" if it does not
 int64_t memory_bytes();     // physical memory, or the limit of this process's control group if that is less
 std::string system_name();  // e.g. "Linux 6.1.0 x86_64"

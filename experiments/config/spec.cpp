@@ -10,7 +10,11 @@ void ModelConfig::keys(core::Keys& k) {
   k.key("path", path,
         "directory in Hugging Face format or GGUF file, or its name under data/, $REFRAIN_DATA or among the models "
         "that tools/get_model has fetched");
-  k.key("dtype", dtype, "dtype of the computation; auto: float32", {"auto", "float32", "bfloat16", "float16"});
+  k.key("dtype", dtype,
+        "dtype of the computation; auto: float32, of models of more than 10^9 weights bfloat16 where a CPU has "
+        "products of it "
+        "(twice as fast); the run's resolved.yaml says which",
+        {"auto", "float32", "bfloat16", "float16"});
   k.key("residency", residency,
         "weights in memory; resident: all; stream: one block at a time, of feed-forward networks one linear; auto: "
         "stream when all "

@@ -36,6 +36,12 @@ at::ScalarType dtype_of(const Spec& spec) {
   return at::kHalf;
 }
 
+// float32 products of small models are fast enough, and their numbers are the same on every machine.
+std::string dtype_for(int64_t weights, at::Device device, bool has_bfloat16) {
+  constexpr int64_t kLarge = 1'000'000'000;
+  return weights > kLarge && device.is_cpu() && has_bfloat16 ? "bfloat16" : "float32";
+}
+
 core::Weights weights_of(const Spec& spec, const ModelFiles& files) {
   const core::Weights weights(files.tensors, dtype_of(spec), device_of(spec));
   return residency_of(spec, weights) == exports::Residency::stream ? weights.streamed() : weights;

@@ -26,6 +26,10 @@ ModelFiles open_model_files(const std::string& path);
 
 at::Device device_of(const Spec& spec);     // error when the machine lacks it
 at::ScalarType dtype_of(const Spec& spec);  // error for float16 on a CPU
+
+// What model.dtype: auto stands for. weights: of the model; has_bfloat16: the CPU multiplies it (core/machine.h).
+std::string dtype_for(int64_t weights, at::Device device, bool has_bfloat16);
+
 core::Weights weights_of(const Spec& spec, const ModelFiles& files);
 // model.residency for these weights. auto: stream when they would fill more than half of the memory.
 exports::Residency residency_of(const Spec& spec, const core::Weights& weights);

@@ -1,6 +1,6 @@
 // What a model writes, beside what the full-precision model writes: likelihood can look fine while generation is broken
-// (seen with rotations at 2 bits, arXiv 2603.04162). Prompts from a corpus are continued greedily; the first of them, and
-// what follows it, is kept as text.
+// (seen with rotations at 2 bits, arXiv 2603.04162). Prompts from a corpus are continued greedily; the first of them,
+// and what follows it, is kept as text.
 #pragma once
 
 #include <string>

@@ -1,6 +1,9 @@
 #include "experiments/run/run.h"
 
+#include <spdlog/spdlog.h>
+
 #include "core/error.h"
+#include "core/machine.h"
 #include "experiments/analysis/experts.h"
 #include "experiments/inputs/assignments.h"
 #include "models/registry.h"
@@ -58,6 +61,17 @@ void resolve_quantization(Run& run, core::Model& model, Resources& resources) {
   run.training = resources.training(*run.files, spec, run.shape);
 }
 
+// From here on a run names what auto stands for, where that is not float32: its numbers depend on it.
+void choose_dtype(Run& run) {
+  std::string& dtype = run.point.spec.model.dtype;
+  if (dtype != "auto") return;
+  const int64_t bytes = weights_of(run.spec(), *run.files).bytes_in_memory();  // in float32
+  const std::string chosen = dtype_for(bytes / 4, device_of(run.spec()), core::multiplies_bfloat16());
+  if (chosen == "float32") return;
+  dtype = chosen;
+  spdlog::info("model.dtype: auto is {} on this processor for a model of {:.1f}e9 weights", chosen, bytes / 4e9);
+}
+
 }  // namespace
 
 Run resolve(Point point, Resources& resources) {
@@ -66,6 +80,7 @@ Run resolve(Point point, Resources& resources) {
   device_of(spec);                                                // refuses one that is not there
   if (spec.runtime.is_packed()) quant::kernels::chosen_kernel();  // refuses what REFRAIN_KERNEL may name
   run.files = &resources.model(spec.model.path);
+  choose_dtype(run);
   const auto model = models::build(run.files->config);
   run.shape = model->shape();
   check_model(run, *model);

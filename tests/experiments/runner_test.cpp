@@ -41,6 +41,15 @@ bool baseline_was_cached(const Json& row) {
 
 // ---- the id of a run ----
 
+// Small models, and other devices, have the same numbers everywhere.
+TEST(Dtype, AutoIsBfloat16ForLargeModelsWhereACpuMultipliesIt) {
+  constexpr int64_t kSmall = 135'000'000, kLarge = 1'100'000'000;
+  EXPECT_EQ(dtype_for(kLarge, at::kCPU, true), "bfloat16");
+  EXPECT_EQ(dtype_for(kLarge, at::kCPU, false), "float32");
+  EXPECT_EQ(dtype_for(kLarge, at::kCUDA, true), "float32");
+  EXPECT_EQ(dtype_for(kSmall, at::kCPU, true), "float32");
+}
+
 TEST(RunId, DependsOnWhatChangesResultsAndOnNothingElse) {
   const Lab lab;
   const std::string id = lab.id();
