@@ -104,6 +104,7 @@ class Save::Shard {
     manifest.modules[slot->path()] = {
         format.name(), format.config(), linear->codes().hash(), format.place().seed, {}, format.replication()};
     manifest.modules[slot->path()].codes_of = linear->codes_of();
+    if (linear->rotation() != nullptr) manifest.modules[slot->path()].weight.incoherence = linear->rotation()->config();
     if (linear->input() != nullptr) manifest.modules[slot->path()].activation = linear->input()->config();
   }
 

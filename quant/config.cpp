@@ -173,6 +173,20 @@ void require_as_brought(const Assignment& a, const QuantConfig& config) {
                 config.where("method"), a.slot->path(), a.format->name());
 }
 
+// Gives the linear its rotation, where the configuration asks for one.
+void rotate(Assignment& a, const ActivationConfig& activation, const QuantConfig& config, uint64_t seed) {
+  const core::Slot& slot = *a.slot;
+  a.rotation = Rotation::make(a.weight.incoherence, slot.out_features(), slot.in_features(), seed);
+  if (a.rotation == nullptr) return;
+  const std::string where = a.weight.where("incoherence");
+  core::require(!a.reads_inputs,
+                "{}: {} runs the block on weights that are not rotated. Choose another method, or hadamard: none.",
+                where, config.method);
+  core::require(a.mean_with.empty(), "{}: the mean of several weights is not rotated. Use hadamard: none.", where);
+  core::require(!activation.is_static(),
+                "{}: static inputs have their range before the rotation. Use quant.activation.mode: dynamic.", where);
+}
+
 // A linear of a block.
 Assignment assignment_of(core::Slot* slot, const QuantConfig& config, uint64_t seed, const CodingOf& coding) {
   Assignment a{slot, weight_of(*slot, config), nullptr, nullptr, {}};
@@ -205,6 +219,7 @@ Assignment assignment_of(core::Slot* slot, const QuantConfig& config, uint64_t s
   a.needs = method.needs() | a.format->needs();
   if (a.refinement) a.needs = a.needs | a.refinement->needs();
   a.reads_inputs = method.reads_inputs();
+  rotate(a, activation, config, seed);
   return a;
 }
 
@@ -223,6 +238,7 @@ std::optional<Assignment> end_on_grid(core::Slot* slot, const WeightConfig& weig
                                       const QuantConfig& config, uint64_t seed) {
   const auto where = [&](const char* key) { return named == nullptr ? config.where("method") : named->where(key); };
   Assignment a{slot, weight, nullptr, nullptr, {}};
+  a.weight.incoherence = {};  // rows of the embedding are looked up
   const ActivationConfig activation = activation_of_end(*slot, config);
   const bool looked_up = slot->role() == core::Role::embed_tokens;
   core::require(!activation.covered() || (a.weight.covered() && !looked_up && !activation.is_static()),

@@ -8,6 +8,7 @@
 #include "core/config/keys.h"
 #include "quant/expert_bits.h"
 #include "quant/grids/weight_config.h"
+#include "quant/linear/rotation.h"
 #include "quant/method.h"
 #include "quant/registry.h"
 
@@ -83,6 +84,7 @@ struct Assignment {
   bool reads_inputs = false;                // the method runs the block on its inputs
   std::string codes_of = {};                // as of Coding
   std::vector<std::string> mean_with = {};  // likewise
+  std::shared_ptr<const Rotation> rotation = {};  // of what is coded; null: none
   std::vector<FurtherInput> further = {};   // whose statistics are added to those of its own inputs
 };
 

@@ -240,10 +240,12 @@ std::vector<Statistics> results_of(const std::vector<Accumulator>& sums) {
   return results;
 }
 
-// The input of a tap as the linear multiplies it.
+at::Tensor rotated(const Tap& tap, const at::Tensor& x) { return tap.rotation ? tap.rotation->input(x) : x; }
+
+// The input of a tap as the codes of the linear are multiplied with it.
 at::Tensor seen(const Tap& tap, const at::Tensor& x) {
   if (tap.watch) tap.watch(x);
-  return tap.input ? tap.input->apply(x) : x;
+  return tap.input ? tap.input->apply(rotated(tap, x)) : rotated(tap, x);
 }
 
 }  // namespace
@@ -292,7 +294,7 @@ std::vector<Statistics> collect_beside(core::Block& block, const core::Pass& pas
     for (size_t i = 0; i < taps.size(); ++i) {
       record(originals, *taps[i].slot, [&x_q = of_batch[i], &sum = sums[i], &tap = taps[i]](const at::Tensor& x) {
         TORCH_CHECK(x_q.defined(), tap.slot->path(), " runs in full precision only");
-        sum.add(std::exchange(x_q, {}), tap.needs.cross ? x : at::Tensor());
+        sum.add(std::exchange(x_q, {}), tap.needs.cross ? rotated(tap, x) : at::Tensor());
       });
     }
     block.forward(full.inputs.get(batch), with_experts);

@@ -12,6 +12,7 @@
 #include "core/walk.h"
 #include "quant/grids/activation.h"
 #include "quant/grids/statistics.h"
+#include "quant/linear/rotation.h"
 
 namespace quant {
 
@@ -25,6 +26,7 @@ struct Tap {
   Needs needs;
   std::shared_ptr<const InputQuantizer> input = {};  // what the linear's inputs pass through before they are measured
   core::RecordingLinear::Tap watch = {};             // sees every input too, as it is before that
+  std::shared_ptr<const Rotation> rotation = {};     // of the inputs, before they pass through `input`
 };
 
 // Runs the block over `inputs` (its hidden states, batches of [B, T, D]) and returns the statistics at each tap. The

@@ -23,6 +23,14 @@ void NoiseConfig::keys(core::Keys& k) {
         {"inference", "train"});
 }
 
+void IncoherenceConfig::keys(core::Keys& k) {
+  k.key("hadamard", hadamard,
+        "the weight is coded between Hadamard matrices, which the product undoes: of its inputs and outputs, or of its "
+        "inputs alone; of a width without one the largest blocks that have one",
+        {"none", "input", "both"});
+  k.key("signs", signs, "random signs before each matrix, drawn from the seed");
+}
+
 void WeightConfig::keys(core::Keys& k) {
   k.key("bits", bits,
         "bits of a code, 1 to 8; 16 leaves the module in full precision and out of the bill's denominator", {1, 16});
@@ -60,6 +68,8 @@ void WeightConfig::keys(core::Keys& k) {
         "nearest: half to even; stochastic: up with a probability equal to the fractional part, drawn from the seed",
         {"nearest", "stochastic"});
   k.section("noise", noise, "noise on the quantized weights");
+  core::Key& rotations = k.section("incoherence", incoherence, "random rotations around a linear, which spread outliers");
+  if (!incoherence.selected()) rotations.only_if_given();
   k.key("codebook", codebook,
         "levels of a code: uniform (equal steps, as symmetry says), or a table t per tensor with level s * t[k], "
         "s = max|w| / max|t|, for which symmetry and zero_point must not be given: lloyd_max (fitted to the tensor), "

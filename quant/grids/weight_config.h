@@ -27,6 +27,15 @@ struct NoiseConfig : core::Section {
   bool in_inference() const { return sigma > 0 && at == "inference"; }
 };
 
+// Random rotations around a linear (quant/linear/rotation.h).
+struct IncoherenceConfig : core::Section {
+  std::string hadamard = "none";
+  bool signs = true;
+
+  void keys(core::Keys& k) override;
+  bool selected() const { return hadamard != "none"; }
+};
+
 struct WeightConfig : core::Section {
   static constexpr int64_t kFullPrecision = 16;  // `bits` of a module that is left as it is
 
@@ -44,6 +53,7 @@ struct WeightConfig : core::Section {
   double offset = 0.0;
   std::string rounding = "nearest";
   NoiseConfig noise;
+  IncoherenceConfig incoherence;
   std::string codebook = "uniform";
   std::vector<double> levels;
 

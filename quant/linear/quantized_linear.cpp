@@ -38,12 +38,18 @@ void QuantizedLinear::quantize_input(std::shared_ptr<const InputQuantizer> input
 }
 
 at::Tensor QuantizedLinear::forward(const at::Tensor& x) {
-  const at::Tensor input = input_ ? input_->apply(x) : x;
-  if (packed_ != nullptr) return packed_product(input);
-  const at::Tensor w = weight();
-  if (format_->is_weight()) return at::linear(input, w, bias_);
+  const auto quantized = [&](const at::Tensor& input) { return input_ ? input_->apply(input) : input; };
+  if (rotation_ == nullptr) return product(quantized(x), bias_);
+  const at::Tensor y = rotation_->output(product(quantized(rotation_->input(x)), {}));
+  return bias_.defined() ? y + bias_ : y;
+}
+
+at::Tensor QuantizedLinear::product(const at::Tensor& x, const at::Tensor& bias) const {
+  if (packed_ != nullptr) return packed_product(x, bias);
+  const at::Tensor w = decoded();
+  if (format_->is_weight()) return at::linear(x, w, bias);
   return format_->product(
-      input, [&](const at::Tensor& scaled) { return at::linear(scaled, w); }, bias_, parameters_);
+      x, [&](const at::Tensor& scaled) { return at::linear(scaled, w); }, bias, parameters_);
 }
 
 // ---- with packed codes ----
@@ -57,7 +63,7 @@ std::string QuantizedLinear::run_packed(const Execution& execution) {
   return reason;
 }
 
-at::Tensor QuantizedLinear::packed_product(const at::Tensor& x) const {
+at::Tensor QuantizedLinear::packed_product(const at::Tensor& x, const at::Tensor& bias) const {
   const at::Tensor flat = x.reshape({-1, in_features()});
   const bool is_small = flat.size(0) <= packed_->execution().most_rows;
   const at::Tensor input = is_small && packed_->rounds_itself() ? flat : packed_->rounded(flat);
@@ -65,9 +71,9 @@ at::Tensor QuantizedLinear::packed_product(const at::Tensor& x) const {
   at::Tensor y;
   if (format_->is_weight()) {
     y = multiply(input);
-    if (bias_.defined()) y.add_(bias_);
+    if (bias.defined()) y.add_(bias);
   } else {
-    y = format_->product(input, multiply, bias_, parameters_);
+    y = format_->product(input, multiply, bias, parameters_);
   }
   std::vector<int64_t> shape = x.sizes().vec();
   shape.back() = out_features();
@@ -77,7 +83,7 @@ at::Tensor QuantizedLinear::packed_product(const at::Tensor& x) const {
 bool QuantizedLinear::reads_like(const core::Linear& other) const {
   const auto* it = dynamic_cast<const QuantizedLinear*>(&other);
   return it != nullptr && packed_ != nullptr && it->packed_ != nullptr && input_ == nullptr && it->input_ == nullptr &&
-         format_->is_weight() && it->format_->is_weight() && packed_->reads_like(*it->packed_);
+         rotation_ == nullptr && it->rotation_ == nullptr && format_->is_weight() && it->format_->is_weight() && packed_->reads_like(*it->packed_);
 }
 
 std::vector<at::Tensor> QuantizedLinear::forward_each(const std::vector<core::Linear*>& all, const at::Tensor& x) {
@@ -102,7 +108,7 @@ std::vector<at::Tensor> QuantizedLinear::forward_each(const std::vector<core::Li
 bool QuantizedLinear::reads_once_beside(const core::Linear& other) const {
   const auto* it = dynamic_cast<const QuantizedLinear*>(&other);
   return it != nullptr && packed_ != nullptr && it->packed_ != nullptr && it->input_ == input_ &&
-         format_->is_weight() && it->format_->is_weight() && packed_->shares_codes_with(*it->packed_);
+         rotation_ == nullptr && it->rotation_ == nullptr && format_->is_weight() && it->format_->is_weight() && packed_->shares_codes_with(*it->packed_);
 }
 
 at::Tensor QuantizedLinear::forward_beside(const std::vector<core::Linear*>& all, const at::Tensor& x) {
@@ -128,7 +134,7 @@ at::Tensor QuantizedLinear::product_by_tile(const at::Tensor& x) const {
   constexpr int64_t kTileElements = 1 << 20;
   const int64_t O = out_features();
   const int64_t tile = std::max<int64_t>(64, kTileElements / in_features() / 64 * 64);  // whole tiles of 16 rows
-  if (tile >= O) return at::linear(x, weight());
+  if (tile >= O) return at::linear(x, decoded());
   at::Tensor y = at::empty({x.size(0), O}, x.options());
   for (int64_t first = 0; first < O; first += tile) {
     const int64_t n = std::min(tile, O - first);
@@ -139,6 +145,10 @@ at::Tensor QuantizedLinear::product_by_tile(const at::Tensor& x) const {
 }
 
 at::Tensor QuantizedLinear::weight() const {
+  return rotation_ == nullptr ? decoded() : rotation_->original(decoded());
+}
+
+at::Tensor QuantizedLinear::decoded() const {
   const at::Tensor decoded = format_->decode(codes_.unpack(), parameters_);
   return (format_->config().noise.in_inference() ? decoded + noise() : decoded).to(compute_dtype_);
 }
@@ -155,6 +165,7 @@ Parameters QuantizedLinear::parameters_of_rows(const at::Tensor& index) const {
 }
 
 at::Tensor QuantizedLinear::rows(const at::Tensor& index) const {
+  TORCH_CHECK(rotation_ == nullptr, "a table that is looked up is not rotated");
   TORCH_CHECK(format_->is_weight(), "a table that is looked up is not multiplied: no format ", format_->name());
   const at::Tensor flat = index.reshape({-1});  // [n]
   at::Tensor decoded = decoded_rows(flat);
@@ -183,6 +194,7 @@ std::shared_ptr<QuantizedLinear> QuantizedLinear::with(std::shared_ptr<const Wei
                                                  compute_dtype_);
   other->share_codes(codes_of_);
   other->quantize_input(input_);
+  other->rotate(rotation_);
   return other;
 }
 
@@ -210,7 +222,7 @@ core::Cost QuantizedLinear::cost() const {
           .code_bits = codes_of_.empty() ? codes_.stored_bits() : 0,
           .parameter_bits = parameters,
           .dense_bits = bias,
-          .macs = format_->macs(codes_.rows(), codes_.columns()),
+          .macs = format_->macs(codes_.rows(), codes_.columns()) + (rotation_ == nullptr ? 0 : rotation_->macs()),
           .bytes_read = (codes_.stored_bits() + parameters + bias) / 8};
 }
 

@@ -8,6 +8,7 @@
 #include "quant/grids/activation.h"
 #include "quant/grids/weight_format.h"
 #include "quant/linear/packed_weight.h"
+#include "quant/linear/rotation.h"
 
 namespace quant {
 
@@ -41,6 +42,11 @@ class QuantizedLinear : public core::Linear {
   void quantize_input(std::shared_ptr<const InputQuantizer> input);
   const InputQuantizer* input() const { return input_.get(); }
 
+  // The codes are of the rotated weight: inputs and outputs are rotated to fit; null: they are not. Once, after it is
+  // made.
+  void rotate(std::shared_ptr<const Rotation> rotation) { rotation_ = std::move(rotation); }
+  const std::shared_ptr<const Rotation>& rotation() const { return rotation_; }
+
   // From now on inputs of few rows are multiplied with packed codes, others with a weight that is decoded by tile.
   // Without gradients. "", or why there is no kernel for this linear, which goes on as before.
   std::string run_packed(const Execution& execution);
@@ -61,7 +67,9 @@ class QuantizedLinear : public core::Linear {
   at::ScalarType compute_dtype() const { return compute_dtype_; }
 
  private:
-  at::Tensor packed_product(const at::Tensor& x) const;          // [..., I] -> [..., O]
+  at::Tensor decoded() const;                                    // [O, I], compute dtype, as coded
+  at::Tensor product(const at::Tensor& x, const at::Tensor& bias) const;  // of inputs as they are coded
+  at::Tensor packed_product(const at::Tensor& x, const at::Tensor& bias) const;  // [..., I] -> [..., O]
   bool reads_like(const core::Linear& other) const;              // forward_each may join the two
   at::Tensor product_by_tile(const at::Tensor& x) const;         // [n, I] -> [n, O]
   at::Tensor decoded_rows(const at::Tensor& index) const;        // index: [n] int64 -> [n, I] float32
@@ -70,6 +78,7 @@ class QuantizedLinear : public core::Linear {
 
   std::shared_ptr<const WeightFormat> format_;
   std::shared_ptr<const InputQuantizer> input_;
+  std::shared_ptr<const Rotation> rotation_;
   core::Codes codes_;
   std::string codes_of_;
   Parameters parameters_;

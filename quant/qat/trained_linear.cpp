@@ -24,6 +24,7 @@ TrainedLinear::TrainedLinear(const QuantizedLinear& from, bool floats_zeros, con
       format_(from.shared_format()),
       codes_(from.codes()),
       codes_of_(from.codes_of()),
+      rotation_(from.rotation()),
       bias_(from.bias()),
       bias_bits_(from.bias_bits()),
       compute_dtype_(from.compute_dtype()),
@@ -78,19 +79,24 @@ at::Tensor TrainedLinear::product(const at::Tensor& x, const Parameters& stored)
 }
 
 at::Tensor TrainedLinear::forward(const at::Tensor& x) {
-  const at::Tensor seen = input_ == nullptr ? x : input_->trainable(x);
+  const at::Tensor coded = rotation_ == nullptr ? x : rotation_->input(x);
+  const at::Tensor seen = input_ == nullptr ? coded : input_->trainable(coded);
   const Parameters stored = as_stored(*format_, parameters_);
-  if (!format_->is_weight()) {
+  at::Tensor y;
+  if (format_->is_weight()) {
+    y = product(seen, stored);
+  } else {
     const at::Tensor shared = format_->decode(codes_.unpack(), stored);
-    return format_->product(
-        seen, [&](const at::Tensor& scaled) { return at::linear(scaled, shared); }, bias_, stored);
+    y = format_->product(
+        seen, [&](const at::Tensor& scaled) { return at::linear(scaled, shared); }, {}, stored);
   }
-  const at::Tensor y = product(seen, stored);
+  if (rotation_ != nullptr) y = rotation_->output(y);
   return bias_.defined() ? y + bias_ : y;
 }
 
 at::Tensor TrainedLinear::weight() const {
-  return format_->decode(codes_.unpack(), as_stored(*format_, parameters_)).to(compute_dtype_);
+  const at::Tensor decoded = format_->decode(codes_.unpack(), as_stored(*format_, parameters_));
+  return (rotation_ == nullptr ? decoded : rotation_->original(decoded)).to(compute_dtype_);
 }
 
 std::vector<core::State> TrainedLinear::state() const { return coded_state(codes_, parameters_, input_.get(), bias_); }
@@ -109,6 +115,7 @@ std::shared_ptr<QuantizedLinear> TrainedLinear::finished() const {
   auto linear =
       std::make_shared<QuantizedLinear>(format_, codes_, std::move(stored), bias_, bias_bits_, compute_dtype_);
   linear->share_codes(codes_of_);
+  linear->rotate(rotation_);
   if (input_ == nullptr) return linear;
   Parameters of_input = input_->parameters();
   for (Parameter& p : of_input) p.tensor = p.tensor.detach().clone();

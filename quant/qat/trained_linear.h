@@ -47,6 +47,7 @@ class TrainedLinear : public core::Linear {
   std::string codes_of_;
   Parameters parameters_;
   std::shared_ptr<const InputQuantizer> input_;
+  std::shared_ptr<const Rotation> rotation_;
   at::Tensor bias_;
   int64_t bias_bits_;
   at::ScalarType compute_dtype_;

@@ -71,10 +71,13 @@ void Quantize::measure_further(core::Model& model, core::BlockSource& source, co
       Swapped recorders;
       for (size_t i = 0; i < here.size(); ++i) {
         core::Slot& slot = slot_in(model, here[i].first);
-        const auto input = here[i].second.targets.front().input;
+        const Target& first = here[i].second.targets.front();
+        const auto input = first.input;
+        const auto rotation = first.rotation;
         recorders.put(
-            slot, std::make_shared<core::RecordingLinear>(slot.pointer(), [&sum = sums[i], input](const at::Tensor& x) {
-              sum.add(input ? input->apply(x) : x);
+            slot, std::make_shared<core::RecordingLinear>(slot.pointer(), [&sum = sums[i], input, rotation](const at::Tensor& x) {
+              const at::Tensor coded = rotation ? rotation->input(x) : x;
+              sum.add(input ? input->apply(coded) : coded);
             }));
       }
       stream.advance(step, /*in_order=*/!here.empty(), calibration_.all_experts);

@@ -63,6 +63,7 @@ std::shared_ptr<core::Linear> quantized(const core::Slot& slot, const Target& ta
                                                 linear.weight().scalar_type());
   made->share_codes(target.codes_of);
   made->quantize_input(target.input);
+  made->rotate(target.rotation);
   return made;
 }
 
@@ -169,6 +170,14 @@ std::vector<Quantized> Quantize::encoded(core::BlockContext& context, const std:
 // The codes of targets, under the parameters that they are decoded with. What is coded and refined is the corrected
 // weight where there is one.
 std::vector<Quantized> Quantize::coded(core::BlockContext& context, std::vector<Target>& targets) const {
+  Swapped turned;  // behind the rotation, where there is one: statistics are of rotated inputs
+  for (Target& target : targets) {
+    if (target.rotation == nullptr) continue;
+    const core::Linear& linear = target.slot->linear();
+    const std::string blocks = target.rotation->blocks();
+    if (!blocks.empty()) add_note(target.note, "rotated in blocks: " + blocks);
+    turned.put(*target.slot, with_weight(linear, target.rotation->coded(linear.weight().to(at::kFloat))));
+  }
   Swapped all_corrected;
   for (Target& target : targets) {
     if (auto linear = corrected_linear(target, calibration_.correction)) all_corrected.put(*target.slot, linear);
@@ -261,9 +270,11 @@ ModuleReport Quantize::report(const Target& target, const Quantized& result, con
     report.imprecise_scales = imprecise_scales(coded->parameters());
     if (target.inputs.hessian.defined()) {
       const at::Tensor wide = w.to(at::kFloat), &h = target.inputs.hessian;
-      const double whole = output_energy(wide, h);
+      const auto turned = [&](const at::Tensor& m) { return target.rotation ? target.rotation->coded(m) : m; };
+      const double whole = output_energy(turned(wide), h);  // h is of rotated inputs
       report.output_energy = whole;
-      report.output_error = whole > 0 ? output_energy(wide - approximation.to(at::kFloat), h) / whole : 0.0;
+      const at::Tensor difference = wide - approximation.to(at::kFloat);
+      report.output_error = whole > 0 ? output_energy(turned(difference), h) / whole : 0.0;
     }
   }
   if (target.inputs.tokens > 0) {

@@ -20,13 +20,14 @@ std::vector<Quantize::Group> Quantize::groups_of(core::Block& block) const {
     std::map<std::string, Group> by_input;  // linears whose inputs are quantized differently see different inputs
     for (const Assignment& a : assignments_) {
       if ((!a.format && !a.input) || std::count(linears.slots.begin(), linears.slots.end(), a.slot) == 0) continue;
-      Group& group = by_input[as_text(a.input.get())];
+      const std::string input = as_text(a.input.get()) + (a.rotation ? as_text(*a.rotation) : "");
+      Group& group = by_input[input];
       if (group.targets.empty()) {
-        group.name = a.slot->path() + "\n" + as_text(a.input.get());
+        group.name = a.slot->path() + "\n" + input;
         group.further = a.further;
       }
       group.pool = linears.pool;
-      group.targets.push_back({a.slot, a.format, a.input, a.refinement, a.codes_of, a.mean_with});
+      group.targets.push_back({a.slot, a.format, a.input, a.refinement, a.codes_of, a.mean_with, a.rotation});
       group.needs = group.needs | a.needs;
     }
     for (auto& [input, group] : by_input) groups.push_back(std::move(group));
@@ -105,7 +106,8 @@ void Quantize::measure(core::BlockContext& context, std::vector<Group>& round, c
         continue;
       }
     }
-    taps.push_back({group.targets.front().slot, group.needs, group.targets.front().input});
+    const Target& first = group.targets.front();
+    taps.push_back({first.slot, group.needs, first.input, {}, first.rotation});
     tapped.push_back(&group);
   }
   if (taps.empty()) return;

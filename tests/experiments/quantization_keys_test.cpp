@@ -98,6 +98,11 @@ class QuantizationProof : public Proof {
         {"quant.weight.zero_point", [this] { each_choice_differs("quant.weight.zero_point"); }},
         {"quant.weight.scale_dtype", [this] { each_choice_differs("quant.weight.scale_dtype"); }},
         {"quant.weight.scale_bits", [this] { changes_the_result("quant.weight.scale_bits=4"); }},
+        {"quant.weight.incoherence.hadamard", [this] { each_choice_differs("quant.weight.incoherence.hadamard"); }},
+        {"quant.weight.incoherence.signs",
+         [this] {
+           changes_the_result("quant.weight.incoherence.signs=false", {"quant.weight.incoherence.hadamard=both"});
+         }},
         {"quant.weight.scale_zero",
          [this] { changes_the_result("quant.weight.scale_zero=true", {"quant.weight.scale_bits=4"}); }},
         {"quant.weight.scale_group",
