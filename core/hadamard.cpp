@@ -102,8 +102,7 @@ at::Tensor Hadamard::applied(const at::Tensor& x, bool transposed) const {
     const int64_t order = factor.size(0);
     right /= order;
     const at::Tensor own = factor.to(x.options()), matrix = transposed ? own.t() : own;
-    y = right == 1 ? at::matmul(y.reshape({-1, order}), matrix.t())
-                   : at::matmul(matrix, y.reshape({-1, order, right}));
+    y = right == 1 ? at::matmul(y.reshape({-1, order}), matrix.t()) : at::matmul(matrix, y.reshape({-1, order, right}));
   }
   return y.reshape(x.sizes());
 }

@@ -1,6 +1,7 @@
-// Orthogonal Hadamard matrices for widths n = 2^a · K: a Kronecker product of a known matrix of order K, 1 or a multiple
-// of 4, and of powers of two, so that a product costs n · (sum of the factors' orders) multiply-accumulates. Matrices of
-// order q + 1 (q ≡ 3 mod 4) and 2 (q + 1) (q ≡ 1 mod 4) for primes q are Paley's (1933): among them 12, 20, 28, 36.
+// Orthogonal Hadamard matrices for widths n = 2^a · K: a Kronecker product of a known matrix of order K, 1 or a
+// multiple of 4, and of powers of two, so that a product costs n · (sum of the factors' orders) multiply-accumulates.
+// Matrices of order q + 1 (q ≡ 3 mod 4) and 2 (q + 1) (q ≡ 1 mod 4) for primes q are Paley's (1933): among them 12, 20,
+// 28, 36.
 #pragma once
 
 #include <ATen/core/Tensor.h>

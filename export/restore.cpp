@@ -140,7 +140,8 @@ std::shared_ptr<core::Linear> read_quantized(const core::Slot& slot, const Quant
   auto linear = std::make_shared<quant::QuantizedLinear>(format, codes, read_parameters(slot, *format, weights),
                                                          bias.tensor, bias.stored_bits, weights.dtype());
   linear->share_codes(module.codes_of);
-  linear->rotate(quant::Rotation::make(module.weight.incoherence, slot.out_features(), slot.in_features(), module.seed));
+  linear->rotate(
+      quant::Rotation::make(module.weight.incoherence, slot.out_features(), slot.in_features(), module.seed));
   linear->quantize_input(read_input(slot, module.activation, module.seed, weights));
   return linear;
 }

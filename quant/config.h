@@ -81,11 +81,11 @@ struct Assignment {
   std::shared_ptr<const InputQuantizer> input;  // null: the inputs too
   Needs needs = {};                             // of the method, the format and the refinement
   std::shared_ptr<const Refinement> refinement = {};
-  bool reads_inputs = false;                // the method runs the block on its inputs
-  std::string codes_of = {};                // as of Coding
-  std::vector<std::string> mean_with = {};  // likewise
+  bool reads_inputs = false;                      // the method runs the block on its inputs
+  std::string codes_of = {};                      // as of Coding
+  std::vector<std::string> mean_with = {};        // likewise
   std::shared_ptr<const Rotation> rotation = {};  // of what is coded; null: none
-  std::vector<FurtherInput> further = {};   // whose statistics are added to those of its own inputs
+  std::vector<FurtherInput> further = {};         // whose statistics are added to those of its own inputs
 };
 
 // Whether anything has to be known about the inputs of some linear: statistics, a static range, or the inputs.

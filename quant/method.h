@@ -24,11 +24,11 @@ struct Target {
   std::shared_ptr<const WeightFormat> format;
   std::shared_ptr<const InputQuantizer> input;        // of the linear's inputs; null: they stay as they are
   std::shared_ptr<const Refinement> refinement = {};  // of what the method makes of it; null: none
-  std::string codes_of = {};                // path of the linear whose codes it takes; methods see no such target
-  std::vector<std::string> mean_with = {};  // as of Coding; methods see the mean in the slot
+  std::string codes_of = {};                      // path of the linear whose codes it takes; methods see no such target
+  std::vector<std::string> mean_with = {};        // as of Coding; methods see the mean in the slot
   std::shared_ptr<const Rotation> rotation = {};  // of what is coded; methods see the rotated weight in the slot
-  std::string note = {};                    // what modules.csv says of its inputs
-  std::string fallback = {};                // why it is rounded to nearest; methods see no such target either
+  std::string note = {};                          // what modules.csv says of its inputs
+  std::string fallback = {};                      // why it is rounded to nearest; methods see no such target either
   Statistics inputs = {};  // what the method and the format need; tensors are shared by linears that share an input
 };
 

@@ -40,6 +40,19 @@ std::string resolved_text(const Run& run) {
   return text;
 }
 
+// A default of the field that few bits do not survive.
+void log_range(const Run& run) {
+  const quant::WeightConfig& weight = run.spec().quant.weight;
+  const std::vector<std::string> unread = run.spec().replication.unread();
+  const bool is_read =
+      run.quantizes() && !run.spec().quant.brings_codes() && std::count(unread.begin(), unread.end(), "range") == 0;
+  if (!is_read || weight.bits > 3 || weight.given("range")) return;
+  spdlog::info(
+      "quant.weight.range: minmax, the default, loses by far the most at {} bits on a real model: mse and importance "
+      "shrink the range (configs/real/README.md)",
+      weight.bits);
+}
+
 void log_inactive(const Run& run) {
   std::vector<std::string> keys;
   for (const InactiveKey& key : run.point.inactive) keys.push_back(fmt::format("{} ({})", key.key, key.reason));
@@ -78,6 +91,7 @@ Row run_in_directory(const Run& run, Resources& resources) {
   const std::string& directory = run.directory;
   const RunLog log(directory, run.files->path);
   log_inactive(run);
+  log_range(run);
   const Threads threads(resume(directory, spec));
   if (residency_of(spec, weights_of(spec, *run.files)) == exports::Residency::stream) core::return_freed_tensors();
   core::limit_hidden_states(static_cast<int64_t>(spec.model.spill_above * 1e9), spec.out + "/.cache");

@@ -68,7 +68,8 @@ void WeightConfig::keys(core::Keys& k) {
         "nearest: half to even; stochastic: up with a probability equal to the fractional part, drawn from the seed",
         {"nearest", "stochastic"});
   k.section("noise", noise, "noise on the quantized weights");
-  core::Key& rotations = k.section("incoherence", incoherence, "random rotations around a linear, which spread outliers");
+  core::Key& rotations =
+      k.section("incoherence", incoherence, "random rotations around a linear, which spread outliers");
   if (!incoherence.selected()) rotations.only_if_given();
   k.key("codebook", codebook,
         "levels of a code: uniform (equal steps, as symmetry says), or a table t per tensor with level s * t[k], "

@@ -83,7 +83,8 @@ at::Tensor QuantizedLinear::packed_product(const at::Tensor& x, const at::Tensor
 bool QuantizedLinear::reads_like(const core::Linear& other) const {
   const auto* it = dynamic_cast<const QuantizedLinear*>(&other);
   return it != nullptr && packed_ != nullptr && it->packed_ != nullptr && input_ == nullptr && it->input_ == nullptr &&
-         rotation_ == nullptr && it->rotation_ == nullptr && format_->is_weight() && it->format_->is_weight() && packed_->reads_like(*it->packed_);
+         rotation_ == nullptr && it->rotation_ == nullptr && format_->is_weight() && it->format_->is_weight() &&
+         packed_->reads_like(*it->packed_);
 }
 
 std::vector<at::Tensor> QuantizedLinear::forward_each(const std::vector<core::Linear*>& all, const at::Tensor& x) {
@@ -108,7 +109,8 @@ std::vector<at::Tensor> QuantizedLinear::forward_each(const std::vector<core::Li
 bool QuantizedLinear::reads_once_beside(const core::Linear& other) const {
   const auto* it = dynamic_cast<const QuantizedLinear*>(&other);
   return it != nullptr && packed_ != nullptr && it->packed_ != nullptr && it->input_ == input_ &&
-         rotation_ == nullptr && it->rotation_ == nullptr && format_->is_weight() && it->format_->is_weight() && packed_->shares_codes_with(*it->packed_);
+         rotation_ == nullptr && it->rotation_ == nullptr && format_->is_weight() && it->format_->is_weight() &&
+         packed_->shares_codes_with(*it->packed_);
 }
 
 at::Tensor QuantizedLinear::forward_beside(const std::vector<core::Linear*>& all, const at::Tensor& x) {
@@ -144,9 +146,7 @@ at::Tensor QuantizedLinear::product_by_tile(const at::Tensor& x) const {
   return y;
 }
 
-at::Tensor QuantizedLinear::weight() const {
-  return rotation_ == nullptr ? decoded() : rotation_->original(decoded());
-}
+at::Tensor QuantizedLinear::weight() const { return rotation_ == nullptr ? decoded() : rotation_->original(decoded()); }
 
 at::Tensor QuantizedLinear::decoded() const {
   const at::Tensor decoded = format_->decode(codes_.unpack(), parameters_);

@@ -67,14 +67,14 @@ class QuantizedLinear : public core::Linear {
   at::ScalarType compute_dtype() const { return compute_dtype_; }
 
  private:
-  at::Tensor decoded() const;                                    // [O, I], compute dtype, as coded
-  at::Tensor product(const at::Tensor& x, const at::Tensor& bias) const;  // of inputs as they are coded
+  at::Tensor decoded() const;                                                    // [O, I], compute dtype, as coded
+  at::Tensor product(const at::Tensor& x, const at::Tensor& bias) const;         // of inputs as they are coded
   at::Tensor packed_product(const at::Tensor& x, const at::Tensor& bias) const;  // [..., I] -> [..., O]
-  bool reads_like(const core::Linear& other) const;              // forward_each may join the two
-  at::Tensor product_by_tile(const at::Tensor& x) const;         // [n, I] -> [n, O]
-  at::Tensor decoded_rows(const at::Tensor& index) const;        // index: [n] int64 -> [n, I] float32
-  at::Tensor noise() const;                                      // [O, I] float32
-  Parameters parameters_of_rows(const at::Tensor& index) const;  // index: [n] int64
+  bool reads_like(const core::Linear& other) const;                              // forward_each may join the two
+  at::Tensor product_by_tile(const at::Tensor& x) const;                         // [n, I] -> [n, O]
+  at::Tensor decoded_rows(const at::Tensor& index) const;                        // index: [n] int64 -> [n, I] float32
+  at::Tensor noise() const;                                                      // [O, I] float32
+  Parameters parameters_of_rows(const at::Tensor& index) const;                  // index: [n] int64
 
   std::shared_ptr<const WeightFormat> format_;
   std::shared_ptr<const InputQuantizer> input_;

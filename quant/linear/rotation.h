@@ -20,9 +20,9 @@ class Rotation {
   static std::shared_ptr<const Rotation> make(const IncoherenceConfig& config, int64_t out_features,
                                               int64_t in_features, uint64_t seed);
 
-  at::Tensor input(const at::Tensor& x) const;    // V x; x: [..., I]
-  at::Tensor output(const at::Tensor& y) const;   // Uᵀ y; y: [..., O]
-  at::Tensor coded(const at::Tensor& w) const;    // U W Vᵀ; w: [O, I]
+  at::Tensor input(const at::Tensor& x) const;     // V x; x: [..., I]
+  at::Tensor output(const at::Tensor& y) const;    // Uᵀ y; y: [..., O]
+  at::Tensor coded(const at::Tensor& w) const;     // U W Vᵀ; w: [O, I]
   at::Tensor original(const at::Tensor& w) const;  // Uᵀ W V
 
   // Widths that are rotated in blocks, because they have no matrix of their own, "11008 in 256"; empty: none.

@@ -74,11 +74,11 @@ void Quantize::measure_further(core::Model& model, core::BlockSource& source, co
         const Target& first = here[i].second.targets.front();
         const auto input = first.input;
         const auto rotation = first.rotation;
-        recorders.put(
-            slot, std::make_shared<core::RecordingLinear>(slot.pointer(), [&sum = sums[i], input, rotation](const at::Tensor& x) {
-              const at::Tensor coded = rotation ? rotation->input(x) : x;
-              sum.add(input ? input->apply(coded) : coded);
-            }));
+        recorders.put(slot, std::make_shared<core::RecordingLinear>(
+                                slot.pointer(), [&sum = sums[i], input, rotation](const at::Tensor& x) {
+                                  const at::Tensor coded = rotation ? rotation->input(x) : x;
+                                  sum.add(input ? input->apply(coded) : coded);
+                                }));
       }
       stream.advance(step, /*in_order=*/!here.empty(), calibration_.all_experts);
     }

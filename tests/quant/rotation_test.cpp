@@ -32,8 +32,8 @@ std::shared_ptr<QuantizedLinear> coded(const at::Tensor& w, const WeightConfig& 
   const auto rotation = Rotation::make(config.incoherence, w.size(0), w.size(1), 1);
   const auto format = make_format(config, "m", w.size(1), 1);
   const at::Tensor target = rotation == nullptr ? w : rotation->coded(w);
-  auto linear = std::make_shared<QuantizedLinear>(format, format->encode(target, format->fit(target, {})), bias, 32,
-                                                  at::kFloat);
+  auto linear =
+      std::make_shared<QuantizedLinear>(format, format->encode(target, format->fit(target, {})), bias, 32, at::kFloat);
   linear->rotate(rotation);
   return linear;
 }
