@@ -24,7 +24,9 @@ TEST_F(BadInput, MisspeltKey) {
   refused_after(
       "group_size", "goup_size",
       "c.yaml:3: quant.weight.goup_size is not a known key. Did you mean `group_size`? Known keys: bits, group_size, "
-      "symmetry, zero_point, scale_dtype, scale_bits, scale_group, range, range_search, clip, offset, rounding, noise, "
+      "symmetry, zero_point, scale_dtype, scale_bits, scale_group, scale_zero, range, range_search, clip, offset, "
+      "rounding, noise, "
+      "incoherence, "
       "codebook, levels.");
 }
 
@@ -50,7 +52,7 @@ TEST_F(BadInput, OutOfRange) {
 TEST_F(BadInput, UnknownMethod) {
   refused_after("rtn", "rtm",
                 "c.yaml:3: quant.method: `rtm` is not one of its values. Did you mean `rtn`? Choices: none, adaround, "
-                "awq, gptq, hqq, ldlq, rtn, signround.");
+                "awq, gptq, hqq, ldlq, rtn, signround, stored.");
 }
 
 TEST_F(BadInput, RuleThatMatchesNothing) {
@@ -311,7 +313,7 @@ TEST_F(BadInput, OverrideThatIsNone) {
 TEST_F(BadInput, OverrideOfAnUnknownKey) {
   refused(
       "--set quant.bits=3: quant.bits is not a known key. Known keys: method, adaround, awq, gptq, hqq, ldlq, rtn, "
-      "signround, weight, activation, router, expert_bits, rules.",
+      "signround, stored, weight, activation, router, expert_bits, rules.",
       {"c.yaml", "--set", "quant.bits=3"});
 }
 
@@ -333,7 +335,7 @@ TEST_F(BadInput, UnknownList) {
 TEST_F(BadInput, UnknownHelpKey) {
   refused(
       "--help quant.wieght: quant.wieght is not a known key. Did you mean `weight`? Known keys: method, adaround, "
-      "awq, gptq, hqq, ldlq, rtn, signround, weight, activation, router, expert_bits, rules.",
+      "awq, gptq, hqq, ldlq, rtn, signround, stored, weight, activation, router, expert_bits, rules.",
       {"--help", "quant.wieght"});
 }
 

@@ -230,7 +230,10 @@ TEST(Adjacent, RefusesWhatCannotShare) {
       "many bits. Give both the same weight.bits.");
   EXPECT_EQ(refusal("3", "{method: rtn, weight: {bits: 2, group_size: 16, codebook: lloyd_max}}"),
             "model.layers.0.mlp.up_proj: adjacent shares the codes of affine grids with one level of scales. Use "
-            "codebook: uniform, scale_bits: 0 and a group_size other than 0.");
+            "codebook: uniform, scale_bits: 0, a group_size other than 0 and zero_point: int or float.");
+  EXPECT_NE(refusal("3", "{method: rtn, weight: {bits: 2, group_size: 16, zero_point: min}}")
+                .find("zero_point: int or float"),
+            std::string::npos);
 }
 
 TEST(Adjacent, FollowersAreFittedToTheirOwnWeights) {

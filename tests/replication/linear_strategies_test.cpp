@@ -354,8 +354,9 @@ TEST(Mistakes, OfStrategiesInsideALinearAreTold) {
             "layer: low_rank: rank 64 exceeds a weight of 32 × 128. Lower replication.low_rank.rank.");
   EXPECT_EQ(
       message_of([&] { run(c, "scales", "{}", "{bits: 2, codebook: lloyd_max}"); }),
-      "layer: scales averages affine grids with one level of scales per row. Use codebook: uniform, scale_bits: 0 "
-      "and a group_size other than 0.");
+      "layer: scales averages affine grids with one level of scales per row. Use codebook: uniform, scale_bits: 0, a "
+      "group_size other than 0 and zero_point: int or float.");
+  EXPECT_NE(message_of([&] { run(c, "scales", "{}", "{bits: 2, zero_point: min}"); }), "no error");
   EXPECT_EQ(message_of([&] { run(c, "scales", "{replicas: []}", kWeight); }),
             "test:1: replication.scales.replicas: the list is empty. Give one map per replica, e.g. [{}, {offset: "
             "0.5}].");
