@@ -25,6 +25,10 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+# Each side has the settings of its threads from its own program: ours would put llama.cpp's to sleep.
+for name in [name for name in os.environ if name.startswith(("OMP_", "GOMP_", "KMP_"))]:
+    del os.environ[name]
+
 try:
     import gguf
     import numpy

@@ -44,8 +44,8 @@ int main(int argc, char** argv) {
   const experiments::ModelFiles& files = resources.model(spec.model.path);
   const auto model = models::build(files.config);
   const core::Weights weights = experiments::weights_of(spec, files);
-  experiments::PackedSource source(exports::open_source(*model, files.directory, weights), spec.runtime);
-  exports::load_embedding_and_head(*model, files.directory, weights);
+  experiments::PackedSource source(exports::open_source(*model, files.path, weights), spec.runtime);
+  exports::load_embedding_and_head(*model, files.path, weights);
   source.pack(model->head());
   core::load_blocks(*model, source);
 

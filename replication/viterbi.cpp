@@ -8,7 +8,7 @@
 #include <limits>
 #include <vector>
 
-#include "core/nn/fused.h"
+#include "core/simd.h"
 
 namespace replication {
 

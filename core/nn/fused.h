@@ -1,4 +1,4 @@
-// When a fused loop may stand in for tensor operations, and how such a loop is compiled.
+// When a fused loop may stand in for tensor operations.
 //
 // The three functions of a block that are neither products nor attention (norm, rotation, SwiGLU) each have two
 // versions: the definition in tensor operations, and one pass over memory in plain loops. The loops are used when
@@ -9,14 +9,7 @@
 
 #include <initializer_list>
 
-// A function marked so is compiled once per instruction set; the best one for this machine is chosen at program start.
-// Only g++ on Linux does this reliably, and not under AddressSanitizer; elsewhere the mark is empty.
-#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__) && \
-    !defined(__SANITIZE_ADDRESS__)
-#define REFRAIN_SIMD __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define REFRAIN_SIMD
-#endif
+#include "core/simd.h"  // IWYU pragma: export
 
 namespace core {
 

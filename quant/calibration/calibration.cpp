@@ -8,7 +8,7 @@
 #include <cmath>
 #include <utility>
 
-#include "core/nn/fused.h"
+#include "core/simd.h"
 #include "quant/linear/swapped.h"
 
 namespace quant {

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "core/nn/fused.h"
+#include "core/simd.h"
 
 namespace quant {
 

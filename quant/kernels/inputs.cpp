@@ -5,6 +5,8 @@
 #include <cstring>
 #include <limits>
 
+#include "core/simd.h"
+
 namespace quant::kernels {
 
 namespace {
@@ -50,14 +52,14 @@ void Inputs::prepare(const Layout& layout, Precision wanted, const float* x, int
 namespace {
 
 // The largest |x|; NaN when one is not finite. Without its sign, a float orders as the integer of its bits does.
-float largest_of(const float* x, int64_t n) {
+REFRAIN_SIMD float largest_of(const float* x, int64_t n) {
   int32_t largest = 0;
   for (int64_t i = 0; i < n; ++i) largest = std::max(largest, std::bit_cast<int32_t>(x[i]) & 0x7fffffff);
   return largest < 0x7f800000 ? std::bit_cast<float>(largest) : std::numeric_limits<float>::quiet_NaN();
 }
 
 // q = x / scale to the nearest, half to even, in −127 … 127.
-void round_row(const float* x, float scale, int64_t n, int8_t* q) {
+REFRAIN_SIMD void round_row(const float* x, float scale, int64_t n, int8_t* q) {
   constexpr float kInteger = 1.5f * (1 << 23);  // a sum with it has no fraction
   for (int64_t i = 0; i < n; ++i) {
     const float steps = x[i] / scale + kInteger - kInteger;
@@ -65,7 +67,7 @@ void round_row(const float* x, float scale, int64_t n, int8_t* q) {
   }
 }
 
-int32_t sum_of(const int8_t* q, int64_t n) {
+REFRAIN_SIMD int32_t sum_of(const int8_t* q, int64_t n) {
   int32_t sum = 0;
   for (int64_t i = 0; i < n; ++i) sum += q[i];
   return sum;

@@ -43,7 +43,9 @@ std::shared_ptr<const InterleavedCodes> interleaved(const core::Codes& codes, co
 }  // namespace
 
 InterleavedCodes::InterleavedCodes(const kernels::Layout& layout, const core::Codes& codes)
-    : layout_(layout), words_(at::empty({layout.words()}, at::kInt)) {
+    : layout_(layout),
+      words_(at::empty({layout.words()}, at::kInt)),
+      data_(reinterpret_cast<const uint32_t*>(words_.const_data_ptr<int32_t>())) {
   kernels::fill_codes(layout_, codes.packed().const_data_ptr<uint8_t>(),
                       reinterpret_cast<uint32_t*>(words_.mutable_data_ptr<int32_t>()));
 }

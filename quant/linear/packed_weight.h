@@ -29,11 +29,12 @@ class InterleavedCodes : public core::CodeOrder {
   InterleavedCodes(const kernels::Layout& layout, const core::Codes& codes);
   at::Tensor unpack_rows(const at::Tensor& index) const override;
   const kernels::Layout& layout() const { return layout_; }
-  const uint32_t* words() const { return reinterpret_cast<const uint32_t*>(words_.const_data_ptr<int32_t>()); }
+  const uint32_t* words() const { return data_; }
 
  private:
   kernels::Layout layout_;
-  at::Tensor words_;  // int32
+  at::Tensor words_;      // int32
+  const uint32_t* data_;  // its numbers: asked for in every product
 };
 
 class PackedWeight {
