@@ -1,8 +1,12 @@
 #include "core/hadamard.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 
+#include <algorithm>
 #include <cmath>
+
+#include "core/nn/fused.h"
 
 namespace core {
 
@@ -56,11 +60,11 @@ at::Tensor sylvester(int64_t order) {  // a power of two
 
 // A block that is 2^a times a known order: that order (1: none is needed), or 0.
 int64_t base_of(int64_t block) {
-  constexpr int64_t kMost = 256;  // a larger one would cost more than it mixes
+  constexpr int64_t kLargestBase = 256;  // a larger one would cost more than it mixes
   int64_t odd = block;
   while (odd % 2 == 0) odd /= 2;
   if (odd == 1) return 1;
-  for (int64_t order = 4 * odd; order <= std::min(block, kMost); order *= 2) {
+  for (int64_t order = 4 * odd; order <= std::min(block, kLargestBase); order *= 2) {
     if (paley(order).defined()) return order;
   }
   return 0;
@@ -76,14 +80,15 @@ int64_t largest_block(int64_t width) {
 }  // namespace
 
 Hadamard::Hadamard(int64_t width) : width_(width), block_(largest_block(width)) {
-  constexpr int64_t kMost = 64;  // order of a factor: small ones are cheap, few are fast
+  constexpr int64_t kLargestFactor = 64;  // of powers of two: small ones are cheap, few are fast
   const int64_t base = base_of(block_);
   const auto add = [&](const at::Tensor& matrix) {
-    factors_.push_back(matrix / std::sqrt(static_cast<double>(matrix.size(0))));
+    factors_.push_back((matrix / std::sqrt(static_cast<double>(matrix.size(0)))).contiguous());
+    transposes_.push_back(factors_.back().t().contiguous());
   };
   if (base > 1) add(paley(base));
   for (int64_t rest = block_ / base; rest > 1;) {
-    const int64_t order = std::min(rest, kMost);
+    const int64_t order = std::min(rest, kLargestFactor);
     add(sylvester(order));
     rest /= order;
   }
@@ -95,7 +100,7 @@ int64_t Hadamard::macs() const {
   return width_ * orders;
 }
 
-at::Tensor Hadamard::applied(const at::Tensor& x, bool transposed) const {
+at::Tensor Hadamard::applied_reference(const at::Tensor& x, bool transposed) const {
   at::Tensor y = x;
   int64_t right = block_;  // elements of a block behind the axis of a factor
   for (const at::Tensor& factor : factors_) {
@@ -105,6 +110,75 @@ at::Tensor Hadamard::applied(const at::Tensor& x, bool transposed) const {
     y = right == 1 ? at::matmul(y.reshape({-1, order}), matrix.t()) : at::matmul(matrix, y.reshape({-1, order, right}));
   }
   return y.reshape(x.sizes());
+}
+
+namespace {
+
+constexpr int64_t kLanes = 16;
+
+// y[i] = Σ_j factors[j · stride] x[j · step + i] for i < kLanes, or fewer.
+template <bool kAll>
+[[gnu::always_inline]] inline void add_up(const float* factors, int64_t stride, const float* x, int64_t step,
+                                          int64_t order, int64_t lanes, float* y) {
+  float sum[kLanes] = {};
+  const int64_t n = kAll ? kLanes : lanes;
+  for (int64_t j = 0; j < order; ++j) {
+    const float factor = factors[j * stride];
+#pragma omp simd
+    for (int64_t i = 0; i < n; ++i) sum[i] += factor * x[j * step + i];
+  }
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) y[i] = sum[i];
+}
+
+[[gnu::always_inline]] inline void add_up(const float* factors, int64_t stride, const float* x, int64_t step,
+                                          int64_t order, int64_t lanes, float* y) {
+  lanes >= kLanes ? add_up<true>(factors, stride, x, step, order, kLanes, y)
+                  : add_up<false>(factors, stride, x, step, order, lanes, y);
+}
+
+// One factor, matrix [order, order] and its transpose, along the axis of x [left, order, right] -> y of that shape.
+REFRAIN_SIMD void multiply_axis(const float* matrix, const float* transpose, int64_t order, const float* x,
+                                int64_t left, int64_t right, float* y) {
+  for (int64_t l = 0; l < left; ++l, x += order * right, y += order * right) {
+    if (right == 1) {  // the lanes are outputs
+      for (int64_t i = 0; i < order; i += kLanes) add_up(x, 1, transpose + i, order, order, order - i, y + i);
+      continue;
+    }
+    for (int64_t i = 0; i < order; ++i) {
+      for (int64_t r = 0; r < right; r += kLanes)
+        add_up(matrix + i * order, 1, x + r, right, order, right - r, y + i * right + r);
+    }
+  }
+}
+
+}  // namespace
+
+at::Tensor Hadamard::applied_fused(const at::Tensor& x, bool transposed) const {
+  at::Tensor y = at::empty_like(x);
+  const auto* from = x.const_data_ptr<float>();
+  auto* to = y.mutable_data_ptr<float>();
+  at::parallel_for(0, x.numel() / width_, 1 + kGrain / std::max<int64_t>(1, macs()), [&](int64_t begin, int64_t end) {
+    std::vector<float> now(width_), next(width_);
+    for (int64_t row = begin; row < end; ++row) {
+      std::copy_n(from + row * width_, width_, now.begin());
+      int64_t right = block_;
+      for (size_t f = 0; f < factors_.size(); ++f) {
+        const int64_t order = factors_[f].size(0);
+        right /= order;
+        const auto *own = factors_[f].const_data_ptr<float>(), *other = transposes_[f].const_data_ptr<float>();
+        multiply_axis(transposed ? other : own, transposed ? own : other, order, now.data(), width_ / (order * right),
+                      right, next.data());
+        now.swap(next);
+      }
+      std::copy_n(now.begin(), width_, to + row * width_);
+    }
+  });
+  return y;
+}
+
+at::Tensor Hadamard::applied(const at::Tensor& x, bool transposed) const {
+  return can_fuse({x}) ? applied_fused(x, transposed) : applied_reference(x, transposed);
 }
 
 }  // namespace core

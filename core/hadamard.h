@@ -26,9 +26,12 @@ class Hadamard {
 
  private:
   at::Tensor applied(const at::Tensor& x, bool transposed) const;
+  at::Tensor applied_reference(const at::Tensor& x, bool transposed) const;  // in tensor operations
+  at::Tensor applied_fused(const at::Tensor& x, bool transposed) const;      // a row at a time, in the nearest cache
 
   int64_t width_, block_;
-  std::vector<at::Tensor> factors_;  // [k, k] float32 each, their Kronecker product is a block
+  std::vector<at::Tensor> factors_;     // [k, k] float32 each, their Kronecker product is a block
+  std::vector<at::Tensor> transposes_;  // of the factors
 };
 
 }  // namespace core

@@ -37,5 +37,16 @@ TEST(Hadamard, TheTransposedUndoesIt) {
   EXPECT_EQ(hadamard.macs(), 576 * (36 + 16));
 }
 
+TEST(Hadamard, PlainLoopsMultiplyAsTensorOperationsDo) {
+  at::manual_seed(2);
+  for (const int64_t n : {1, 7, 20, 28, 60, 576, 688, 1536}) {
+    const Hadamard hadamard(n);
+    const at::Tensor x = at::randn({3, 5, n});
+    const at::Tensor followed = x.clone().requires_grad_();  // the loops have no gradient
+    EXPECT_TRUE(at::allclose(hadamard.multiply(x), hadamard.multiply(followed), 0, 1e-5)) << n;
+    EXPECT_TRUE(at::allclose(hadamard.multiply_transposed(x), hadamard.multiply_transposed(followed), 0, 1e-5)) << n;
+  }
+}
+
 }  // namespace
 }  // namespace core
