@@ -19,11 +19,16 @@ namespace core {
 inline constexpr const char* kGptq = "gptq";
 inline constexpr const char* kLlamaCpp = "llama.cpp";
 
+// Which windows are taken of a text that has more than are asked for.
+inline constexpr const char* kFirst = "first";
+inline constexpr const char* kSpread = "spread";  // evenly over the whole text: window ⌊n M / N⌋ of M, for n < N
+
 struct WindowOptions {
   std::string protocol = kGptq;
   int64_t seq_len = 2048;
-  std::string bos = "auto";    // none | once | window | auto, see resolve_bos
-  int64_t windows = 0;         // at most this many windows, from the start; 0: all
+  std::string bos = "auto";  // none | once | window | auto, see resolve_bos
+  int64_t windows = 0;       // at most this many; 0: all
+  std::string windows_from = kFirst;
   int64_t embedding_rows = 0;  // rows of the model's embedding: ids at or above are refused; 0: not checked
 };
 

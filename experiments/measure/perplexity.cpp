@@ -25,7 +25,10 @@ void PerplexityConfig::keys(core::Keys& k) {
       "auto: what the protocol does if the tokenizer adds BOS (gptq: once, llama.cpp: window), else none; once: before "
       "the text; window: over each window's first token",
       {"auto", "none", "once", "window"});
-  k.key("windows", windows, "at most this many windows, from the start of the text; 0: all", {0, 1 << 30});
+  k.key("windows", windows, "at most this many windows; 0: all", {0, 1 << 30});
+  k.key("windows_from", windows_from,
+        "which windows those are; first: from the start of the text; spread: evenly over all of it",
+        {core::kFirst, core::kSpread});
 }
 
 void PerplexityConfig::check() const {
@@ -79,6 +82,7 @@ Perplexity unmeasured(const PerplexityConfig& config, const core::Windows& windo
           .protocol = config.protocol,
           .bos = windows.bos,
           .token_hash = windows.token_hash,
+          .windows_from = config.windows_from,
           .seq_len = windows.seq_len,
           .windows = windows.count,
           .tokens = windows.scored(),
@@ -104,8 +108,12 @@ core::Windows PerplexityConfig::windows_of(Texts& texts) const {
   core::require(length() <= shape.context, "{} is {}, longer than the context of {} ({} tokens). Lower it.",
                 where("seq_len"), length(), texts.model_directory(), shape.context);
   const core::Corpus text = core::find_corpus(corpus);
-  const core::WindowOptions options{
-      .protocol = protocol, .seq_len = length(), .bos = bos, .windows = windows, .embedding_rows = shape.vocabulary};
+  const core::WindowOptions options{.protocol = protocol,
+                                    .seq_len = length(),
+                                    .bos = bos,
+                                    .windows = windows,
+                                    .windows_from = windows_from,
+                                    .embedding_rows = shape.vocabulary};
   return core::make_windows(text, texts.tokens(text), texts.tokenizer(), options);
 }
 
@@ -125,6 +133,7 @@ Json values_of(const Perplexity& p) {
                {"ppl", p.ppl()},
                {"ppl_stderr", p.ppl_stderr()},
                {"ppl_stderr_tokens", p.ppl_stderr_tokens()}};
+  if (p.windows_from != core::kFirst) json["windows_from"] = p.windows_from;
   if (const auto& distance = p.scores.distance) {
     json["kl_mean"] = p.kl_mean();
     json["kl_p99"] = distance->p99;
@@ -210,8 +219,9 @@ ItemFile PerplexityConfig::items() const {
 }
 
 std::string PerplexityConfig::label(const Json& values) const {
-  return fmt::format("{} ({} {})", values.at("corpus").get<std::string>(), values.at("protocol").get<std::string>(),
-                     values.at("seq_len").get<int64_t>());
+  const std::string from = values.value("windows_from", "");
+  return fmt::format("{} ({} {}{}{})", values.at("corpus").get<std::string>(), values.at("protocol").get<std::string>(),
+                     values.at("seq_len").get<int64_t>(), from.empty() ? "" : " ", from);
 }
 
 MeasureKind make_perplexity() {

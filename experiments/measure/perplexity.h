@@ -14,6 +14,7 @@ struct PerplexityConfig : Measure {
   int64_t seq_len = 0;
   std::string bos = "auto";
   int64_t windows = 0;
+  std::string windows_from = core::kFirst;
 
   void keys(core::Keys& k) override;
   void check() const override;
@@ -23,14 +24,16 @@ struct PerplexityConfig : Measure {
   std::vector<Column> columns() const override;
   ItemFile items() const override;
   std::string label(const Json& values) const override;
-  std::vector<std::string> identity() const override { return {"corpus", "protocol", "seq_len", "windows"}; }
+  std::vector<std::string> identity() const override {
+    return {"corpus", "protocol", "seq_len", "windows", "windows_from"};
+  }
 
   core::Windows windows_of(Texts& texts) const;
   int64_t length() const;  // tokens of a window: seq_len, or the protocol's published one
 };
 
 struct Perplexity {
-  std::string corpus, protocol, bos, token_hash;
+  std::string corpus, protocol, bos, token_hash, windows_from;
   int64_t seq_len = 0;
   int64_t windows = 0;  // N
   int64_t tokens = 0;   // scored positions

@@ -33,6 +33,8 @@ class RunProof : public Proof {
         {"measure.perplexity[].seq_len", [this] { changes_the_result("measure.perplexity[0].seq_len=128"); }},
         {"measure.perplexity[].bos", [this] { bos(); }},
         {"measure.perplexity[].windows", [this] { changes_the_result("measure.perplexity[0].windows=2"); }},
+        {"measure.perplexity[].windows_from",
+         [this] { changes_the_result("measure.perplexity[0].windows_from=spread"); }},
         {"measure.batch_tokens", [this] { batch_tokens(); }},
         {"measure.kl", [this] { kl(); }},
         {"measure.generation.corpus", [this] { generation_corpus(); }},

@@ -46,6 +46,19 @@ TEST(Windows, AreLimitedFromTheStart) {
   EXPECT_THAT(make_windows(kCorpus, *tokenizer, {.seq_len = 2, .windows = 1}).ids, ElementsAre('a', 'b'));
 }
 
+TEST(Windows, AreSpreadOverTheWholeText) {
+  const auto tokenizer = byte_tokenizer("{}");
+  const auto spread = [&](int64_t windows, const char* config = "{}", const char* bos = "auto") {
+    return make_windows(kCorpus, *byte_tokenizer(config),
+                        {.seq_len = 2, .bos = bos, .windows = windows, .windows_from = kSpread});
+  };
+  EXPECT_THAT(spread(2).ids, ElementsAre('a', 'b', 'e', 'f'));
+  EXPECT_THAT(spread(3).ids, ElementsAre('a', 'b', 'c', 'd', 'e', 'f'));
+  EXPECT_EQ(spread(4).ids, make_windows(kCorpus, *tokenizer, {.seq_len = 2}).ids);
+  EXPECT_EQ(spread(9).ids, spread(0).ids);
+  EXPECT_THAT(spread(2, kBos, "window").ids, ElementsAre(259, 'b', 259, 'f'));
+}
+
 TEST(Windows, BosOnceShiftsTheTextByOne) {
   const Windows windows = make_windows(kCorpus, *byte_tokenizer(kBos), {.seq_len = 3, .bos = "once"});
   EXPECT_THAT(windows.ids, ElementsAre(259, 'a', 'b', 'c', 'd', 'e', 'f', 'g', 'h'));
