@@ -168,7 +168,7 @@ double seconds_of(const std::vector<TrainingPart>& parts) {
 std::vector<TrainingPart> parts_of(const quant::TuneBlocks& blocks, const Spec& spec) {
   std::vector<TrainingPart> parts;
   for (const quant::TuneBlocks::Report& r : blocks.reports()) {
-    parts.push_back({fmt::format("block {}", r.block), "block_mse", r.trained,
+    parts.push_back({fmt::format("block {}", r.block), spec.qat.block_objective(), r.trained,
                      r.trained.steps * spec.qat.batch * spec.calibration.seq_len, r.values, r.stored_bits,
                      r.floated_zeros});
   }

@@ -15,7 +15,7 @@ inline constexpr int kTrainingVersion = 2;  // bumped by hand when trained value
 // One training: of a block, or of the model.
 struct TrainingPart {
   std::string name;       // "block 3", "model"
-  std::string objective;  // block_mse, kl, ce, hidden
+  std::string objective;  // block_mse, block_token_mse, kl, ce, hidden
   quant::Trained trained;
   int64_t tokens = 0;                   // seen by its steps
   int64_t values = 0, stored_bits = 0;  // trained numbers, and bits as they are stored

@@ -85,9 +85,10 @@ void QatConfig::keys(core::Keys& k) {
       {"block", "model", "both"});
   k.key("objective", objective,
         "of scope model: kl to the full-precision model, ce: loss of the text, hidden: relative mean square error of "
-        "the last hidden states; of scope block: block_mse, the same of the block's outputs; auto: kl (e2e_qp: ce), or "
-        "block_mse",
-        {"auto", "kl", "ce", "hidden", "block_mse"});
+        "the last hidden states; of scope block: block_mse, the same of the block's outputs, or block_token_mse, the "
+        "mean "
+        "of every token's own; auto: kl (e2e_qp: ce), or block_mse",
+        {"auto", "kl", "ce", "hidden", "block_mse", "block_token_mse"});
   k.key("lr", lr,
         "largest learning rate, relative to each tensor: of scales, tables, norms and factors times their mean "
         "magnitude, of zero points and offsets in steps",
@@ -133,8 +134,9 @@ void QatConfig::check() const {
   core::require(!(scope == "block" && (objective == "kl" || objective == "ce" || objective == "hidden")),
                 "{}: {} is of the whole model. Set qat.scope: model, or qat.objective: block_mse.", where("objective"),
                 objective);
-  core::require(!(scope != "block" && objective == "block_mse"),
-                "{}: block_mse is of single blocks. Set qat.scope: block, or qat.objective: kl.", where("objective"));
+  core::require(!(scope != "block" && (objective == "block_mse" || objective == "block_token_mse")),
+                "{}: {} is of single blocks. Set qat.scope: block, or qat.objective: kl.", where("objective"),
+                objective);
   core::require(scope != "block" || corpus.empty(),
                 "{}: scope: block trains on the calibration text. Set calibration.corpus, or qat.scope: model.",
                 where("corpus"));
@@ -153,6 +155,8 @@ std::set<Kind> QatConfig::kinds() const {
   if (kinds.contains(Kind::zero_point)) kinds.insert(Kind::minimum);
   return kinds;
 }
+
+std::string QatConfig::block_objective() const { return objective == "block_token_mse" ? objective : "block_mse"; }
 
 std::string QatConfig::model_objective() const {
   if (objective != "auto") return objective;

@@ -56,6 +56,7 @@ struct QatConfig : core::Section {
   std::vector<std::string> trained() const;
   std::set<core::Kind> kinds() const;
   std::string model_objective() const;  // kl, ce or hidden
+  std::string block_objective() const;  // block_mse or block_token_mse
   bool examines() const { return held_out > 0 || !held_out_corpus.empty(); }
   // Whether the end of the text is kept from calibration, so that runs with and without training see the same. Given
   // explicitly, it is kept without training too.

@@ -13,6 +13,8 @@ namespace quant {
 
 namespace {
 
+constexpr double kSmallest = 1e-30;  // of a token's sum of squares
+
 // Windows of hidden states in batches [B, T, D], one by one.
 std::vector<std::pair<int64_t, int64_t>> windows_of(const core::HiddenStore& store, int64_t first, int64_t last) {
   std::vector<std::pair<int64_t, int64_t>> windows;  // batch, row
@@ -23,10 +25,21 @@ std::vector<std::pair<int64_t, int64_t>> windows_of(const core::HiddenStore& sto
   return windows;
 }
 
+}  // namespace
+
+at::Tensor block_loss(const std::string& objective, const at::Tensor& y, const at::Tensor& wanted) {
+  const at::Tensor target = wanted.to(at::kFloat), error = at::square(y.to(at::kFloat) - target);
+  if (objective == "block_mse") return error.mean() / at::square(target).mean();
+  return (error.sum(-1) / at::square(target).sum(-1).clamp_min(kSmallest)).mean();
+}
+
+namespace {
+
 class BlockObjective : public TrainingObjective {
  public:
   BlockObjective(const QatConfig& config, const core::BlockContext& context, uint64_t seed)
-      : model_(context.model),
+      : objective_(config.block_objective()),
+        model_(context.model),
         first_(context.step),
         last_(core::end_of_run(context.model.plan(), context.step)),
         inputs_(context.all->quantized),
@@ -46,7 +59,7 @@ class BlockObjective : public TrainingObjective {
       y.push_back(outputs_->get(batch)[row]);
     }
     const c10::AutoGradMode gradients(true);
-    const at::Tensor loss = relative_error(outputs(at::stack(x)), at::stack(y));
+    const at::Tensor loss = block_loss(objective_, outputs(at::stack(x)), at::stack(y));
     if (const double value = loss.item<double>(); !std::isfinite(value)) return value;
     loss.backward();
     return loss.item<double>();
@@ -59,18 +72,13 @@ class BlockObjective : public TrainingObjective {
     for (int64_t i = first_held_out_; i < inputs_->batches(); ++i) {
       const at::Tensor x = inputs_->get(i);
       const auto count = static_cast<double>(x.size(0));
-      sum += count * relative_error(outputs(x), outputs_->get(i)).item<double>();
+      sum += count * block_loss(objective_, outputs(x), outputs_->get(i)).item<double>();
       rows += count;
     }
     return sum / rows;
   }
 
  private:
-  static at::Tensor relative_error(const at::Tensor& y, const at::Tensor& wanted) {
-    const at::Tensor target = wanted.to(at::kFloat);
-    return at::square(y.to(at::kFloat) - target).mean() / at::square(target).mean();
-  }
-
   // Through all steps that run the block one after the other: [B, T, D] -> [B, T, D].
   at::Tensor outputs(at::Tensor hidden) const {
     const core::Plan& plan = model_.plan();
@@ -86,6 +94,7 @@ class BlockObjective : public TrainingObjective {
     return hidden;
   }
 
+  std::string objective_;
   core::Model& model_;
   int64_t first_, last_;  // steps of the plan
   const core::HiddenStore *inputs_, *outputs_;

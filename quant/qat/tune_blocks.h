@@ -1,8 +1,7 @@
 // Training inside the walk: the parameters of each block are trained for the outputs of the full-precision block, on
 // the inputs that the quantized blocks before leave (as in EfficientQAT, arXiv 2407.11062, without training weights),
 // before statistics of the next block are taken. A block that runs several times in a row, or as several replicas, is
-// trained as a whole, its replicas with it; where it runs again behind other blocks, on its first step. The loss is the
-// mean square of the difference, relative to that of the outputs.
+// trained as a whole, its replicas with it; where it runs again behind other blocks, on its first step.
 #pragma once
 
 #include <functional>
@@ -14,6 +13,11 @@
 #include "quant/qat/optimize.h"
 
 namespace quant {
+
+// What outputs y of a block, [..., D], lose against those wanted. block_mse: the sum of squares of the difference over
+// that of the outputs, where a token of massive activations outweighs all others; block_token_mse: the mean over tokens
+// of ‖difference‖² / ‖output‖².
+at::Tensor block_loss(const std::string& objective, const at::Tensor& y, const at::Tensor& wanted);
 
 class TuneBlocks : public core::Stage {
  public:

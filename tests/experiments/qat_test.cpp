@@ -173,6 +173,10 @@ TEST_F(Qat, TrainsBlockByBlockInsideTheWalk) {
             0.95 * plain["quantized"]["perplexity"][0]["kl_mean"].get<double>());
   const Json& qat = blocks["qat"];
   EXPECT_EQ(qat["objective"], "block_mse");
+  given.push_back("qat.objective=block_token_mse");
+  const Json by_token = lab_.row(given);
+  EXPECT_EQ(by_token["qat"]["objective"], "block_token_mse");
+  EXPECT_NE(Lab::nll_of(by_token), Lab::nll_of(blocks));
   ASSERT_EQ(qat["parts"].size(), 6u);
   for (size_t i = 0; i < 6; ++i) {
     const Json& part = qat["parts"][i];
@@ -237,6 +241,8 @@ TEST_F(Qat, RefusesInOneLine) {
             "qat.objective: kl is of the whole model. Set qat.scope: model, or qat.objective: block_mse.");
   EXPECT_EQ(message({"qat.scope=block", "qat.corpus=tiny/train"}),
             "qat.corpus: scope: block trains on the calibration text. Set calibration.corpus, or qat.scope: model.");
+  EXPECT_EQ(message({"qat.objective=block_token_mse"}),
+            "qat.objective: block_token_mse is of single blocks. Set qat.scope: block, or qat.objective: kl.");
   EXPECT_EQ(message({"qat.objective=block_mse"}),
             "qat.objective: block_mse is of single blocks. Set qat.scope: block, or qat.objective: kl.");
   EXPECT_EQ(message({"quant.method=none"}),

@@ -6,9 +6,11 @@
 #include <c10/core/GradMode.h>
 #include <gmock/gmock.h>
 
+#include <cmath>
 #include <set>
 
 #include "quant/qat/batches.h"
+#include "quant/qat/tune_blocks.h"
 #include "tests/support/toy_model.h"
 
 namespace quant {
@@ -82,6 +84,14 @@ TEST(Batches, ShowEveryWindowOnceBeforeAnyAgain) {
   EXPECT_NE(batches, batches_of(10, 3, 7, 2));
   const auto longer = batches_of(20, 3, 7, 1);
   EXPECT_TRUE(std::equal(batches.begin(), batches.end(), longer.begin())) << "more steps begin with the same windows";
+}
+
+TEST(BlockLoss, PerTokenSeesWhatAMassiveTokenHides) {
+  const at::Tensor wanted = at::tensor({1000.0f, 0.0f, 3.0f, 4.0f}).reshape({1, 2, 2});
+  const at::Tensor y = at::tensor({1000.0f, 10.0f, 3.0f, 9.0f}).reshape({1, 2, 2});
+  EXPECT_NEAR(block_loss("block_mse", y, wanted).item<double>(), (100.0 + 25) / (1e6 + 25), 1e-9);
+  EXPECT_NEAR(block_loss("block_token_mse", y, wanted).item<double>(), (1e-4 + 1) / 2, 1e-6);
+  EXPECT_TRUE(std::isfinite(block_loss("block_token_mse", y, at::zeros_like(y)).item<double>()));
 }
 
 }  // namespace
