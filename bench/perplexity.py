@@ -236,7 +236,8 @@ def main():
     for name in a.models:
         case = cases(a.synthetic, a.folder)[name]
         if not case.model.exists():
-            sys.exit(f"perplexity: {case.model} is not there. Set REFRAIN_DATA to the directory of the test data.")
+            advice = "Give --folder." if name == "folder" else "Set REFRAIN_DATA to the directory of the test data."
+            sys.exit(f"perplexity: {case.model} is not there. {advice}")
         with tempfile.TemporaryDirectory() as folder:
             rows.append(row(name, case, *compare(case, a, Path(folder))))
         gc.collect()

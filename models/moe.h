@@ -44,8 +44,8 @@ class Moe : public FeedForward, public core::Mixture {
   at::Tensor run(int64_t expert, const at::Tensor& x) override { return experts_.at(expert)->forward(x); }
 
  private:
-  Route route_to(const at::Tensor& tokens,
-                 const at::Tensor& experts);    // experts: [N, k]; undefined: the router chooses
+  // experts: [N, k]; undefined: the router chooses.
+  Route route_to(const at::Tensor& tokens, const at::Tensor& experts);
   at::Tensor shared(const at::Tensor& tokens);  // [N, D] -> [N, D]
 
   std::string path_;

@@ -260,6 +260,9 @@ std::optional<Assignment> assignment_of_end(core::Slot* slot, const QuantConfig&
   for (const Rule& rule : config.rules) {
     if (!matches(rule.match, *slot)) continue;
     named = &rule;
+    core::require(rule.weight.find("incoherence") == nullptr,
+                  "{}: {} is not rotated, as rows of the embedding are looked up. Remove incoherence.",
+                  rule.where("weight"), slot->path());
     gives_bits = gives_bits || rule.weight.find("bits") != nullptr;
   }
   if (config.method == QuantConfig::kNone || (named == nullptr && !config.brings_codes())) return std::nullopt;

@@ -11,9 +11,8 @@ void ModelConfig::keys(core::Keys& k) {
         "directory in Hugging Face format or GGUF file, or its name under data/, $REFRAIN_DATA or among the models "
         "that tools/get_model has fetched");
   k.key("dtype", dtype,
-        "dtype of the computation; auto: float32, of models of more than 10^9 weights bfloat16 where a CPU has "
-        "products of it "
-        "(twice as fast); the run's resolved.yaml says which",
+        "dtype of the computation; auto: float32, and bfloat16 for models of more than 10^9 weights on a CPU that has "
+        "instructions for it; the run's resolved.yaml then says so",
         {"auto", "float32", "bfloat16", "float16"});
   k.key("residency", residency,
         "weights in memory; resident: all; stream: one block at a time, of feed-forward networks one linear; auto: "
@@ -106,9 +105,7 @@ void Spec::check_targets() const {
   const std::string where = calibration.where("targets");
   core::require(quant.method != quant::QuantConfig::kNone,
                 "{}: output says what is coded, and quant.method: none codes nothing. Choose a method.", where);
-  core::require(!quant.brings_codes(),
-                "{}: output says what is coded, and quant.method: {} has its codes. "
-                "Remove it.",
+  core::require(!quant.brings_codes(), "{}: output says what is coded, and quant.method: {} has its codes. Remove it.",
                 where, quant.method);
   core::require(!quant.chosen().reads_inputs(),
                 "{}: quant.method: {} fits the outputs of the block itself. Remove targets: output, or choose another "

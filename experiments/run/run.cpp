@@ -1,9 +1,8 @@
 #include "experiments/run/run.h"
 
-#include <spdlog/spdlog.h>
-
 #include "core/error.h"
 #include "core/machine.h"
+#include "core/warn_once.h"
 #include "experiments/analysis/experts.h"
 #include "experiments/inputs/assignments.h"
 #include "models/registry.h"
@@ -69,7 +68,8 @@ void choose_dtype(Run& run) {
   const std::string chosen = dtype_for(bytes / 4, device_of(run.spec()), core::multiplies_bfloat16());
   if (chosen == "float32") return;
   dtype = chosen;
-  spdlog::info("model.dtype: auto is {} on this processor for a model of {:.1f}e9 weights", chosen, bytes / 4e9);
+  core::warn_once(fmt::format("{}: model.dtype: auto is {} on this processor, for {:.1f}e9 weights", run.files->path,
+                              chosen, static_cast<double>(bytes) / 4e9));
 }
 
 }  // namespace

@@ -40,17 +40,17 @@ std::string resolved_text(const Run& run) {
   return text;
 }
 
-// A default of the field that few bits do not survive.
+// Warns of a default of the field that two bits do not survive on a real model.
 void log_range(const Run& run) {
   const quant::WeightConfig& weight = run.spec().quant.weight;
   const std::vector<std::string> unread = run.spec().replication.unread();
   const bool is_read =
       run.quantizes() && !run.spec().quant.brings_codes() && std::count(unread.begin(), unread.end(), "range") == 0;
-  if (!is_read || weight.bits > 3 || weight.given("range")) return;
+  if (!is_read || weight.bits > 2 || weight.given("range")) return;
   spdlog::info(
-      "quant.weight.range: minmax, the default, loses by far the most at {} bits on a real model: mse and importance "
-      "shrink the range (configs/real/README.md)",
-      weight.bits);
+      "quant.weight.range: minmax, the default, loses by far the most at 2 bits on a real model. Give mse or "
+      "importance "
+      "(configs/real/README.md)");
 }
 
 void log_inactive(const Run& run) {

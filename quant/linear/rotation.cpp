@@ -32,6 +32,7 @@ std::shared_ptr<const Rotation> Rotation::make(const IncoherenceConfig& config, 
   if (!config.selected()) return nullptr;
   auto made = std::make_shared<Rotation>();
   made->config_ = config;
+  made->seed_ = seed;
   made->in_ = side(in_features, config.signs, seed);
   if (config.hadamard == "both") made->out_ = side(out_features, config.signs, seed);
   return made;
@@ -54,7 +55,7 @@ std::string Rotation::blocks() const {
 }
 
 std::string as_text(const Rotation& rotation) {
-  return fmt::format("rotated{}", rotation.config().signs ? ", signs" : "");
+  return rotation.config().signs ? fmt::format("rotated, signs of seed {}", rotation.seed()) : "rotated";
 }
 
 int64_t Rotation::macs() const {

@@ -28,6 +28,7 @@ class Rotation {
   // Widths that are rotated in blocks, because they have no matrix of their own, "11008 in 256"; empty: none.
   std::string blocks() const;
   const IncoherenceConfig& config() const { return config_; }
+  uint64_t seed() const { return seed_; }
   int64_t macs() const;  // per token
 
  private:
@@ -42,10 +43,11 @@ class Rotation {
   static Side side(int64_t width, bool signs, uint64_t seed);
 
   IncoherenceConfig config_;
+  uint64_t seed_ = 0;
   Side in_, out_;
 };
 
-// Inputs with equal texts are rotated alike.
+// Inputs of equal widths with equal texts are rotated alike.
 std::string as_text(const Rotation& rotation);
 
 }  // namespace quant

@@ -4,9 +4,23 @@
 
 #include <gmock/gmock.h>
 
+#include "core/config/nearest.h"
+#include "quant/config.h"
 #include "tests/cli/program.h"
 
 namespace cli {
+
+// The keys of a section as messages list them.
+template <class Section>
+std::string keys_of() {
+  Section section;
+  return core::joined(core::keys_of(section).names());
+}
+inline std::string methods() {
+  std::vector<std::string> names{quant::QuantConfig::kNone};
+  for (const auto& [name, method] : quant::make_methods()) names.push_back(name);
+  return core::joined(names);
+}
 
 class BadInput : public ::testing::Test {
  protected:

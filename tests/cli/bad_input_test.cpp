@@ -21,13 +21,9 @@ using ::testing::MatchesRegex;
 // ---- the configuration ----
 
 TEST_F(BadInput, MisspeltKey) {
-  refused_after(
-      "group_size", "goup_size",
-      "c.yaml:3: quant.weight.goup_size is not a known key. Did you mean `group_size`? Known keys: bits, group_size, "
-      "symmetry, zero_point, scale_dtype, scale_bits, scale_group, scale_zero, range, range_search, clip, offset, "
-      "rounding, noise, "
-      "incoherence, "
-      "codebook, levels.");
+  refused_after("group_size", "goup_size",
+                "c.yaml:3: quant.weight.goup_size is not a known key. Did you mean `group_size`? Known keys: " +
+                    keys_of<quant::WeightConfig>() + ".");
 }
 
 TEST_F(BadInput, DuplicateKey) {
@@ -50,9 +46,9 @@ TEST_F(BadInput, OutOfRange) {
 }
 
 TEST_F(BadInput, UnknownMethod) {
-  refused_after("rtn", "rtm",
-                "c.yaml:3: quant.method: `rtm` is not one of its values. Did you mean `rtn`? Choices: none, adaround, "
-                "awq, gptq, hqq, ldlq, rtn, signround, stored.");
+  refused_after(
+      "rtn", "rtm",
+      "c.yaml:3: quant.method: `rtm` is not one of its values. Did you mean `rtn`? Choices: " + methods() + ".");
 }
 
 TEST_F(BadInput, RuleThatMatchesNothing) {
@@ -311,10 +307,8 @@ TEST_F(BadInput, OverrideThatIsNone) {
 }
 
 TEST_F(BadInput, OverrideOfAnUnknownKey) {
-  refused(
-      "--set quant.bits=3: quant.bits is not a known key. Known keys: method, adaround, awq, gptq, hqq, ldlq, rtn, "
-      "signround, stored, weight, activation, router, expert_bits, rules.",
-      {"c.yaml", "--set", "quant.bits=3"});
+  refused("--set quant.bits=3: quant.bits is not a known key. Known keys: " + keys_of<quant::QuantConfig>() + ".",
+          {"c.yaml", "--set", "quant.bits=3"});
 }
 
 TEST_F(BadInput, OverrideOfAMissingItem) {
@@ -333,10 +327,9 @@ TEST_F(BadInput, UnknownList) {
 }
 
 TEST_F(BadInput, UnknownHelpKey) {
-  refused(
-      "--help quant.wieght: quant.wieght is not a known key. Did you mean `weight`? Known keys: method, adaround, "
-      "awq, gptq, hqq, ldlq, rtn, signround, stored, weight, activation, router, expert_bits, rules.",
-      {"--help", "quant.wieght"});
+  refused("--help quant.wieght: quant.wieght is not a known key. Did you mean `weight`? Known keys: " +
+              keys_of<quant::QuantConfig>() + ".",
+          {"--help", "quant.wieght"});
 }
 
 TEST_F(BadInput, TheSecondOfTwoFilesBeforeTheFirstHasRun) {

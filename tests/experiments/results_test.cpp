@@ -55,19 +55,6 @@ void scale_down(const std::string& directory, const std::string& tensor, int exp
   overwrite_tensor(directory, tensor, {reinterpret_cast<const char*>(values.data()), view.bytes});
 }
 
-// Real models do not survive it (configs/real/README.md).
-TEST(Log, SaysThatTheDefaultRangeIsWrongAtFewBits) {
-  const Lab lab;
-  const auto says = [&](const Strings& overrides) {
-    const std::string log = core::slurp(lab.directory(lab.row(overrides)) + "/log.txt");
-    return log.find("quant.weight.range: minmax, the default") != std::string::npos;
-  };
-  EXPECT_TRUE(says({"quant.weight.bits=3"}));
-  EXPECT_FALSE(says({"quant.weight.bits=4"}));
-  EXPECT_FALSE(says({"quant.weight.bits=2", "quant.weight.range=minmax"}));
-  EXPECT_FALSE(says({"quant.method=none"}));
-}
-
 TEST(Results, SayWhichScalesAreTooSmallForTheirDtype) {
   const Lab lab;
   const std::string copy = lab.copy_of_model(), path = "model.layers.1.mlp.up_proj";

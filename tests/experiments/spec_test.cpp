@@ -1,6 +1,7 @@
 // From a document to its points: grid, cases and both, who wins, and whom an error names.
 #include <gmock/gmock.h>
 
+#include "core/config/nearest.h"
 #include "experiments/config/points.h"
 #include "experiments/measure/perplexity.h"
 #include "tests/io/support.h"
@@ -90,11 +91,10 @@ TEST_F(Points, AnErrorInASweptValueNamesTheSweep) {
             "a.yaml:4 (sweep.grid): quant.weight.bits is out of range: 17. Write a number in [1, 16].");
   EXPECT_EQ(error("sweep:\n  cases:\n    - {}\n    - {quant.weight.bits: x}"),
             "a.yaml:7 (sweep.cases[1]): quant.weight.bits must be an integer, not `x`. Write a number in [1, 16].");
+  quant::WeightConfig weight;
   EXPECT_EQ(error("sweep: {grid: {quant.weight.bitz: [4]}}"),
-            "a.yaml:4 (sweep.grid): quant.weight.bitz is not a known key. Did you mean `bits`? Known keys: bits, "
-            "group_size, symmetry, zero_point, scale_dtype, scale_bits, scale_group, scale_zero, range, range_search, "
-            "clip, offset, "
-            "rounding, noise, incoherence, codebook, levels.");
+            "a.yaml:4 (sweep.grid): quant.weight.bitz is not a known key. Did you mean `bits`? Known keys: " +
+                core::joined(core::keys_of(weight).names()) + ".");
 }
 
 TEST_F(Points, AnErrorInAnOverrideNamesTheOverride) {

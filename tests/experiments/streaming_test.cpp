@@ -92,6 +92,7 @@ TEST_F(Streaming, AMixtureOfExpertsToo) {
       {"quant.method=rtn", "runtime.linears=packed"},
       {"quant.method=gptq", "calibration.min_token_fraction=0.3", "calibration.fallback=pooled"},
       {"quant.method=gptq", "quant.gptq.true_sequential=true", "calibration.targets=output"},
+      {"quant.method=gptq", "quant.weight.incoherence.hadamard=both"},
       {"quant.method=gptq", "quant.rules=[{match: \"*.experts.0.*\", weight: {bits: 16}, activation: {bits: 8}}]",
        "replication={strategy: low_rank, select: {unit: expert, policy: sensitivity, fraction: 0.25}}"},
       {"quant.method=rtn", "replication={strategy: depth, depth: {span: [1, 2], gate_init: 0.5}}"}};

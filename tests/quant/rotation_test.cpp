@@ -93,6 +93,8 @@ TEST(Rotation, DependsOnSeedAndWidthAlone) {
              c = Rotation::make(both(), kOut, kIn, 2);
   EXPECT_TRUE(at::equal(a->input(x), b->input(x)));
   EXPECT_FALSE(at::equal(a->input(x), c->input(x)));
+  EXPECT_EQ(as_text(*a), as_text(*b)) << "they share statistics";
+  EXPECT_NE(as_text(*a), as_text(*c)) << "kept statistics are of one basis";
 }
 
 TEST(Rotation, OfWhatCannotBeRotatedIsRefused) {
@@ -102,6 +104,8 @@ TEST(Rotation, OfWhatCannotBeRotatedIsRefused) {
     return core::message_of([&] { assign(config, *toy::skeleton()); });
   };
   EXPECT_EQ(mistake("method: rtn"), "no error");
+  EXPECT_THAT(mistake("method: rtn, rules: [{match: '*lm_head', weight: {bits: 8, incoherence: {hadamard: input}}}]"),
+              testing::HasSubstr("lm_head is not rotated"));
   EXPECT_THAT(mistake("method: signround"), testing::HasSubstr("runs the block on weights that are not rotated"));
   EXPECT_THAT(mistake("method: rtn, activation: {bits: 8, mode: static, granularity: per_tensor}"),
               testing::HasSubstr("static inputs have their range before the rotation"));

@@ -74,6 +74,13 @@ inline at::Tensor decoded_as(const std::string& yaml, const at::Tensor& w, const
   return single.format->decode(result.encoded.codes, result.encoded.parameters);
 }
 
+// Of inputs x_q [n, I] and what full precision has in their place.
+inline Statistics statistics_of_both(const at::Tensor& x_fp, const at::Tensor& x_q) {
+  Statistics x = statistics_of(x_q);
+  x.cross = at::mm((x_fp - x_q).t(), x_q) / x_q.size(0);
+  return x;
+}
+
 // tr(ΔHΔᵀ) / tr(WHWᵀ).
 inline double output_error(const at::Tensor& w, const at::Tensor& approximation, const at::Tensor& hessian) {
   const at::Tensor d = (w - approximation).to(at::kDouble), h = hessian.to(at::kDouble), wide = w.to(at::kDouble);
