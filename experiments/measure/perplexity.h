@@ -33,7 +33,7 @@ struct PerplexityConfig : Measure {
 };
 
 struct Perplexity {
-  std::string corpus, protocol, bos, token_hash, windows_from;
+  std::string corpus, protocol, bos, token_hash, windows_from = core::kFirst;
   int64_t seq_len = 0;
   int64_t windows = 0;  // N
   int64_t tokens = 0;   // scored positions

@@ -50,9 +50,12 @@ HWY_INLINE void tile_lanes(const Product& p, int64_t tile, int64_t lane) {
   const Layout& layout = *p.layout;
   const Inputs& inputs = *p.inputs;
   const int64_t spans = layout.spans(), blocks = layout.span / layout.block_columns(), span_words = layout.span_words();
+  const int64_t input_group = layout.input_group(), input_groups = layout.span / input_group;
+  const int64_t group_blocks = blocks / input_groups, group_words = span_words / input_groups;
   const uint32_t* words = p.codes + layout.first_word() + tile * layout.tile_words() + lane;
   const float* sums = inputs.sums.data();
   const int8_t* integer = inputs.integer.data();
+  const float* input_scales = inputs.scales.data();
   const float* real = inputs.real.data();
   constexpr bool kHasLevels = kKind == Kind::table || kKind == Kind::window;  // and so no zero point
   constexpr int kOutputs = N > R ? N : R;
@@ -65,11 +68,15 @@ HWY_INLINE void tile_lanes(const Product& p, int64_t tile, int64_t lane) {
       window_span<N>(words, real, blocks, layout.window_bits, lane, p.sets[0].table, dot);
       real += layout.span * N;
     } else if constexpr (kKind == Kind::integer) {
-      VI exact[N];
-      integer_span<kBits, N>(words, integer, blocks, exact);
-      integer += layout.span * N;
 #pragma GCC unroll 8
-      for (int j = 0; j < N; ++j) dot[j] = hn::ConvertTo(df, exact[j]);
+      for (int j = 0; j < N; ++j) dot[j] = hn::Zero(df);
+      for (int64_t g = 0; g < input_groups; ++g, integer += input_group * N, input_scales += N) {
+        VI exact[N];
+        integer_span<kBits, N>(words + g * group_words, integer, group_blocks, exact);
+#pragma GCC unroll 8
+        for (int j = 0; j < N; ++j)
+          dot[j] = hn::MulAdd(hn::Set(df, input_scales[j]), hn::ConvertTo(df, exact[j]), dot[j]);
+      }
     } else {
       real_span<kBits, N, kKind == Kind::table>(words, real, blocks, p.sets[0].table, dot);
       real += layout.span * N;
@@ -89,8 +96,7 @@ HWY_INLINE void tile_lanes(const Product& p, int64_t tile, int64_t lane) {
     }
   }
   const int64_t outputs = N == 1 ? R : inputs.count;
-  for (int64_t i = 0; i < outputs; ++i)
-    store(p, tile, lane, i, hn::Mul(y[i], hn::Set(df, inputs.scales[N == 1 ? 0 : i])));
+  for (int64_t i = 0; i < outputs; ++i) store(p, tile, lane, i, y[i]);
 }
 
 template <int kBits, int N, int R, Kind kKind>

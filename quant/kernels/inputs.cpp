@@ -31,7 +31,7 @@ void Inputs::prepare(const Layout& layout, Precision wanted, const float* x, int
   padded_count = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(n)));
   const int64_t N = padded_count, spans = layout.spans();
   sums.assign(spans * N, 0);
-  scales.assign(N, 1);
+  scales.assign(precision == Precision::integer ? layout.padded_columns() / layout.input_group() * N : 0, 0);
   real.assign(precision == Precision::real ? layout.padded_columns() * N : 0, 0);
   integer.assign(precision == Precision::integer ? layout.padded_columns() * N : 0, 0);
   for (int64_t j = 0; j < n; ++j) {
@@ -73,16 +73,56 @@ REFRAIN_SIMD int32_t sum_of(const int8_t* q, int64_t n) {
   return sum;
 }
 
+// The three above for `count` groups of kInputGroup numbers: q [count · kInputGroup], scales and sums [count].
+REFRAIN_SIMD void round_groups(const float* x, int64_t count, int8_t* q, float* scales, float* sums) {
+  constexpr float kInteger = 1.5f * (1 << 23);
+  for (int64_t g = 0; g < count; ++g, x += kInputGroup, q += kInputGroup) {
+    int32_t largest = 0;
+    for (int64_t i = 0; i < kInputGroup; ++i) largest = std::max(largest, std::bit_cast<int32_t>(x[i]) & 0x7fffffff);
+    const bool is_finite = largest < 0x7f800000;
+    const float scale = std::bit_cast<float>(largest) / 127, by = is_finite && scale > 0 ? scale : 1;
+    for (int64_t i = 0; i < kInputGroup; ++i) {
+      const float step = x[i] / by + kInteger - kInteger;
+      const float kept = std::min(std::max(step, -127.0f), 127.0f);
+      q[i] = static_cast<int8_t>(static_cast<int32_t>(kept));
+    }
+    int32_t steps = 0;
+    for (int64_t i = 0; i < kInputGroup; ++i) steps += q[i];
+    scales[g] = is_finite ? scale : std::numeric_limits<float>::quiet_NaN();
+    sums[g] = is_finite ? scale * static_cast<float>(steps) : 0;
+  }
+}
+
 }  // namespace
 
 void Inputs::round(const Layout& layout, const float* x, int64_t j) {
-  const int64_t N = padded_count;
-  const float scale = scales[j] = largest_of(x, layout.columns) / 127;
-  if (!(scale > 0)) return;  // all zeros; or not a number, which the output is then too
+  const int64_t N = padded_count, group = layout.input_group();
   rounded_.resize(layout.columns);
-  round_row(x, scale, layout.columns, rounded_.data());
+  if (layout.has_input_groups()) {
+    const int64_t groups = layout.columns / kInputGroup;
+    group_scales_.resize(groups);
+    group_sums_.resize(groups);
+    round_groups(x, groups, rounded_.data(), group_scales_.data(), group_sums_.data());
+    for_each_span(layout, [&](int64_t s, int64_t first, int64_t end) {
+      float* to = scales.data() + s * (layout.span / group) * N + j;
+      float& sum = sums[s * N + j];
+      for (int64_t g = first / group; g < end / group; ++g, to += N) {
+        *to = group_scales_[g];
+        sum += group_sums_[g];
+      }
+    });
+  } else {
+    const float scale = largest_of(x, layout.columns) / 127;
+    const bool counts = scale > 0;  // no: all zeros, or not a number, which the output is then too
+    counts ? round_row(x, scale, layout.columns, rounded_.data())
+           : static_cast<void>(std::fill(rounded_.begin(), rounded_.end(), 0));
+    for_each_span(layout, [&](int64_t s, int64_t first, int64_t end) {
+      scales[s * N + j] = scale;
+      const int32_t steps = sum_of(rounded_.data() + first, end - first);
+      if (counts) sums[s * N + j] = scale * static_cast<float>(steps);  // exact steps: 4096 · 127 < 2^24
+    });
+  }
   for_each_span(layout, [&](int64_t s, int64_t first, int64_t end) {
-    sums[s * N + j] = static_cast<float>(sum_of(rounded_.data() + first, end - first));  // exact: 4096 · 127 < 2^24
     int8_t* to = integer.data() + s * layout.span * N + j * 4;  // four columns of this input, then of the next
     const int8_t* from = rounded_.data() + first;
     if (N == 1) {

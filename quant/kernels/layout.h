@@ -16,6 +16,7 @@ namespace quant::kernels {
 
 constexpr int64_t kTileRows = 16;
 constexpr int64_t kLongestSpan = 4096;
+constexpr int64_t kInputGroup = 32;  // whole blocks of codes of every width
 
 struct Layout {
   int64_t rows = 0, columns = 0, bits = 0;  // bits: 1, 2, 3, 4 or 8
@@ -44,6 +45,12 @@ struct Layout {
   int64_t tile_words() const { return spans() * span_words(); }
   int64_t first_word() const { return window_bits > 0 ? kTileRows : 0; }  // zeros, so that a word has one before it
   int64_t words() const { return first_word() + tiles() * tile_words(); }
+  // Neighbouring columns of an input that are rounded together: 32, where groups of weights are whole multiples of
+  // that, else all of a span, which then share the scale of the whole input.
+  bool has_input_groups() const {
+    return columns % kInputGroup == 0 && group_size % kInputGroup == 0 && span % kInputGroup == 0;
+  }
+  int64_t input_group() const { return has_input_groups() ? kInputGroup : span; }
   int64_t group_of_span(int64_t s) const { return s / spans_per_group; }
   int64_t position(int64_t column) const {  // among the padded columns
     return column / group_size * spans_per_group * span + column % group_size;

@@ -29,9 +29,12 @@ float level(const Parameters& set, uint32_t code, float zero) {
   return set.table != nullptr ? set.table[code] : static_cast<float>(code) - zero;
 }
 
-float input(const Inputs& inputs, int64_t at, int64_t j) {
+double input(const Product& p, int64_t at, int64_t j) {
+  const Inputs& inputs = *p.inputs;
   const int64_t N = inputs.padded_count;
-  return inputs.precision == Precision::real ? inputs.real[at * N + j] : inputs.integer[(at / 4 * N + j) * 4 + at % 4];
+  if (inputs.precision == Precision::real) return inputs.real[at * N + j];
+  const double scale = inputs.scales[at / p.layout->input_group() * N + j];
+  return scale * inputs.integer[(at / 4 * N + j) * 4 + at % 4];
 }
 
 }  // namespace
@@ -54,9 +57,9 @@ void reference_product(const Product& p, int64_t first, int64_t last) {
             (row / kTileRows * layout.spans() + at / layout.span) * set.span_values() + row % kTileRows;
         const float zero = set.has_zeros ? parameter(set, from + kTileRows) : set.constant_zero;
         const float value = level(set, codes[i], zero);
-        sum += static_cast<double>(parameter(set, from)) * value * input(*p.inputs, at, j);
+        sum += static_cast<double>(parameter(set, from)) * value * input(p, at, j);
       }
-      p.out[out * p.out_stride + row] = static_cast<float>(sum * p.inputs->scales[j]);
+      p.out[out * p.out_stride + row] = static_cast<float>(sum);
     }
   }
 }

@@ -24,11 +24,16 @@ std::optional<float> constant(const at::Tensor& zero) {
   return first;
 }
 
-std::shared_ptr<const InputQuantizer> int8_inputs(int64_t in_features) {
+// As the kernels round them.
+std::shared_ptr<const InputQuantizer> int8_inputs(const kernels::Layout& layout) {
   ActivationConfig config;
   config.bits = 8;
   config.symmetry = "narrow";
-  return make_input_quantizer(config, "packed", in_features);
+  if (layout.has_input_groups()) {
+    config.granularity = "per_group";
+    config.group_size = kernels::kInputGroup;
+  }
+  return make_input_quantizer(config, "packed", layout.columns);
 }
 
 // The codes in `layout`: as they are kept, if it is that one; as they are kept from now on, if they are canonical.
@@ -97,7 +102,7 @@ std::unique_ptr<PackedWeight> PackedWeight::make(const WeightFormat& format, con
   packed->a_ = ready(form->a);
   packed->b_ = ready(form->b);
   if (execution.precision == kernels::Precision::integer) {
-    packed->input_ = int8_inputs(I);
+    packed->input_ = int8_inputs(packed->layout());
     // Products of int8 inputs with factors are no int8 numbers, levels of a table no integers: these sums are of
     // floats.
     const bool are_int8 = !packed->table_.defined() && !packed->rows_.defined() && format.is_weight();

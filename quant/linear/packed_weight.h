@@ -18,7 +18,7 @@ namespace quant {
 
 // How a linear runs when it does not decode its whole weight first.
 struct Execution {
-  // integer: inputs are rounded to int8 per token first, on the grid of quant.activation's bits: 8, symmetry: narrow.
+  // integer: inputs are rounded to int8 first, 32 columns of a token together (kernels/inputs.h).
   kernels::Precision precision = kernels::Precision::real;
   int64_t most_rows = kernels::kMostInputs;  // inputs of more rows are multiplied with a decoded weight
 };

@@ -227,7 +227,7 @@ TEST(Blocks, RunPackedAsDecoded) {
     };
     EXPECT_NEAR(with({"runtime.linears=packed", "runtime.rows=1000000"}), lab.nll(dense), 1e-5) << replication;
     EXPECT_NEAR(with({"runtime.linears=packed_int8", "runtime.rows=1000000"}),
-                with({"quant.activation.bits=8", "quant.activation.symmetry=narrow"}), 1e-3)
+                with({"quant.activation={bits: 8, symmetry: narrow, granularity: per_group, group_size: 32}"}), 1e-3)
         << replication;
   }
 }

@@ -82,7 +82,8 @@ class RunProof : public Proof {
   // inputs are not the original ones. (Sums in another order send an input at a tie to its other side, which later
   // blocks carry on: in the mean of 20 windows that is little.)
   void packed() {
-    const Strings all_rows{"runtime.rows=1000000"}, int8{"quant.activation.bits=8", "quant.activation.symmetry=narrow"};
+    const Strings all_rows{"runtime.rows=1000000"},
+        int8{"quant.activation={bits: 8, symmetry: narrow, granularity: per_group, group_size: 32}"};
     const Strings longer{"measure.perplexity[0].corpus=tiny/valid", "measure.perplexity[0].windows=20"};
     const auto with = [](Strings given, const Strings& more) {
       given.insert(given.end(), more.begin(), more.end());

@@ -82,17 +82,25 @@ struct Problem {
     return c.window_bits > 0 ? window : codes[row * c.columns + i];
   }
 
+  // Element i of an input whose `group` neighbours share a scale, in int8.
+  static double rounded(const float* x, int64_t i, int64_t group) {
+    float largest = 0;
+    for (int64_t n = i / group * group; n < i / group * group + group; ++n)
+      largest = std::max(largest, std::fabs(x[n]));
+    const float step = largest / 127;
+    return static_cast<double>(step) * std::nearbyint(x[i] / step);
+  }
+
   // Element `row` of input j under set r, and the sum of the magnitudes of what is added up.
   std::pair<double, double> expected(int64_t r, int64_t j, int64_t row) const {
-    double sum = 0, magnitude = 0, largest = 0;
-    for (int64_t i = 0; i < c.columns; ++i) largest = std::max<double>(largest, std::fabs(x[j * c.columns + i]));
-    const auto step = static_cast<float>(largest) / 127;
+    double sum = 0, magnitude = 0;
+    const bool rounds_by_group = c.columns % 32 == 0 && layout.group_size % 32 == 0;
     for (int64_t i = 0; i < c.columns; ++i) {
       const int64_t group = row * layout.groups + i / layout.group_size, k = index(row, i);
       const double z = c.has_zeros ? zero[r][group] : 1.5, s = scale[r][group];
       double in = x[j * c.columns + i];
       if (c.precision == Precision::integer)
-        in = static_cast<double>(step) * std::nearbyint(x[j * c.columns + i] / step);
+        in = rounded(x.data() + j * c.columns, i, rounds_by_group ? 32 : c.columns);
       sum += s * (c.has_table ? table[k] : static_cast<double>(k) - z) * in;
       magnitude += std::fabs(s * in) * (c.has_table ? std::fabs(table[k]) : static_cast<double>(k) + std::fabs(z));
     }

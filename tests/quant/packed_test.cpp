@@ -65,14 +65,18 @@ TEST(Packed, EveryGridIsItsDecodedWeight) {
 
 TEST(Packed, Int8IsTheProductOfTheSameInt8Inputs) {
   for (const std::string& grid : kPackedGrids) {
-    const std::string variables = grid + ", bits: 2, group_size: 32";
-    const auto dense = linear(variables, "bits: 8, symmetry: narrow"), packed = linear(variables);
-    const at::Tensor x = normal(5, kIn, 6), expected = dense->forward(x);
-    for (const int64_t most : {8, 0}) {
-      ASSERT_EQ(packed->run_packed({Precision::integer, most}), "");
-      EXPECT_LT(worst(packed->forward(x), expected), 1e-5) << grid << " rows " << most;
+    for (const int64_t group : {32, 16, -1}) {  // of the weights; inputs are rounded 32 together where that divides it
+      const std::string variables = fmt::format("{}, bits: 2, group_size: {}", grid, group);
+      const std::string inputs = group == 16 ? "per_token" : "per_group, group_size: 32";
+      const auto dense = linear(variables, "bits: 8, symmetry: narrow, granularity: " + inputs),
+                 packed = linear(variables);
+      const at::Tensor x = normal(5, kIn, 6), expected = dense->forward(x);
+      for (const int64_t most : {8, 0}) {
+        ASSERT_EQ(packed->run_packed({Precision::integer, most}), "");
+        EXPECT_LT(worst(packed->forward(x), expected), 1e-5) << grid << " rows " << most << " group " << group;
+      }
+      EXPECT_GT(worst(linear(variables)->forward(x), expected), 1e-4);  // int8 costs something
     }
-    EXPECT_GT(worst(linear(variables)->forward(x), expected), 1e-4);  // int8 costs something
   }
 }
 
