@@ -21,7 +21,7 @@ struct GenerationConfig : Measure {
   void keys(core::Keys& k) override;
   void check() const override;
 
-  int version() const override { return 2; }
+  int version() const override { return 3; }
   bool decodes() const override { return true; }
   Prepared prepare(Texts& texts) const override;
   std::vector<Column> columns() const override;

@@ -20,7 +20,7 @@ struct LatencyConfig : Measure {
   void check() const override;
   void check_context(const core::Shape& shape) const;  // UserError when a context and what is generated do not fit
 
-  int version() const override { return 1; }
+  int version() const override { return 2; }
   bool decodes() const override { return true; }
   bool measures_full_precision() const override { return false; }
   Prepared prepare(Texts& texts) const override;

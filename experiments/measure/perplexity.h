@@ -19,7 +19,7 @@ struct PerplexityConfig : Measure {
   void keys(core::Keys& k) override;
   void check() const override;
 
-  int version() const override { return 2; }
+  int version() const override { return 3; }
   Prepared prepare(Texts& texts) const override;
   std::vector<Column> columns() const override;
   ItemFile items() const override;

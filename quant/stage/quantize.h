@@ -59,7 +59,7 @@ struct Calibration {
 
 class Quantize : public core::Stage {
  public:
-  static constexpr int kVersion = 6;  // bumped by hand when codes or parameters change
+  static constexpr int kVersion = 7;  // bumped by hand when codes or parameters change
 
   // With statistics to collect, the walk must carry the stream that `calibration` reads. encoded_of: where an
   // assignment takes the codes of another linear. weight_of: where it codes a mean.
