@@ -25,9 +25,9 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-# Each side has the settings of its threads from its own program: ours would put llama.cpp's to sleep.
-for name in [name for name in os.environ if name.startswith(("OMP_", "GOMP_", "KMP_"))]:
-    del os.environ[name]
+# How threads wait is for each side's own program to say: our setting would put llama.cpp's to sleep.
+for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"):
+    os.environ.pop(name, None)
 
 try:
     import gguf

@@ -116,14 +116,14 @@ namespace {
 
 constexpr int64_t kLanes = 16;
 
-// y[i] = Σ_j factors[j · stride] x[j · step + i] for i < kLanes, or fewer.
+// y[i] = Σ_j factors[j] x[j · step + i] for i < kLanes, or fewer.
 template <bool kAll>
-[[gnu::always_inline]] inline void add_up(const float* factors, int64_t stride, const float* x, int64_t step,
-                                          int64_t order, int64_t lanes, float* y) {
+[[gnu::always_inline]] inline void add_up(const float* factors, const float* x, int64_t step, int64_t order,
+                                          int64_t lanes, float* y) {
   float sum[kLanes] = {};
   const int64_t n = kAll ? kLanes : lanes;
   for (int64_t j = 0; j < order; ++j) {
-    const float factor = factors[j * stride];
+    const float factor = factors[j];
 #pragma omp simd
     for (int64_t i = 0; i < n; ++i) sum[i] += factor * x[j * step + i];
   }
@@ -131,10 +131,9 @@ template <bool kAll>
   for (int64_t i = 0; i < n; ++i) y[i] = sum[i];
 }
 
-[[gnu::always_inline]] inline void add_up(const float* factors, int64_t stride, const float* x, int64_t step,
-                                          int64_t order, int64_t lanes, float* y) {
-  lanes >= kLanes ? add_up<true>(factors, stride, x, step, order, kLanes, y)
-                  : add_up<false>(factors, stride, x, step, order, lanes, y);
+[[gnu::always_inline]] inline void add_up(const float* factors, const float* x, int64_t step, int64_t order,
+                                          int64_t lanes, float* y) {
+  lanes >= kLanes ? add_up<true>(factors, x, step, order, kLanes, y) : add_up<false>(factors, x, step, order, lanes, y);
 }
 
 // One factor, matrix [order, order] and its transpose, along the axis of x [left, order, right] -> y of that shape.
@@ -142,12 +141,12 @@ REFRAIN_SIMD void multiply_axis(const float* matrix, const float* transpose, int
                                 int64_t left, int64_t right, float* y) {
   for (int64_t l = 0; l < left; ++l, x += order * right, y += order * right) {
     if (right == 1) {  // the lanes are outputs
-      for (int64_t i = 0; i < order; i += kLanes) add_up(x, 1, transpose + i, order, order, order - i, y + i);
+      for (int64_t i = 0; i < order; i += kLanes) add_up(x, transpose + i, order, order, order - i, y + i);
       continue;
     }
     for (int64_t i = 0; i < order; ++i) {
       for (int64_t r = 0; r < right; r += kLanes)
-        add_up(matrix + i * order, 1, x + r, right, order, right - r, y + i * right + r);
+        add_up(matrix + i * order, x + r, right, order, right - r, y + i * right + r);
     }
   }
 }

@@ -1,8 +1,8 @@
 // When a fused loop may stand in for tensor operations.
 //
-// The three functions of a block that are neither products nor attention (norm, rotation, SwiGLU) each have two
-// versions: the definition in tensor operations, and one pass over memory in plain loops. The loops are used when
-// nobody needs a gradient.
+// Functions that are neither products with weights nor attention (norm, rotary positions, SwiGLU, Hadamard matrices)
+// have two versions each: the definition in tensor operations, and one pass over memory in plain loops. The loops are
+// used when nobody needs a gradient.
 #pragma once
 
 #include <ATen/ATen.h>

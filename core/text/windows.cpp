@@ -38,7 +38,7 @@ Windows make_windows(const Corpus& corpus, const Tokenizer& tokenizer, const Win
 
 namespace {
 
-// Moves `count` windows of `all`, spread evenly, to the front.
+// Moves `count` of `all` windows, spread evenly, to the front; fewer than all.
 void spread(std::vector<int32_t>& ids, int64_t seq_len, int64_t count, int64_t all) {
   for (int64_t n = 0; n < count; ++n)
     std::copy_n(ids.begin() + n * all / count * seq_len, seq_len, ids.begin() + n * seq_len);
@@ -72,10 +72,13 @@ Windows make_windows(const Corpus& corpus, std::vector<int32_t> ids, const Token
           "{}: {} tokens are too few: llama.cpp's protocol needs two windows of {}. Choose a smaller seq_len or a "
           "longer corpus.",
           corpus.name, tokens, options.seq_len);
+  if (corpus.windows > 0) result.count = std::min(result.count, corpus.windows);
   const int64_t all = result.count;
-  for (const int64_t limit : {options.windows, corpus.windows})
-    if (limit > 0) result.count = std::min(result.count, limit);
-  if (options.windows_from == kSpread) spread(result.ids, options.seq_len, result.count, all);
+  if (options.windows > 0) result.count = std::min(all, options.windows);
+  if (options.windows_from == kSpread && result.count < all) {
+    spread(result.ids, options.seq_len, result.count, all);
+    result.windows_from = kSpread;
+  }
   result.ids.resize(static_cast<size_t>(result.count * options.seq_len));
   if (result.bos == "window")
     for (int64_t n = 0; n < result.count; ++n)

@@ -19,9 +19,10 @@ namespace core {
 inline constexpr const char* kGptq = "gptq";
 inline constexpr const char* kLlamaCpp = "llama.cpp";
 
-// Which windows are taken of a text that has more than are asked for.
+// Which windows are taken of a text that has more than are asked for (where a published measurement of it stops
+// earlier, of that part).
 inline constexpr const char* kFirst = "first";
-inline constexpr const char* kSpread = "spread";  // evenly over the whole text: window ⌊n M / N⌋ of M, for n < N
+inline constexpr const char* kSpread = "spread";  // evenly: window ⌊n M / N⌋ of M, for n < N
 
 struct WindowOptions {
   std::string protocol = kGptq;
@@ -34,14 +35,15 @@ struct WindowOptions {
 
 // Token windows of one corpus. Axes: N windows, T = seq_len tokens.
 struct Windows {
-  std::string corpus;        // name
-  std::string protocol;      // gptq | llama.cpp
-  std::string bos;           // resolved: none | once | window
-  int64_t seq_len = 0;       // T
-  int64_t count = 0;         // N
-  int64_t first = 0;         // positions first … T-2 are scored
-  std::vector<int32_t> ids;  // [N, T], row-major, as the model sees them
-  std::string token_hash;    // of ids as little-endian int32: equal hashes, equal input
+  std::string corpus;                 // name
+  std::string protocol;               // gptq | llama.cpp
+  std::string bos;                    // resolved: none | once | window
+  int64_t seq_len = 0;                // T
+  int64_t count = 0;                  // N
+  std::string windows_from = kFirst;  // kSpread: spread over more than these
+  int64_t first = 0;                  // positions first … T-2 are scored
+  std::vector<int32_t> ids;           // [N, T], row-major, as the model sees them
+  std::string token_hash;             // of ids as little-endian int32: equal hashes, equal input
 
   std::span<const int32_t> window(int64_t n) const;  // [T]
   int64_t scored_per_window() const { return seq_len - 1 - first; }

@@ -34,8 +34,8 @@ void MachineConfig::keys(core::Keys& k) {
 void RuntimeConfig::keys(core::Keys& k) {
   k.key("linears", linears,
         "how quantized linears run; dense: the weight is decoded for every product; packed: codes are multiplied as "
-        "they are, in float32; packed_int8: by int8 inputs, "
-        "32 columns of a token rounded together",
+        "they are, in float32; packed_int8: by int8 inputs, 32 columns of a token rounded together where "
+        "groups of weights are multiples of that, else all",
         {"dense", "packed", "packed_int8"});
   k.key("rows", rows, "packed: products of more tokens than this decode the weight, a tile at a time", {0, 1 << 20});
 }

@@ -82,7 +82,7 @@ Perplexity unmeasured(const PerplexityConfig& config, const core::Windows& windo
           .protocol = config.protocol,
           .bos = windows.bos,
           .token_hash = windows.token_hash,
-          .windows_from = config.windows_from,
+          .windows_from = windows.windows_from,
           .seq_len = windows.seq_len,
           .windows = windows.count,
           .tokens = windows.scored(),

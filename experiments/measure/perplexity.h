@@ -3,6 +3,7 @@
 
 #include <string>
 
+#include "core/text/windows.h"
 #include "experiments/measure/measure.h"
 #include "experiments/measure/score.h"
 

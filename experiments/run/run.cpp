@@ -1,5 +1,7 @@
 #include "experiments/run/run.h"
 
+#include <fmt/format.h>
+
 #include "core/error.h"
 #include "core/machine.h"
 #include "core/warn_once.h"

@@ -49,8 +49,7 @@ void log_range(const Run& run) {
   if (!is_read || weight.bits > 2 || weight.given("range")) return;
   spdlog::info(
       "quant.weight.range: minmax, the default, loses by far the most at 2 bits on a real model. Give mse or "
-      "importance "
-      "(configs/real/README.md)");
+      "importance (configs/real/README.md)");
 }
 
 void log_inactive(const Run& run) {

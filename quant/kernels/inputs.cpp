@@ -51,45 +51,36 @@ void Inputs::prepare(const Layout& layout, Precision wanted, const float* x, int
 
 namespace {
 
-// The largest |x|; NaN when one is not finite. Without its sign, a float orders as the integer of its bits does.
-REFRAIN_SIMD float largest_of(const float* x, int64_t n) {
+// q = x / scale to the nearest, half to even, in −127 … 127, of n numbers that share scale = max |x| / 127; NaN when
+// one of them is not finite. Without its sign, a float orders as the integer of its bits does.
+[[gnu::always_inline]] inline void round_together(const float* x, int64_t n, int8_t* q, float& scale) {
   int32_t largest = 0;
   for (int64_t i = 0; i < n; ++i) largest = std::max(largest, std::bit_cast<int32_t>(x[i]) & 0x7fffffff);
-  return largest < 0x7f800000 ? std::bit_cast<float>(largest) : std::numeric_limits<float>::quiet_NaN();
-}
-
-// q = x / scale to the nearest, half to even, in −127 … 127.
-REFRAIN_SIMD void round_row(const float* x, float scale, int64_t n, int8_t* q) {
+  scale = largest < 0x7f800000 ? std::bit_cast<float>(largest) / 127 : std::numeric_limits<float>::quiet_NaN();
+  const float step = scale > 0 ? scale : 1;
   constexpr float kInteger = 1.5f * (1 << 23);  // a sum with it has no fraction
   for (int64_t i = 0; i < n; ++i) {
-    const float steps = x[i] / scale + kInteger - kInteger;
-    q[i] = static_cast<int8_t>(static_cast<int32_t>(std::min(std::max(steps, -127.0f), 127.0f)));
+    const float steps = x[i] / step + kInteger - kInteger;
+    q[i] = static_cast<int8_t>(static_cast<int32_t>(std::min(std::max(-127.0f, steps), 127.0f)));  // NaN: −127
   }
 }
 
-REFRAIN_SIMD int32_t sum_of(const int8_t* q, int64_t n) {
+[[gnu::always_inline]] inline int32_t sum_of(const int8_t* q, int64_t n) {  // exact in float32: 4096 · 127 < 2^24
   int32_t sum = 0;
   for (int64_t i = 0; i < n; ++i) sum += q[i];
   return sum;
 }
 
-// The three above for `count` groups of kInputGroup numbers: q [count · kInputGroup], scales and sums [count].
+REFRAIN_SIMD void round_row(const float* x, int64_t n, int8_t* q, float& scale) { round_together(x, n, q, scale); }
+
+REFRAIN_SIMD float sum_of_steps(const int8_t* q, int64_t n) { return static_cast<float>(sum_of(q, n)); }
+
+// `count` groups of kInputGroup numbers: q [count · kInputGroup]; their scales, and the sums of what they became
+// [count].
 REFRAIN_SIMD void round_groups(const float* x, int64_t count, int8_t* q, float* scales, float* sums) {
-  constexpr float kInteger = 1.5f * (1 << 23);
   for (int64_t g = 0; g < count; ++g, x += kInputGroup, q += kInputGroup) {
-    int32_t largest = 0;
-    for (int64_t i = 0; i < kInputGroup; ++i) largest = std::max(largest, std::bit_cast<int32_t>(x[i]) & 0x7fffffff);
-    const bool is_finite = largest < 0x7f800000;
-    const float scale = std::bit_cast<float>(largest) / 127, by = is_finite && scale > 0 ? scale : 1;
-    for (int64_t i = 0; i < kInputGroup; ++i) {
-      const float step = x[i] / by + kInteger - kInteger;
-      const float kept = std::min(std::max(step, -127.0f), 127.0f);
-      q[i] = static_cast<int8_t>(static_cast<int32_t>(kept));
-    }
-    int32_t steps = 0;
-    for (int64_t i = 0; i < kInputGroup; ++i) steps += q[i];
-    scales[g] = is_finite ? scale : std::numeric_limits<float>::quiet_NaN();
-    sums[g] = is_finite ? scale * static_cast<float>(steps) : 0;
+    round_together(x, kInputGroup, q, scales[g]);
+    sums[g] = scales[g] * static_cast<float>(sum_of(q, kInputGroup));
   }
 }
 
@@ -105,21 +96,17 @@ void Inputs::round(const Layout& layout, const float* x, int64_t j) {
     round_groups(x, groups, rounded_.data(), group_scales_.data(), group_sums_.data());
     for_each_span(layout, [&](int64_t s, int64_t first, int64_t end) {
       float* to = scales.data() + s * (layout.span / group) * N + j;
-      float& sum = sums[s * N + j];
       for (int64_t g = first / group; g < end / group; ++g, to += N) {
         *to = group_scales_[g];
-        sum += group_sums_[g];
+        sums[s * N + j] += group_sums_[g];
       }
     });
   } else {
-    const float scale = largest_of(x, layout.columns) / 127;
-    const bool counts = scale > 0;  // no: all zeros, or not a number, which the output is then too
-    counts ? round_row(x, scale, layout.columns, rounded_.data())
-           : static_cast<void>(std::fill(rounded_.begin(), rounded_.end(), 0));
+    float scale = 0;
+    round_row(x, layout.columns, rounded_.data(), scale);
     for_each_span(layout, [&](int64_t s, int64_t first, int64_t end) {
       scales[s * N + j] = scale;
-      const int32_t steps = sum_of(rounded_.data() + first, end - first);
-      if (counts) sums[s * N + j] = scale * static_cast<float>(steps);  // exact steps: 4096 · 127 < 2^24
+      sums[s * N + j] = scale * sum_of_steps(rounded_.data() + first, end - first);
     });
   }
   for_each_span(layout, [&](int64_t s, int64_t first, int64_t end) {

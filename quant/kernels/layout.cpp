@@ -35,7 +35,8 @@ Layout Layout::of(int64_t rows, int64_t columns, int64_t bits, int64_t group_siz
   Layout layout{.rows = rows, .columns = columns, .bits = bits, .window_bits = window_bits};
   layout.group_size = group_size < 1 ? columns : std::min(group_size, columns);
   const int64_t pieces = (layout.group_size + kLongestSpan - 1) / kLongestSpan;
-  layout.span = round_up((layout.group_size + pieces - 1) / pieces, layout.block_columns());
+  const int64_t whole = layout.has_input_groups() ? kInputGroup : layout.block_columns();
+  layout.span = round_up((layout.group_size + pieces - 1) / pieces, whole);
   layout.spans_per_group = pieces;
   layout.groups = (columns + layout.group_size - 1) / layout.group_size;
   return layout;

@@ -47,9 +47,7 @@ struct Layout {
   int64_t words() const { return first_word() + tiles() * tile_words(); }
   // Neighbouring columns of an input that are rounded together: 32, where groups of weights are whole multiples of
   // that, else all of a span, which then share the scale of the whole input.
-  bool has_input_groups() const {
-    return columns % kInputGroup == 0 && group_size % kInputGroup == 0 && span % kInputGroup == 0;
-  }
+  bool has_input_groups() const { return columns % kInputGroup == 0 && group_size % kInputGroup == 0; }
   int64_t input_group() const { return has_input_groups() ? kInputGroup : span; }
   int64_t group_of_span(int64_t s) const { return s / spans_per_group; }
   int64_t position(int64_t column) const {  // among the padded columns

@@ -86,8 +86,7 @@ void QatConfig::keys(core::Keys& k) {
   k.key("objective", objective,
         "of scope model: kl to the full-precision model, ce: loss of the text, hidden: relative mean square error of "
         "the last hidden states; of scope block: block_mse, the same of the block's outputs, or block_token_mse, the "
-        "mean "
-        "of every token's own; auto: kl (e2e_qp: ce), or block_mse",
+        "mean of every token's own; auto: kl (e2e_qp: ce), or block_mse",
         {"auto", "kl", "ce", "hidden", "block_mse", "block_token_mse"});
   k.key("lr", lr,
         "largest learning rate, relative to each tensor: of scales, tables, norms and factors times their mean "

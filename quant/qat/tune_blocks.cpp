@@ -13,7 +13,10 @@ namespace quant {
 
 namespace {
 
-constexpr double kSmallest = 1e-30;  // of a token's sum of squares
+// Of the median sum of squares: what a token's own counts at least, so that none of almost nothing outweighs the
+// others.
+constexpr double kLeastShare = 1e-3;
+constexpr double kSmallest = 1e-20;  // where all of them are 0
 
 // Windows of hidden states in batches [B, T, D], one by one.
 std::vector<std::pair<int64_t, int64_t>> windows_of(const core::HiddenStore& store, int64_t first, int64_t last) {
@@ -30,7 +33,9 @@ std::vector<std::pair<int64_t, int64_t>> windows_of(const core::HiddenStore& sto
 at::Tensor block_loss(const std::string& objective, const at::Tensor& y, const at::Tensor& wanted) {
   const at::Tensor target = wanted.to(at::kFloat), error = at::square(y.to(at::kFloat) - target);
   if (objective == "block_mse") return error.mean() / at::square(target).mean();
-  return (error.sum(-1) / at::square(target).sum(-1).clamp_min(kSmallest)).mean();
+  const at::Tensor size = at::square(target).sum(-1);
+  const at::Tensor middle = size.flatten().median();  // massive tokens do not move it
+  return (error.sum(-1) / size.maximum(kLeastShare * middle).clamp_min(kSmallest)).mean();
 }
 
 namespace {

@@ -16,7 +16,7 @@ namespace quant {
 
 // What outputs y of a block, [..., D], lose against those wanted. block_mse: the sum of squares of the difference over
 // that of the outputs, where a token of massive activations outweighs all others; block_token_mse: the mean over tokens
-// of ‖difference‖² / ‖output‖².
+// of ‖difference‖² / ‖output‖², ‖output‖² at least a thousandth of its median.
 at::Tensor block_loss(const std::string& objective, const at::Tensor& y, const at::Tensor& wanted);
 
 class TuneBlocks : public core::Stage {

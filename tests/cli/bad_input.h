@@ -4,6 +4,9 @@
 
 #include <gmock/gmock.h>
 
+#include <string>
+#include <vector>
+
 #include "core/config/nearest.h"
 #include "quant/config.h"
 #include "tests/cli/program.h"

@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "replication/strategy.h"
 #include "tests/experiments/support.h"
 
 namespace experiments {

@@ -183,7 +183,8 @@ TEST(PackedProduct, SetsOfParametersOnOneInput) {
     for (int64_t sets = 1; sets <= 9; ++sets) {
       for (const bool has_zeros : {false, true}) {
         for (const Precision precision : {Precision::real, Precision::integer}) {
-          check_all({19, 150, bits, 32, 1, sets, has_zeros, true, false, precision});
+          for (const int64_t columns : {150, 160})
+            check_all({19, columns, bits, 32, 1, sets, has_zeros, true, false, precision});
           if (HasFatalFailure()) return;
         }
       }
@@ -196,7 +197,8 @@ TEST(PackedProduct, EveryInputWithASetOfItsOwn) {
     for (int64_t n = 2; n <= kMostInputs; ++n) {
       for (const bool has_zeros : {false, true}) {
         for (const Precision precision : {Precision::real, Precision::integer}) {
-          check_all({19, 150, bits, 32, n, n, has_zeros, n % 2 == 0, false, precision});
+          for (const int64_t columns : {150, 160})
+            check_all({19, columns, bits, 32, n, n, has_zeros, n % 2 == 0, false, precision});
           if (HasFatalFailure()) return;
         }
       }
@@ -243,6 +245,7 @@ TEST(PackedProduct, LongRowsAreCutIntoSpans) {
     for (const Precision precision : {Precision::real, Precision::integer}) {
       check_all({16, 13824, bits, -1, 1, 1, true, false, false, precision});
       check_all({3, 4097, bits, -1, 2, 1, false, true, false, precision});
+      for (const int64_t columns : {8960, 11008}) check_all({3, columns, bits, -1, 2, 1, true, true, false, precision});
       if (HasFatalFailure()) return;
     }
   }
@@ -273,14 +276,19 @@ TEST(PackedProduct, ExtremeSumsAreExact) {
 }
 
 TEST(PackedProduct, InputsThatAreNotFiniteGiveNoNumber) {
-  Problem problem({16, 64, 2, 32, 1, 1, true, true, false, Precision::integer});
-  problem.x[5] = std::numeric_limits<float>::infinity();
-  problem.inputs.prepare(problem.layout, Precision::integer, problem.x.data(), 1, 64);
-  std::vector<float> out(16);
-  for (const Kernel& kernel : kernels()) {
-    if (!kernel.runs_here) continue;
-    kernel.run({&problem.layout, problem.words.data(), problem.sets.data(), 1, &problem.inputs, out.data(), 16}, 0, 1);
-    EXPECT_TRUE(std::isnan(out[3])) << kernel.name;
+  for (const int64_t group : {32, 16}) {  // inputs rounded in groups, and as a whole
+    for (const float strange : {std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()}) {
+      Problem problem({16, 64, 2, group, 1, 1, true, true, false, Precision::integer});
+      problem.x[5] = strange;
+      problem.inputs.prepare(problem.layout, Precision::integer, problem.x.data(), 1, 64);
+      std::vector<float> out(16);
+      for (const Kernel& kernel : kernels()) {
+        if (!kernel.runs_here) continue;
+        kernel.run({&problem.layout, problem.words.data(), problem.sets.data(), 1, &problem.inputs, out.data(), 16}, 0,
+                   1);
+        EXPECT_TRUE(std::isnan(out[3])) << kernel.name << " group " << group << " input " << strange;
+      }
+    }
   }
 }
 

@@ -91,6 +91,10 @@ TEST(BlockLoss, PerTokenSeesWhatAMassiveTokenHides) {
   const at::Tensor y = at::tensor({1000.0f, 10.0f, 3.0f, 9.0f}).reshape({1, 2, 2});
   EXPECT_NEAR(block_loss("block_mse", y, wanted).item<double>(), (100.0 + 25) / (1e6 + 25), 1e-9);
   EXPECT_NEAR(block_loss("block_token_mse", y, wanted).item<double>(), (1e-4 + 1) / 2, 1e-6);
+  const at::Tensor faint = at::tensor({3.0f, 4.0f, 3.0f, 4.0f, 1e-6f, 0.0f}).reshape({1, 3, 2});
+  EXPECT_NEAR(block_loss("block_token_mse", faint + 0.1, faint).item<double>(), (2 * 0.02 / 25 + 0.02 / 0.025) / 3,
+              1e-5)
+      << "a token of almost nothing does not outweigh the others without bound";
   EXPECT_TRUE(std::isfinite(block_loss("block_token_mse", y, at::zeros_like(y)).item<double>()));
 }
 

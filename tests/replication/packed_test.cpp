@@ -95,15 +95,20 @@ TEST(PackedReplicas, SetsOfScalesABranchAndScalesOfTokens) {
 
 TEST(PackedReplicas, Int8IsTheProductOfTheSameInt8Inputs) {
   for (const std::string& replication : kInLinears) {
-    const std::string weight = "bits: 2, group_size: 16";
-    const at::Tensor x = normal(5, "inputs"),
-                     expected = linear(replication, weight, "bits: 8, symmetry: narrow")->forward(x);
-    const auto it = linear(replication, weight);
-    EXPECT_GT(worst(it->forward(x), expected), 1e-4) << "int8 costs something";
-    for (const int64_t most : {8, 0}) {
-      ASSERT_EQ(it->run_packed({quant::kernels::Precision::integer, most}), "");
-      EXPECT_LT(worst(it->forward(x), expected), 1e-5) << replication << " most " << most;
-      EXPECT_LT(worst(it->forward(x.narrow(0, 2, 1)), expected.narrow(0, 2, 1)), 1e-5) << replication << " one input";
+    for (const auto& [weight, inputs] : {std::pair{"bits: 2, group_size: 16", "per_token"},
+                                         std::pair{"bits: 2, group_size: 32", "per_group, group_size: 32"}}) {
+      // Replicas in groups of 8 cut all columns into groups of 8.
+      const bool is_fine = replication.find("group_size: 8") != std::string::npos;
+      const std::string int8 =
+          std::string("bits: 8, symmetry: narrow, granularity: ") + (is_fine ? "per_token" : inputs);
+      const at::Tensor x = normal(5, "inputs"), expected = linear(replication, weight, int8)->forward(x);
+      const auto it = linear(replication, weight);
+      EXPECT_GT(worst(it->forward(x), expected), 1e-4) << "int8 costs something";
+      for (const int64_t most : {8, 0}) {
+        ASSERT_EQ(it->run_packed({quant::kernels::Precision::integer, most}), "");
+        EXPECT_LT(worst(it->forward(x), expected), 1e-5) << replication << ", " << weight << " most " << most;
+        EXPECT_LT(worst(it->forward(x.narrow(0, 2, 1)), expected.narrow(0, 2, 1)), 1e-5) << replication << " one input";
+      }
     }
   }
 }

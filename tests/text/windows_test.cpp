@@ -56,6 +56,11 @@ TEST(Windows, AreSpreadOverTheWholeText) {
   EXPECT_THAT(spread(3).ids, ElementsAre('a', 'b', 'c', 'd', 'e', 'f'));
   EXPECT_EQ(spread(4).ids, make_windows(kCorpus, *tokenizer, {.seq_len = 2}).ids);
   EXPECT_EQ(spread(9).ids, spread(0).ids);
+  EXPECT_EQ(spread(2).windows_from, kSpread);
+  EXPECT_EQ(spread(4).windows_from, kFirst) << "all are the same windows";
+  const Corpus published{.name = "letters", .path = "", .text = "abcdefgh", .windows = 3};
+  EXPECT_THAT(make_windows(published, *tokenizer, {.seq_len = 2, .windows = 2, .windows_from = kSpread}).ids,
+              ElementsAre('a', 'b', 'c', 'd'));
   EXPECT_THAT(spread(2, kBos, "window").ids, ElementsAre(259, 'b', 259, 'f'));
 }
 
