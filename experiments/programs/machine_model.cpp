@@ -118,6 +118,7 @@ std::shared_ptr<quant::QuantizedLinear> measured_linear(const Pricing& pricing, 
   weight.bits = pricing.bits;
   weight.group_size = pricing.group_size;
   weight.symmetry = "midrise";
+  weight.range = "minmax";  // the time does not depend on it
   core::Slot slot(place.path, core::Role::up_proj, rows, columns, /*has_bias=*/false);
   const quant::Coding coding = replication::coding_of(config)(slot, weight, place.seed);
   const at::Tensor w = quant::normal_draw(place, "weights", 0, rows, columns);

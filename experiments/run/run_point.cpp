@@ -40,18 +40,6 @@ std::string resolved_text(const Run& run) {
   return text;
 }
 
-// Warns of a default of the field that two bits do not survive on a real model.
-void log_range(const Run& run) {
-  const quant::WeightConfig& weight = run.spec().quant.weight;
-  const std::vector<std::string> unread = run.spec().replication.unread();
-  const bool is_read =
-      run.quantizes() && !run.spec().quant.brings_codes() && std::count(unread.begin(), unread.end(), "range") == 0;
-  if (!is_read || weight.bits > 2 || weight.given("range")) return;
-  spdlog::info(
-      "quant.weight.range: minmax, the default, loses by far the most at 2 bits on a real model. Give mse or "
-      "importance (configs/real/README.md)");
-}
-
 void log_inactive(const Run& run) {
   std::vector<std::string> keys;
   for (const InactiveKey& key : run.point.inactive) keys.push_back(fmt::format("{} ({})", key.key, key.reason));
@@ -90,7 +78,6 @@ Row run_in_directory(const Run& run, Resources& resources) {
   const std::string& directory = run.directory;
   const RunLog log(directory, run.files->path);
   log_inactive(run);
-  log_range(run);
   const Threads threads(resume(directory, spec));
   if (residency_of(spec, weights_of(spec, *run.files)) == exports::Residency::stream) core::return_freed_tensors();
   core::limit_hidden_states(static_cast<int64_t>(spec.model.spill_above * 1e9), spec.out + "/.cache");

@@ -80,7 +80,8 @@ at::Tensor CodebookGrid::lloyd_max_table(const at::Tensor& groups, const Statist
     levels.back() = 1;
     return stored_table(levels, groups);
   }
-  const at::Tensor weights = config().range == "importance" ? importance(x, groups).expand_as(groups) : at::Tensor();
+  const at::Tensor weights =
+      config().range_kind() == "importance" ? importance(x, groups).expand_as(groups) : at::Tensor();
   const auto normalised = [&](const at::Tensor& range) {  // of the groups that are not zero, [N, S]
     const at::Tensor values = (groups / range.unsqueeze(-1)).index({used}) - config().offset;
     return LloydMax(values, weights.defined() ? weights.index({used}) : at::Tensor());
@@ -90,7 +91,7 @@ at::Tensor CodebookGrid::lloyd_max_table(const at::Tensor& groups, const Statist
   const double size = std::abs(levels[end]);
   for (double& level : levels) level /= size;
   at::Tensor table = stored_table(levels, groups);
-  const int rounds = config().range == "minmax" ? 1 : kRounds;
+  const int rounds = config().range_kind() == "minmax" ? 1 : kRounds;
   for (int round = 0; round < rounds; ++round) {
     levels = normalised(range_for(table, groups, x).largest()).improved(levels, static_cast<int64_t>(end));
     table = stored_table(levels, groups);

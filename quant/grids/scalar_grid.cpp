@@ -29,8 +29,9 @@ at::Tensor ScalarGrid::importance(const Statistics& x, const at::Tensor& groups)
 
 Range ScalarGrid::chosen_range(const at::Tensor& groups, const Statistics& x, const Approximate& approximate) const {
   const Range whole = Range::of(groups);
-  if (config().range == "minmax") return whole.scaled(at::full({}, config().clip, groups.options()));
-  const at::Tensor weights = config().range == "importance" ? importance(x, groups) : at::Tensor();
+  const std::string kind = config().range_kind();
+  if (kind == "minmax") return whole.scaled(at::full({}, config().clip, groups.options()));
+  const at::Tensor weights = kind == "importance" ? importance(x, groups) : at::Tensor();
   return whole.scaled(best_shrink(groups, whole, weights, config().range_search, approximate) * config().clip);
 }
 

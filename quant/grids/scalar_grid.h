@@ -11,7 +11,7 @@ namespace quant {
 class ScalarGrid : public ElementFormat {
  public:
   int64_t groups(int64_t in_features) const override;
-  Needs needs() const override { return {.mean_square = config().range == "importance"}; }
+  Needs needs() const override { return {.mean_square = config().range_kind() == "importance"}; }
   Encoded encode(const at::Tensor& w, Parameters parameters) const override;
   std::optional<PackedForm> packed_form(const Parameters& parameters, int64_t out_features,
                                         int64_t in_features) const override {

@@ -59,8 +59,8 @@ void WeightConfig::keys(core::Keys& k) {
       "as in the K types of GGUF; false: from 1");
   k.key("range", range,
         "range of a group: minmax; mse: shrunk to the least error; importance: error weighted by the mean square of "
-        "the inputs",
-        {"minmax", "mse", "importance"});
+        "the inputs; auto: mse at 3 bits and fewer, where minmax spends its few levels on the ends, else minmax",
+        {"auto", "minmax", "mse", "importance"});
   k.section("range_search", range_search, "how mse and importance look for the range");
   k.key("clip", clip, "factor on the range, after the search", {0, 1, /*low_open=*/true});
   k.key("offset", offset, "shift of all levels in steps of the scale; one stored number per tensor", {-256, 256});
@@ -81,6 +81,11 @@ void WeightConfig::keys(core::Keys& k) {
   if (!unread("zero_point").empty()) zero.only_if_given();
   if (!unread("levels").empty()) listed.only_if_given();
   if (!scale_zero) zero_scale.only_if_given();
+}
+
+std::string WeightConfig::range_kind() const {
+  if (range != "auto") return range;
+  return bits <= 3 ? "mse" : "minmax";
 }
 
 std::string WeightConfig::unread(std::string_view key) const {

@@ -47,7 +47,7 @@ struct WeightConfig : core::Section {
   int64_t scale_bits = 0;
   int64_t scale_group = 16;
   bool scale_zero = false;
-  std::string range = "minmax";
+  std::string range = "auto";
   RangeSearch range_search;
   double clip = 1.0;
   double offset = 0.0;
@@ -60,6 +60,8 @@ struct WeightConfig : core::Section {
   void keys(core::Keys& k) override;
   void check() const override;
   bool covered() const { return bits != kFullPrecision; }
+  // `range`, with what auto stands for in its place: minmax, mse or importance.
+  std::string range_kind() const;
   // Whether a group's lowest level is stored in place of a zero point.
   bool stores_minimum() const { return codebook == "uniform" && symmetry == "asymmetric" && zero_point == "min"; }
   // Why these values leave a key unread ("symmetry: narrow"); empty: they do not. Giving both is a mistake, and the

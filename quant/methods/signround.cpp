@@ -94,8 +94,8 @@ class RoundingTraining {
  public:
   RoundingTraining(const std::vector<Target>& targets, bool trains_range) {
     for (const Target& target : targets) {
-      linears.push_back(std::make_shared<Rounded>(target, trains_range));
       named(target.slot->path(), [&] {  // a scale that its dtype cannot hold is said here, with the module's path
+        linears.push_back(std::make_shared<Rounded>(target, trains_range));
         return Quantized{linears.back()->encoded(linears.back()->values.clone())};
       });
     }

@@ -154,7 +154,7 @@ TEST_F(Qat, TrainsScalesOfStaticActivations) {
   const Strings given =
       with({"quant.activation.bits=4", "quant.activation.mode=static", "quant.activation.granularity=per_tensor",
             "calibration.samples=4", "calibration.seq_len=64", "qat.train=[activation_scale, activation_zero_point]",
-            "quant.rules=[{match: \"*.down_proj\", weight: {bits: 16}}]"});
+            "quant.rules=[{match: \"*.down_proj\", weight: {bits: 16}}]", "quant.weight.range=minmax"});
   const Json row = lab_.row(given);
   EXPECT_LT(row["qat"]["held_out_after"].get<double>(), row["qat"]["held_out_before"].get<double>());
   const Json again = lab_.row({"model.path=" + lab_.directory(row) + "/checkpoint", "quant.method=none"});

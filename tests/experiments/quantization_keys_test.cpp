@@ -107,7 +107,7 @@ class QuantizationProof : public Proof {
          [this] { changes_the_result("quant.weight.scale_zero=true", {"quant.weight.scale_bits=4"}); }},
         {"quant.weight.scale_group",
          [this] { changes_the_result("quant.weight.scale_group=1", {"quant.weight.scale_bits=3"}); }},
-        {"quant.weight.range", [this] { changes_the_result("quant.weight.range=mse"); }},
+        {"quant.weight.range", [this] { changes_the_result("quant.weight.range=minmax"); }},
         {"quant.weight.range_search.grid",
          [this] { changes_the_result("quant.weight.range_search.grid=10", kSearched); }},
         {"quant.weight.range_search.max_shrink",

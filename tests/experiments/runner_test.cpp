@@ -39,19 +39,6 @@ bool baseline_was_cached(const Json& row) {
   return row["stages"][0]["cached"];
 }
 
-// What two bits do not survive on a real model is said, unless the file chose it.
-TEST(Log, SaysThatTheDefaultRangeIsWrongAtTwoBits) {
-  const Lab lab;
-  const auto says = [&](const Strings& overrides) {
-    const std::string log = core::slurp(lab.directory(lab.row(overrides)) + "/log.txt");
-    return log.find("quant.weight.range: minmax, the default") != std::string::npos;
-  };
-  EXPECT_TRUE(says({"quant.weight.bits=2"}));
-  EXPECT_FALSE(says({"quant.weight.bits=3"}));
-  EXPECT_FALSE(says({"quant.weight.bits=1", "quant.weight.range=minmax"}));
-  EXPECT_FALSE(says({"quant.method=none"}));
-}
-
 // ---- the id of a run ----
 
 // Small models, and other devices, have the same numbers everywhere.

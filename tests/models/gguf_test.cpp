@@ -6,10 +6,13 @@
 #include <filesystem>
 #include <set>
 
+#include "core/io/gguf_header.h"
 #include "core/io/model_path.h"
+#include "core/io/safetensors.h"
 #include "core/nn/rotary.h"
 #include "core/walk.h"
 #include "models/registry.h"
+#include "tests/io/gguf_bytes.h"
 #include "tests/io/support.h"
 #include "tests/models/support.h"
 
@@ -80,6 +83,54 @@ TEST(GgufModels, YarnOfDeepSeekV2HasOneTemperature) {
   const auto file = load_model(std::string(REFRAIN_SOURCE_DIR) + "/tests/golden/gguf/deepseek_v2_yarn/model.gguf");
   const at::Tensor ids = at::arange(40).remainder(folder->shape().vocabulary).view({2, 20});
   EXPECT_LE(difference(file->forward(ids), folder->forward(ids)), 1e-4);
+}
+
+// Puts a key as it stands in another file; `as`: another name for it.
+void copy_key(core::GgufBytes& file, const std::string& as, const core::GgufValue& value) {
+  if (value.type == "string") return file.key(as, std::string(value.texts.at(0)));
+  if (value.type == "float32") return file.key(as, static_cast<float>(value.numbers.at(0)));
+  if (value.type == "bool") return file.key(as, value.integers.at(0) != 0);
+  file.key(as, static_cast<uint32_t>(value.integers.at(0)));
+}
+
+// Converters of before April 2025 left kv_b in one piece and gave the widths of heads by the plain keys.
+TEST(GgufModels, KvBOfDeepSeekV2MayBeInOnePiece) {
+  const at::NoGradGuard no_gradient;
+  const core::Scratch scratch;
+  const std::string folder = golden_directory("deepseek_v2"), converted = core::slurp(folder + "/model.gguf");
+  const core::GgufHeader header = core::parse_gguf_header(converted, "model.gguf");
+  const core::Checkpoint weights = core::Checkpoint::open(folder);
+  const std::string attention = "deepseek2.attention.", latent = "_mla";
+  core::GgufBytes whole;
+  for (const auto& [name, value] : header.values) {
+    if (header.values.contains(name + latent)) continue;
+    if (name == attention + "head_count_kv") {
+      copy_key(whole, name, header.values.at(attention + "head_count"));
+    } else {
+      copy_key(whole, name.ends_with(latent) ? name.substr(0, name.size() - latent.size()) : name, value);
+    }
+  }
+  int64_t joined = 0;
+  for (const core::GgufEntry& entry : header.tensors) {
+    if (entry.name.find("attn_v_b") != std::string::npos) continue;
+    const size_t part = entry.name.find("attn_k_b");
+    if (part == std::string::npos) {
+      whole.tensor(entry.name, {entry.shape.begin(), entry.shape.end()}, entry.type->id,
+                   converted.substr(entry.begin, entry.bytes));
+      continue;
+    }
+    const std::string block = entry.name.substr(4, part - 5);  // "blk.<block>.attn_k_b.weight"
+    const core::TensorView& kv_b = weights.at("model.layers." + block + ".self_attn.kv_b_proj.weight");
+    whole.tensor("blk." + block + ".attn_kv_b.weight", {kv_b.shape.begin(), kv_b.shape.end()}, /*F32*/ 0,
+                 {reinterpret_cast<const char*>(kv_b.data), kv_b.bytes});
+    ++joined;
+  }
+  const auto from_folder = load_model(folder);
+  ASSERT_EQ(joined, from_folder->shape().layers);
+  scratch.put("whole.gguf", whole.bytes());
+  const auto from_file = load_model(scratch.path() + "/whole.gguf");
+  const at::Tensor ids = at::arange(40).remainder(from_folder->shape().vocabulary).view({2, 20});
+  EXPECT_TRUE(at::equal(from_file->forward(ids), from_folder->forward(ids)));
 }
 
 }  // namespace

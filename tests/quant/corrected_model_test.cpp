@@ -64,7 +64,7 @@ double distance(const std::string& yaml, bool corrects) {
 }
 
 TEST(CorrectedTarget, BringsTheHiddenStatesOfAModelNearerToFullPrecision) {
-  for (const char* yaml : {"{method: gptq, weight: {bits: 2, group_size: 64}}",
+  for (const char* yaml : {"{method: gptq, weight: {bits: 2, group_size: 64, range: minmax}}",
                            "{method: gptq, gptq: {true_sequential: true}, weight: {bits: 2, group_size: 64, symmetry: "
                            "midrise, range: mse}}",
                            "{method: rtn, weight: {bits: 2, group_size: 64, range: mse}}"}) {

@@ -34,8 +34,10 @@ inline std::vector<std::pair<std::string, at::Tensor>> named_data() {
           {"tiny", normal * 1e-6}};
 }
 
+// The range is the whole one unless `yaml` says otherwise.
 inline WeightConfig weight_config(const std::string& yaml) {
   WeightConfig config;
+  config.range = "minmax";
   core::bind(core::parse_yaml(yaml, "test.yaml"), config, "quant.weight");
   return config;
 }

@@ -3,7 +3,10 @@
 
 #include <ATen/ATen.h>
 #include <c10/util/Half.h>
+#include <fmt/format.h>
 #include <gmock/gmock.h>
+
+#include <map>
 
 #include "quant/grids/make_format.h"
 #include "tests/quant/grid_cases.h"
@@ -102,6 +105,21 @@ TEST(RangeSearch, ImportanceFindsTheLeastWeightedLoss) {
   const at::Tensor importance = at::linspace(0, 3, kCaseColumns).square();
   for_all(cases({2, 3}, {-1, 0, 4}, each_with(kSearchedGrids, "range: importance")),
           [&](const Case& c) { expect_least_loss(c, importance); });
+}
+
+// The whole range wastes levels where there are few (configs/real/README.md).
+TEST(RangeSearch, AutoIsMseAtThreeBitsAndFewer) {
+  const at::Tensor w = named_data()[4].second;
+  for (const auto& [bits, kind] :
+       std::map<int, std::string>{{1, "mse"}, {2, "mse"}, {3, "mse"}, {4, "minmax"}, {8, "minmax"}}) {
+    const auto with = [&, &bits = bits](const std::string& range) {
+      return approximation(*format_of(weight_config(fmt::format("{{bits: {}, group_size: 4{}}}", bits, range))), w);
+    };
+    EXPECT_TRUE(at::equal(with(", range: auto"), with(", range: " + kind))) << bits;
+  }
+  EXPECT_EQ(WeightConfig{}.range, "auto");
+  EXPECT_FALSE(at::equal(approximation(*format_of(weight_config("{bits: 3, group_size: 4, range: mse}")), w),
+                         approximation(*format_of(weight_config("{bits: 3, group_size: 4, range: minmax}")), w)));
 }
 
 TEST(RangeSearch, InputsThatAreAlwaysZeroLeaveTheWholeRange) {

@@ -217,7 +217,7 @@ TEST_F(SignRound, IsNeverWorseThanRoundingToNearest) {
 }
 
 TEST_F(SignRound, TrainingTheRangesTooChangesTheOutputsLess) {
-  const char* grid = "bits: 2, group_size: 32";
+  const char* grid = "bits: 2, group_size: 32, range: minmax";
   EXPECT_LT(loss(yaml("", grid)), loss(yaml("tune_range: false", grid)));
 }
 

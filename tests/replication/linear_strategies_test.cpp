@@ -188,7 +188,8 @@ TEST(Scales, StochasticCodesTwiceAreWorthNearestCodesOnce) {
   const at::Tensor w = quant::normal_draw(kPlace, "many", 0, 256, 1024).clamp(-4, 4);
   w.select(1, 0).fill_(4);  // all rows have one range, of which `clip` takes a part
   const auto grid = [](double clip, const char* bits = "2") {
-    return weight_of(fmt::format("{{bits: {}, group_size: -1, symmetry: midrise, clip: {}}}", bits, clip));
+    return weight_of(
+        fmt::format("{{bits: {}, group_size: -1, symmetry: midrise, range: minmax, clip: {}}}", bits, clip));
   };
   const auto least = [&](const std::string& replicas) {
     double best = 1;
