@@ -37,6 +37,7 @@ struct RuntimeConfig : core::Section {
 
   void keys(core::Keys& k) override;
   bool is_packed() const { return linears != "dense"; }
+  bool rounds_inputs() const { return linears == "packed_int8"; }
 };
 
 struct SweepConfig : core::Section {

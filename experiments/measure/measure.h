@@ -90,6 +90,12 @@ struct OfFullPrecision {
   core::Weights weights;                                     // of the full-precision model
 };
 
+// A model that can be run through its blocks.
+struct Runnable {
+  core::Model& model;
+  core::BlockSource& source;
+};
+
 // The model that is measured. Its embedding, last norm and head are loaded; where the measure decodes token by token,
 // its blocks too.
 struct Subject {
@@ -103,6 +109,8 @@ struct Subject {
   const OfFullPrecision* full = nullptr;
   // Path at which the full-precision model keeps a file for models that are measured beside it; empty for those.
   std::function<std::string(const std::string& name)> keep = {};
+  // Opens the same model once more, with inputs in floats; empty where the runtime does not round them.
+  std::function<Runnable()> float_inputs = {};
   const Bill* bill = nullptr;  // null for the full-precision model
   int64_t file_bytes = 0;      // size of the tensor files
 };

@@ -73,6 +73,11 @@ double Perplexity::ppl_stderr_tokens() const {
 
 double Perplexity::kl_mean() const { return sum(scores.distance.value().window_kl) / static_cast<double>(tokens); }
 
+double Perplexity::kl_of_inputs() const {
+  const Distance& floats = of_float_inputs.value().distance.value();
+  return kl_mean() - sum(floats.window_kl) / static_cast<double>(tokens);
+}
+
 double Perplexity::top1_agreement() const {
   return sum(scores.distance.value().window_top1) / static_cast<double>(tokens);
 }
@@ -138,6 +143,7 @@ Json values_of(const Perplexity& p) {
     json["kl_mean"] = p.kl_mean();
     json["kl_p99"] = distance->p99;
     json["kl_max"] = distance->max;
+    if (p.of_float_inputs) json["kl_of_inputs"] = p.kl_of_inputs();
     json["top1_agreement"] = p.top1_agreement();
   }
   return json;
@@ -176,14 +182,18 @@ Found measured(const PerplexityConfig& config, const core::Windows& windows, con
     layers.emplace(subject.model, subject.full->weights);
     reference.emplace(*states, *layers);
   }
+  const auto scored = [&](const std::string& what, const Runnable& run) {
+    core::Progress progress(what + " on " + config.corpus, subject.quiet);
+    return score(run.model, run.source, windows,
+                 {.batch_tokens = subject.settings.batch_tokens,
+                  .reference = reference ? &*reference : nullptr,
+                  .keep = kept ? &*kept : nullptr,
+                  .on_step = [&](int64_t done, int64_t total) { progress.update(done, total); }});
+  };
   const bool is_full = static_cast<bool>(subject.keep);
-  core::Progress progress((is_full ? "full precision on " : "perplexity on ") + config.corpus, subject.quiet);
   Perplexity p = unmeasured(config, windows);
-  p.scores = score(subject.model, subject.source, windows,
-                   {.batch_tokens = subject.settings.batch_tokens,
-                    .reference = reference ? &*reference : nullptr,
-                    .keep = kept ? &*kept : nullptr,
-                    .on_step = [&](int64_t done, int64_t total) { progress.update(done, total); }});
+  p.scores = scored(is_full ? "full precision" : "perplexity", {subject.model, subject.source});
+  if (reference && subject.float_inputs) p.of_float_inputs = scored("inputs in floats", subject.float_inputs());
   return found(p);
 }
 
@@ -200,6 +210,7 @@ std::vector<Column> PerplexityConfig::columns() const {
           {.heading = "±", .path = "ppl_stderr", .deviation_of = "ppl"},
           {.heading = "change", .path = "ppl", .digits = 2, .unit = Column::Unit::change},
           {.heading = "KL", .path = "kl_mean", .optional = true, .is_distance = true},
+          {.heading = "KL of inputs", .path = "kl_of_inputs", .optional = true},
           {.heading = "top-1",
            .path = "top1_agreement",
            .digits = 2,

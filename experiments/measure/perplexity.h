@@ -1,6 +1,7 @@
 // Perplexity by two published protocols (core/text/windows.h), and how far a model is from the full-precision one.
 #pragma once
 
+#include <optional>
 #include <string>
 
 #include "core/text/windows.h"
@@ -39,6 +40,7 @@ struct Perplexity {
   int64_t windows = 0;  // N
   int64_t tokens = 0;   // scored positions
   Scores scores;
+  std::optional<Scores> of_float_inputs = {};  // of the same model, where the runtime rounds inputs
 
   double nll() const;         // mean per scored position, nats
   double ppl() const;         // exp(nll)
@@ -47,6 +49,7 @@ struct Perplexity {
   double ppl_stderr_tokens() const;
 
   double kl_mean() const;         // per scored position, nats; with scores.distance only
+  double kl_of_inputs() const;    // what rounded inputs add to it; with of_float_inputs only
   double top1_agreement() const;  // share of scored positions; with scores.distance only
 };
 

@@ -118,33 +118,46 @@ class Pipeline {
   // weights are all read here, because each is counted.
   void load() {
     log_.run("load", [&] {
-      open();
-      record_.bill = bill_of(*model_, *source_, spec().machine.cache_bytes);
-      record_.runtime = source_->report();
+      measured_ = opened(spec().runtime);
+      record_.bill = bill_of(*measured_.model, *measured_.source, spec().machine.cache_bytes);
+      record_.runtime = measured_.source->report();
       return false;
     });
   }
 
-  void open() {
+  struct Opened {
+    std::shared_ptr<core::Model> model;
+    std::unique_ptr<PackedSource> source;
+  };
+
+  Opened opened(const RuntimeConfig& runtime) const {
     const ModelFiles& files = *run_.files;
     if (!run_.quantizes()) {
-      open(files.path, weights_of(spec(), files));
-      follow_plan(spec(), *model_);
-      for (int64_t i = 0; i < model_->shape().layers; ++i)
-        replication::prepare_replicas(spec().replication, {}, *model_, i, static_cast<uint64_t>(spec().seed));
-      return;
+      Opened original = opened(runtime, files.path, weights_of(spec(), files));
+      follow_plan(spec(), *original.model);
+      for (int64_t i = 0; i < original.model->shape().layers; ++i)
+        replication::prepare_replicas(spec().replication, {}, *original.model, i, static_cast<uint64_t>(spec().seed));
+      return original;
     }
     const auto written = std::make_shared<const core::Checkpoint>(core::Checkpoint::open(checkpoint()));
-    open(checkpoint(), core::Weights(written, dtype_of(spec()), device_of(spec())));
+    return opened(runtime, checkpoint(), core::Weights(written, dtype_of(spec()), device_of(spec())));
   }
 
   // directory: the user's model, or our checkpoint of it.
-  void open(const std::string& directory, const core::Weights& weights) {
-    model_ = models::build(run_.files->config);
-    source_ = std::make_unique<PackedSource>(
-        exports::open_source(*model_, directory, weights, residency_of(spec(), weights)), spec().runtime);
-    exports::load_embedding_and_head(*model_, directory, weights);
-    source_->pack(model_->head());
+  Opened opened(const RuntimeConfig& runtime, const std::string& directory, const core::Weights& weights) const {
+    Opened all{.model = models::build(run_.files->config), .source = nullptr};
+    all.source = std::make_unique<PackedSource>(
+        exports::open_source(*all.model, directory, weights, residency_of(spec(), weights)), runtime);
+    exports::load_embedding_and_head(*all.model, directory, weights);
+    all.source->pack(all.model->head());
+    return all;
+  }
+
+  // The measured model with inputs in floats, beside which it is seen what rounding them costs.
+  Opened with_float_inputs() const {
+    RuntimeConfig runtime = spec().runtime;
+    runtime.linears = "packed";
+    return opened(runtime);
   }
 
   // One stage per measure.
@@ -163,21 +176,31 @@ class Pipeline {
   // Measurements [first, last), of one measure. Where nothing was changed, full precision is the result, unless tokens
   // are generated, which depends on how the model runs too.
   bool measure(size_t first, size_t last, int64_t file_bytes) {
+    Opened floats;
+    std::function<Runnable()> float_inputs;
+    if (spec().runtime.rounds_inputs()) {
+      float_inputs = [&]() -> Runnable {
+        if (floats.model == nullptr) floats = with_float_inputs();
+        return {*floats.model, *floats.source};
+      };
+    }
     for (size_t i = first; i < last; ++i) {
       const Measurement& measurement = run_.measurements[i];
       if (run_.is_unchanged() && !measurement.measure->decodes()) {
         record_.quantized[i] = record_.baseline.at(i);
         continue;
       }
-      if (measurement.measure->decodes()) core::load_blocks(*model_, *source_);
+      core::Model& model = *measured_.model;
+      if (measurement.measure->decodes()) core::load_blocks(model, *measured_.source);
       const std::optional<OfFullPrecision> full = full_.of(i, weights_of(spec(), *run_.files));
-      record_.quantized[i] = measurement.prepared->run({.model = *model_,
-                                                        .source = *source_,
+      record_.quantized[i] = measurement.prepared->run({.model = model,
+                                                        .source = *measured_.source,
                                                         .settings = spec().measure,
                                                         .seed = static_cast<uint64_t>(spec().seed),
                                                         .dtype = dtype_of(spec()),
                                                         .quiet = spec().quiet,
                                                         .full = full ? &*full : nullptr,
+                                                        .float_inputs = float_inputs,
                                                         .bill = &record_.bill,
                                                         .file_bytes = file_bytes});
     }
@@ -190,8 +213,7 @@ class Pipeline {
   RunRecord record_;
   Baseline full_;
   std::optional<Ranking> ranking_;
-  std::shared_ptr<core::Model> model_;  // that is measured
-  std::unique_ptr<PackedSource> source_;
+  Opened measured_;
 };
 
 }  // namespace

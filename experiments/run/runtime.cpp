@@ -9,8 +9,7 @@ namespace experiments {
 namespace {
 
 quant::Execution execution_of(const RuntimeConfig& config) {
-  const bool is_integer = config.linears == "packed_int8";
-  return {is_integer ? quant::kernels::Precision::integer : quant::kernels::Precision::real, config.rows};
+  return {config.rounds_inputs() ? quant::kernels::Precision::integer : quant::kernels::Precision::real, config.rows};
 }
 
 }  // namespace

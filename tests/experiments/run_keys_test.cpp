@@ -94,9 +94,14 @@ class RunProof : public Proof {
     EXPECT_GT(real["runtime"]["packed"], 0);
     EXPECT_TRUE(real["runtime"]["dense"].empty());
     EXPECT_NEAR(Lab::nll_of(real), lab_.nll(), 1e-5);
-    const double integer = lab_.nll(with(with(all_rows, longer), {"runtime.linears=packed_int8"}));
+    const Json rounded = lab_.row(with(with(all_rows, longer), {"runtime.linears=packed_int8"}));
+    const double integer = Lab::nll_of(rounded);
     EXPECT_NEAR(integer, lab_.nll(with(int8, longer)), 1e-3);
     EXPECT_GT(std::abs(integer - lab_.nll(longer)), 2e-5);
+    const auto kl = [](const Json& row) { return row["quantized"]["perplexity"][0]["kl_mean"].get<double>(); };
+    const Json floats = lab_.row(with(with(all_rows, longer), {"runtime.linears=packed"}));
+    EXPECT_NEAR(rounded["quantized"]["perplexity"][0]["kl_of_inputs"], kl(rounded) - kl(floats), 1e-9);
+    EXPECT_FALSE(floats["quantized"]["perplexity"][0].contains("kl_of_inputs"));
   }
   void rows() {
     const Strings packed{"runtime.linears=packed"};
