@@ -184,11 +184,36 @@ constexpr std::array kOtherPrefixes{"",
 
 }  // namespace
 
+namespace {
+
+// Tensors that old checkpoints carry and nobody reads: the frequencies of positions follow from config.json.
+bool is_spare(const std::string& name) { return name.ends_with(".rotary_emb.inv_freq"); }
+
+// Says which tensors of the files are none of this model's. read: the names of those that are.
+void warn_of_unread(const TensorSource& source, const std::set<std::string>& read) {
+  constexpr size_t kNamed = 3;
+  std::vector<std::string> unread;
+  for (const std::string& name : source.names()) {
+    if (!read.contains(name) && !is_spare(name)) unread.push_back(name);
+  }
+  if (unread.empty()) return;
+  const std::vector<std::string> named(unread.begin(), unread.begin() + std::min(unread.size(), kNamed));
+  warn_once(fmt::format(
+      "{}: {} tensors are read by nothing: {}{}. Check that the configuration (layers, model_type, biases) is that of "
+      "the file.",
+      source.file_of(unread.front()), unread.size(), fmt::join(named, ", "), unread.size() > kNamed ? ", …" : ""));
+}
+
+}  // namespace
+
 void Model::check(const Weights& weights) const {
-  check_embedding_and_head(weights);
+  std::set<std::string> read;
+  const Weights noting = weights.noting(read);
+  check_embedding_and_head(noting);
   for_each_loadable(const_cast<Model&>(*this), [&](Loadable& loadable) {
-    if (&loadable != embedding_.get() && &loadable != head_.get()) loadable.check(weights);
+    if (&loadable != embedding_.get() && &loadable != head_.get()) loadable.check(noting);
   });
+  warn_of_unread(weights.source(), read);
 }
 
 void Model::check_embedding_and_head(const Weights& weights) const {

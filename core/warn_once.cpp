@@ -31,10 +31,11 @@ void warn_once(const std::string& line) {
   spdlog::warn("{}", line);
 }
 
-std::vector<std::string> warnings_about(const std::string& directory) {
+std::vector<std::string> warnings_about(const std::string& model) {
   Logged& all = logged();
   const std::lock_guard lock(all.mutex);
-  const std::string start = (std::filesystem::path(directory) / "").string();
+  const bool is_folder = std::filesystem::is_directory(model);
+  const std::string start = is_folder ? (std::filesystem::path(model) / "").string() : model + ":";
   std::vector<std::string> found;
   std::copy_if(all.lines.begin(), all.lines.end(), std::back_inserter(found),
                [&](const std::string& line) { return line.starts_with(start); });

@@ -11,10 +11,14 @@
 
 namespace models {
 
+constexpr int64_t kMostLayers = 10000;  // more than any model has, and few enough to be built
+
 core::Shape read_shape(const core::JsonObject& config, int64_t head_width) {
   core::Shape shape;
   shape.family = config.text("model_type");
   shape.layers = config.positive("num_hidden_layers");
+  core::require(shape.layers <= kMostLayers, "{}: num_hidden_layers is {}, more than {}. Check it.", config.where(),
+                shape.layers, kMostLayers);
   shape.width = config.positive("hidden_size");
   shape.vocabulary = config.positive("vocab_size");
   shape.heads = config.positive("num_attention_heads");

@@ -1,11 +1,13 @@
 #include "quant/config.h"
 
+#include <fmt/format.h>
 #include <fnmatch.h>
 
 #include <algorithm>
 #include <optional>
 
 #include "core/error.h"
+#include "core/warn_once.h"
 #include "quant/grids/make_format.h"
 
 namespace quant {
@@ -294,6 +296,22 @@ void check_shared_codes(const std::vector<Assignment>& assignments) {
   }
 }
 
+// A file without codes would be measured as full precision; what it has as floats is no part of the bits per weight.
+void check_codes_brought(const std::vector<Assignment>& assignments, const QuantConfig& config) {
+  std::vector<std::string> dense;
+  for (const Assignment& a : assignments) {
+    if (!a.weight.covered()) dense.push_back(a.slot->path());
+  }
+  core::require(
+      dense.size() < assignments.size(),
+      "{}: {} has codes of no linear of this model that a rule leaves to it. Name a quantized GGUF file of it.",
+      config.where("method"), config.method);
+  if (dense.empty()) return;
+  core::warn_once(
+      fmt::format("quant.method: {}: {} of {} linears are in full precision and no part of bits/weight: {}{}",
+                  config.method, dense.size(), assignments.size(), dense.front(), dense.size() > 1 ? ", …" : ""));
+}
+
 }  // namespace
 
 std::vector<Assignment> assign(const QuantConfig& config, core::Model& model, uint64_t seed, const CodingOf& coding) {
@@ -304,6 +322,7 @@ std::vector<Assignment> assign(const QuantConfig& config, core::Model& model, ui
     if (auto end = assignment_of_end(slot, config, seed)) assignments.push_back(std::move(*end));
   }
   check_shared_codes(assignments);
+  if (config.brings_codes()) check_codes_brought(assignments, config);
   return assignments;
 }
 

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <cmath>
 #include <filesystem>
 #include <fstream>
 #include <optional>
@@ -142,7 +143,11 @@ int64_t Gguf::integer(const std::string& key) const {
 
 double Gguf::number(const std::string& key) const {
   const GgufValue& found = value(key);
-  if (!found.is_list && found.numbers.size() == 1) return found.numbers[0];
+  if (!found.is_list && found.numbers.size() == 1) {
+    require(std::isfinite(found.numbers[0]), "{}: {} is not a finite number. Convert the model again.", where(),
+            printable(key));
+    return found.numbers[0];
+  }
   return static_cast<double>(integer(key));
 }
 

@@ -27,9 +27,9 @@ json rope_scaling(const Gguf& file, const GgufKeys& keys, int64_t head_width) {
     factors.type->decode(factors.data, factors.shape[0] / factors.type->block, values.data());
     return {{"rope_type", "factors"}, {"factors", values}};
   }
-  const std::string type = keys.text("rope.scaling.type", "none");
+  const std::string type = keys.text("rope.scaling.type", "linear");  // as llama.cpp takes a factor without a type
   const double factor = keys.number("rope.scaling.factor", keys.number("rope.scale_linear", 1));
-  if (type == "none" || (type == "linear" && factor == 1)) return nullptr;
+  if (type == "none" || (type == "linear" && (factor == 1 || factor == 0))) return nullptr;
   if (type == "linear") return {{"rope_type", "linear"}, {"factor", factor}};
   if (type != "yarn") keys.refuse("rope.scaling.type", "`" + printable(type) + "`");
   json scaling{{"rope_type", "yarn"}, {"factor", factor}};

@@ -23,8 +23,15 @@ std::vector<std::string> model_roots() {
   return roots;
 }
 
-// The GGUF model of a folder: its only GGUF file, or the first part of its only split one. "": none or several.
-std::string only_gguf(const std::string& folder) {
+// Folders that are named to a user whose model was not found.
+std::vector<std::string> searched() {
+  std::vector<std::string> folders = data_roots();
+  folders.push_back(fetched_models());
+  return folders;
+}
+
+// The GGUF models of a folder; of a split one the first part.
+std::set<std::string> ggufs_in(const std::string& folder) {
   std::set<std::string> firsts;
   std::error_code error;
   for (fs::directory_iterator at(folder, error), end; !error && at != end; at.increment(error)) {
@@ -34,7 +41,23 @@ std::string only_gguf(const std::string& folder) {
         of != std::string::npos && path.compare(of, 4, "-of-") == 0 && path.compare(of - 6, 6, "-00001") != 0;
     if (path.ends_with(".gguf") && !later_part) firsts.insert(path);
   }
-  return firsts.size() == 1 ? *firsts.begin() : "";
+  return firsts;
+}
+
+// Its only GGUF model; "": it has none or several.
+std::string only_gguf(const std::string& folder) {
+  const std::set<std::string> all = ggufs_in(folder);
+  return all.size() == 1 ? *all.begin() : "";
+}
+
+// Refuses a folder that cannot be read, or holds several models.
+void refuse_folder(const std::string& folder) {
+  std::error_code error;
+  const fs::directory_iterator readable(folder, error);
+  require(!error, "{}: {}. Check its permissions.", folder, error.message());
+  const std::set<std::string> all = ggufs_in(folder);
+  require(all.size() < 2, "{}: {} GGUF files lie here. Name one of them, e.g. {}.", folder, all.size(),
+          all.empty() ? "" : *all.begin());
 }
 
 // What a path that exists stands for; "": no model.
@@ -87,8 +110,11 @@ void collect_models(const std::string& base, std::set<std::string>& names) {
 }  // namespace
 
 std::string find_model(const std::string& name_or_path) {
+  require(name_or_path.find_first_of("\n\r") == std::string::npos,
+          "{}: a line break in the name of a model. Rename the file.", printable(name_or_path));
   if (is_directory(name_or_path)) {
     const std::string model = model_at(name_or_path);
+    if (model.empty()) refuse_folder(name_or_path);
     return model.empty() ? name_or_path : model;  // its reader says what is missing
   }
   if (is_file(name_or_path)) {
@@ -104,7 +130,7 @@ std::string find_model(const std::string& name_or_path) {
     if (name == name_or_path) fail("{}: this model is not here yet. Fetch it: tools/get_model {}", name, name);
   }
   fail("{}: no such model or directory.{}", name_or_path,
-       known_names(name_or_path, list_models(), "models", data_roots()));
+       known_names(name_or_path, list_models(), "models", searched()));
 }
 
 std::vector<std::string> list_models() {

@@ -124,7 +124,7 @@ const RopeType& find_type(const JsonObject& scaling) {
   std::string known;
   for (const RopeType& type : kRopeTypes) {
     if (name == type.name) return type;
-    known += (known.empty() ? "" : ", ") + std::string(type.name);
+    if (type.frequencies != factors) known += (known.empty() ? "" : ", ") + std::string(type.name);  // of GGUF alone
   }
   fail("{}: {} is {}, which is not implemented. Use a model with one of: {}.", scaling.where(), scaling.path_of(key),
        name, known);

@@ -132,13 +132,15 @@ Weights::Weights(std::shared_ptr<const TensorSource> source, at::ScalarType dtyp
     : source_(std::move(source)), dtype_(dtype), device_(device) {}
 
 void Weights::check(const std::string& name, at::IntArrayRef shape) const {
+  if (noted_ != nullptr) noted_->insert(name);
   const StoredTensor stored = source_->stored(name);
   const std::string& file = source_->file_of(name);
+  const bool is_gguf = file.ends_with(".gguf");
   require(!stored.view || float_type(stored.view->dtype).has_value(),
           "{}: {} has dtype {}, not a float. Use the unquantized checkpoint.", file, name, stored.type);
-  require(shape.equals(stored.shape),
-          "{}: {} is {}, config.json asks for {}. Use the config.json that belongs to this file.", file, name,
-          shape_text(stored.shape), shape_text(shape));
+  require(shape.equals(stored.shape), "{}: {} is {}, {} asks for {}. {}.", file, name, shape_text(stored.shape),
+          is_gguf ? "its configuration" : "config.json", shape_text(shape),
+          is_gguf ? "Convert the model again" : "Use the config.json that belongs to this file");
 }
 
 LoadedTensor Weights::read(const std::string& name, at::IntArrayRef shape) const {

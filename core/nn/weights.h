@@ -5,6 +5,7 @@
 
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -44,6 +45,13 @@ class Weights {
   }
   bool is_streamed() const { return is_streamed_; }
 
+  // The same, and the names that are checked from now on are put into `names`, which lives longer.
+  Weights noting(std::set<std::string>& names) const {
+    Weights copy = *this;
+    copy.noted_ = &names;
+    return copy;
+  }
+
   // The same tensors in another dtype, read with their blocks.
   Weights in(at::ScalarType dtype) const { return {source_, dtype, device_}; }
 
@@ -57,6 +65,7 @@ class Weights {
   at::ScalarType dtype_;
   at::Device device_;
   bool is_streamed_ = false;
+  std::set<std::string>* noted_ = nullptr;
 };
 
 // A module that takes its tensors from a checkpoint. Loading and unloading is the unit of residency.

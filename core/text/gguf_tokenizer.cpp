@@ -119,12 +119,16 @@ struct PreTokenizerKind {
   bool ignore_merges = false;
 };
 
+std::string pre_tokenizer_name(const Gguf& file) { return file.text("tokenizer.ggml.pre", "default"); }
+
+bool is_llama3(const std::string& name) { return name == "llama-bpe" || name == "llama3" || name == "llama-v3"; }
+
 PreTokenizerKind pre_tokenizer_kind(const Gguf& file) {
-  const std::string name = file.text("tokenizer.ggml.pre", "default");
+  const std::string name = pre_tokenizer_name(file);
   if (name == "gpt-2") return {json::array({bytes(true)})};
   if (name == "smollm") return {json::array({digits(), bytes(true)})};
   if (name == "qwen2") return {json::array({split(words("")), bytes(false)}), /*nfc=*/true};
-  if (name == "llama-bpe" || name == "llama3" || name == "llama-v3")
+  if (is_llama3(name))
     return {json::array({split(words("{1,3}")), bytes(false)}), /*nfc=*/false, /*ignore_merges=*/true};
   if (name == "deepseek-llm") return {deepseek_words()};
   fail(
@@ -152,10 +156,15 @@ int64_t special_id(const Gguf& file, const GgufVocabulary& vocabulary, const std
   return id;
 }
 
+// Whether BOS begins every text. Files of Llama 3 need not say so.
+bool adds_bos(const Gguf& file, bool is_sentencepiece) {
+  return file.boolean("tokenizer.ggml.add_bos_token", is_sentencepiece || is_llama3(pre_tokenizer_name(file)));
+}
+
 // What begins every text: BOS, where the file says so.
 json post_processor(const Gguf& file, const GgufVocabulary& vocabulary) {
   const int64_t bos = special_id(file, vocabulary, "bos");
-  if (bos < 0 || !file.boolean("tokenizer.ggml.add_bos_token", false)) return nullptr;
+  if (bos < 0 || !adds_bos(file, /*is_sentencepiece=*/false)) return nullptr;
   const std::string token(vocabulary.tokens[static_cast<size_t>(bos)]);
   const json special{{"SpecialToken", {{"id", token}, {"type_id", 0}}}};
   const json text{{"Sequence", {{"id", "A"}, {"type_id", 0}}}};
@@ -268,7 +277,7 @@ std::string tokenizer_model(const Gguf& file, const GgufVocabulary& vocabulary) 
 // ---- which tokens begin and end a text ----
 
 std::string tokenizer_config(const Gguf& file, const GgufVocabulary& vocabulary, bool is_sentencepiece) {
-  json config{{"add_bos_token", file.boolean("tokenizer.ggml.add_bos_token", is_sentencepiece)}};
+  json config{{"add_bos_token", adds_bos(file, is_sentencepiece)}};
   for (const char* role : {"bos", "eos"}) {
     const int64_t id = special_id(file, vocabulary, role);
     if (id >= 0) config[std::string(role) + "_token"] = vocabulary.tokens[static_cast<size_t>(id)];

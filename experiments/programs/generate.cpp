@@ -118,7 +118,9 @@ int parse_and_run(int argc, char** argv) {
   spec.runtime.linears = "packed";
   bool no_build = false;
   CLI::App app{"Prints text from a model: a Hugging Face directory or a checkpoint that run_experiment has written."};
-  app.add_option("MODEL", spec.model.path, "directory, or a name under data/ or $REFRAIN_DATA")->required();
+  app.add_option("MODEL", spec.model.path,
+                 "directory or GGUF file, or its name under data/, $REFRAIN_DATA or among fetched models")
+      ->required();
   app.add_option("--prompt", options.prompt, "the text that is continued")->required();
   app.add_option("--tokens", options.tokens, "how many at most; a model may end its text before")
       ->check(CLI::Range(1, 1 << 30))

@@ -35,6 +35,10 @@ std::string resolved_text(const Run& run) {
                   [&](const auto& entry) { return std::count(unread.begin(), unread.end(), entry.first) > 0; });
   }
   std::string text = core::to_yaml(node);
+  const quant::WeightConfig& weight = copy.quant.weight;
+  const bool reads_range = run.quantizes() && std::count(unread.begin(), unread.end(), "range") == 0;
+  if (reads_range && weight.range == "auto" && weight.covered())
+    text += fmt::format("# quant.weight.range: auto is {} at {} bits\n", weight.range_kind(), weight.bits);
   for (const InactiveKey& key : run.point.inactive)
     text += fmt::format("# not read with {}: {}: {}\n", key.reason, key.key, key.value);
   return text;

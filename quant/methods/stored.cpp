@@ -131,7 +131,12 @@ struct Stored : Method {
   const core::TensorSource& source() const {
     core::require(!file.empty(), "{}: it is missing. Name the GGUF file whose codes are to be measured.",
                   where("file"));
-    if (source_ == nullptr) source_ = core::open_tensors(core::find_model(file));
+    if (source_ != nullptr) return *source_;
+    try {
+      source_ = core::open_tensors(core::find_model(file));
+    } catch (const core::UserError& error) {
+      core::fail("{}: {}", where("file"), error.what());
+    }
     return *source_;
   }
 

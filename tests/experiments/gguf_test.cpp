@@ -52,8 +52,25 @@ TEST_F(GgufRuns, MeasureTheCodesOfAFileAsTheyAre) {
   EXPECT_NEAR(beside["bits"]["with_parameters"].get<double>(), 8.5, 1e-9);
   const std::string again = lab_.directory(beside) + "/checkpoint";
   EXPECT_EQ(Lab::nll_of(lab_.row({"model.path=" + again, "quant.method=none"})), Lab::nll_of(beside));
+  core::GgufBytes renamed = core::qwen3_as_gguf(folder_, as_q8_0);
+  renamed.key("general.name", std::string("other"));
+  const std::string other = lab_.put("other.gguf", renamed.bytes());
   EXPECT_NE(lab_.id({"model.path=" + folder_, stored}),
-            lab_.id({"model.path=" + folder_, "quant={method: stored, stored: {file: " + file_ + "}}"}));
+            lab_.id({"model.path=" + folder_, "quant={method: stored, stored: {file: " + other + "}}"}));
+}
+
+// Full precision would be reported as a perfect quantization.
+TEST_F(GgufRuns, OfAFileWithoutCodesAreRefused) {
+  for (const std::string& file : {file_, folder_}) {
+    EXPECT_THAT(core::message_of([&] {
+                  lab_.run({"model.path=" + folder_, "quant={method: stored, stored: {file: " + file + "}}"});
+                }),
+                testing::HasSubstr("stored has codes of no linear of this model"));
+  }
+  EXPECT_THAT(core::message_of([&] {
+                lab_.run({"model.path=" + folder_, "quant={method: stored, stored: {file: missing.gguf}}"});
+              }),
+              testing::HasSubstr("quant.stored.file: missing.gguf: no such model or directory."));
 }
 
 // Beside other methods in one sweep, whose grids it does not read.

@@ -39,6 +39,17 @@ bool baseline_was_cached(const Json& row) {
   return row["stages"][0]["cached"];
 }
 
+TEST(Resolved, SaysWhatTheRangeIs) {
+  const Lab lab;
+  const auto resolved = [&](const Strings& overrides) {
+    return core::slurp(lab.directory(lab.row(overrides)) + "/resolved.yaml");
+  };
+  EXPECT_THAT(resolved({"quant.weight.bits=2"}), HasSubstr("# quant.weight.range: auto is mse at 2 bits\n"));
+  EXPECT_THAT(resolved({"quant.weight.bits=4"}), HasSubstr("# quant.weight.range: auto is minmax at 4 bits\n"));
+  for (const Strings& other : {Strings{"quant.weight.range=mse"}, Strings{"quant.method=none"}})
+    EXPECT_THAT(resolved(other), testing::Not(HasSubstr("# quant.weight.range"))) << other[0];
+}
+
 // ---- the id of a run ----
 
 // Small models, and other devices, have the same numbers everywhere.

@@ -82,6 +82,32 @@ TEST_F(GgufFiles, KeysBecomeAConfiguration) {
   EXPECT_FALSE(config.has("rope_scaling"));
 }
 
+// llama.cpp scales linearly where a file has a factor and no type, also under the factor's older name.
+TEST_F(GgufFiles, AFactorOfPositionsWithoutATypeIsLinear) {
+  const auto scaling = [&](const std::string& key, float factor) {
+    GgufBytes file = small_gguf();
+    file.key("llama." + key, factor);
+    return JsonObject::parse(gguf_config(Gguf::open(put(file))), "m");
+  };
+  for (const char* key : {"rope.scaling.factor", "rope.scale_linear"}) {
+    const JsonObject found = scaling(key, 4).object("rope_scaling");
+    EXPECT_EQ(found.text("rope_type"), "linear") << key;
+    EXPECT_EQ(found.number("factor"), 4) << key;
+    EXPECT_FALSE(scaling(key, 1).has("rope_scaling")) << key;
+    EXPECT_EQ(message_of([&, &key = key] { scaling(key, std::numeric_limits<float>::quiet_NaN()); }),
+              scratch_.file("m.gguf") + ": llama." + key + " is not a finite number. Convert the model again.");
+  }
+}
+
+TEST_F(GgufFiles, OfSeveralInAFolderOneMustBeNamed) {
+  const std::string first = put(small_gguf(), "a.gguf");
+  EXPECT_EQ(find_model(scratch_.path()), first);
+  put(small_gguf(), "b.gguf");
+  EXPECT_EQ(message_of([&] { find_model(scratch_.path()); }),
+            scratch_.path() + ": 2 GGUF files lie here. Name one of them, e.g. " + first + ".");
+  EXPECT_EQ(message_of([] { find_model("a\nb"); }), "a\\x0Ab: a line break in the name of a model. Rename the file.");
+}
+
 TEST_F(GgufFiles, RowsOfHeadsComeBackInTheirOrder) {
   GgufBytes file;  // heads of 4: llama.cpp has the rows 0 2 1 3 of a head
   file.key("general.architecture", std::string("llama"));

@@ -1,4 +1,5 @@
 // What a config.json may ask for, and the one line that refuses the rest.
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <nlohmann/json.hpp>
@@ -7,6 +8,7 @@
 #include "core/nn/rotary.h"
 #include "models/registry.h"
 #include "tests/models/support.h"
+#include "tests/support/logged.h"
 
 namespace {
 
@@ -67,6 +69,28 @@ TEST(Config, MixturesThatContradictTheTensorsAreRefused) {
       refusal({{"first_k_dense_replace", 0}}).find(file + ": there is no tensor `model.layers.0.mlp.gate.weight`"), 0u);
 }
 
+// A block too few, or parts that the family does not have: the model would be another one than that of the file.
+TEST(Config, TensorsThatNothingReadsAreNamed) {
+  const std::string file = golden_directory("qwen3_tied") + "/model.safetensors";
+  const core::Weights weights(std::make_shared<core::Checkpoint>(core::Checkpoint::open(file)), at::kFloat, at::kCPU);
+  const auto said = [&](const json& changes) {
+    json config = json::parse(golden_file("qwen3_tied", "config.json"));
+    config.merge_patch(changes);
+    const auto model = models::build(core::JsonObject::parse(config.dump(), "config.json"));
+    const Logged log;
+    model->check(weights);
+    return log.text();
+  };
+  EXPECT_EQ(said(json::object()), "");
+  EXPECT_THAT(said({{"num_hidden_layers", 1}}),
+              testing::AllOf(testing::StartsWith(file + ": 11 tensors are read by nothing: model.layers.1."),
+                             testing::HasSubstr("Check that the configuration (layers, model_type, biases)")));
+  EXPECT_EQ(message_of([&] {
+              said({{"num_hidden_layers", 1000000000}});
+            }),
+            "config.json: num_hidden_layers is 1000000000, more than 10000. Check it.");
+}
+
 TEST(Config, RoutingThatIsNotImplementedIsRefused) {
   EXPECT_EQ(refusal("deepseek_v2", {{"topk_method", "group_limited_greedy"}}),
             "config.json: topk_method is \"group_limited_greedy\". Only \"greedy\" is implemented.");
@@ -118,11 +142,11 @@ TEST(Config, AnUnknownRopeIsRefusedWithTheKnownOnes) {
   EXPECT_EQ(refusal("llama_linear", {{"rope_scaling", {{"rope_type", "longrope"}}}}),
             "config.json: rope_scaling.rope_type is longrope, which is not implemented. Use a model with one of: "
             "default, linear, "
-            "yarn, llama3, factors.");
+            "yarn, llama3.");
   EXPECT_EQ(refusal("llama_linear", {{"rope_scaling", {{"rope_type", nullptr}, {"type", "dynamic"}}}}),
             "config.json: rope_scaling.type is dynamic, which is not implemented. Use a model with one of: default, "
             "linear, yarn, "
-            "llama3, factors.");
+            "llama3.");
 }
 
 TEST(Config, ImpossibleRopeNumbersAreRefused) {

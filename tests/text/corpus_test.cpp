@@ -147,7 +147,7 @@ TEST_F(DataFolders, UnknownNamesGetTheNearestAndAllKnownOnes) {
                 home_data() + ", " + data() + ".");
   EXPECT_EQ(message_of([] { find_model("smal"); }),
             "smal: no such model or directory. Did you mean `small`? Known models: small. Searched: " + home_data() +
-                ", " + data() + ".");
+                ", " + data() + ", " + fetched_models() + ".");
   EXPECT_EQ(message_of([] { load_corpus("books/train"); }),
             "books/train: its file corpora/train.txt is in none of the data folders (" + home_data() + ", " + data() +
                 "). Put it into one.");

@@ -67,6 +67,21 @@ TEST_F(GgufTokenizers, BosAndAllEndsComeFromTheFile) {
   EXPECT_FALSE(tokenizer->ends_text(5));
 }
 
+// As llama.cpp has it where the file does not say.
+TEST_F(GgufTokenizers, TextsOfLlama3BeginWithBos) {
+  const json small{{"model", {{"vocab", {{"a", 0}, {"b", 1}}}, {"merges", json::array()}}},
+                   {"added_tokens", json::array()}};
+  for (const auto& [pre, adds] : std::map<std::string, bool>{{"llama-bpe", true}, {"llama3", true}, {"qwen2", false}}) {
+    for (const std::string& given : {"", "no"}) {
+      GgufBytes file = as_gguf(small, pre);
+      file.key("tokenizer.ggml.bos_token_id", uint32_t{1});
+      if (!given.empty()) file.key("tokenizer.ggml.add_bos_token", false);
+      const auto tokenizer = tokenizer_of(put(file));
+      EXPECT_EQ(tokenizer->adds_bos(), adds && given.empty()) << pre << " " << given;
+    }
+  }
+}
+
 TEST_F(GgufTokenizers, WhatIsBrokenOrUnknownIsNamed) {
   GgufBytes kind;
   kind.key("tokenizer.ggml.model", std::string("t5"));
