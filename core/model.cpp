@@ -189,12 +189,19 @@ namespace {
 // Tensors that old checkpoints carry and nobody reads: the frequencies of positions follow from config.json.
 bool is_spare(const std::string& name) { return name.ends_with(".rotary_emb.inv_freq"); }
 
+// One tensor of all experts, of which parts are read under names of their own (core/io/safetensors.h).
+bool is_read_in_parts(const std::string& name, const std::set<std::string>& read) {
+  const std::string experts = name.substr(0, name.rfind('.') + 1);
+  const auto part = read.lower_bound(experts);
+  return experts.ends_with(".experts.") && part != read.end() && part->starts_with(experts);
+}
+
 // Says which tensors of the files are none of this model's. read: the names of those that are.
 void warn_of_unread(const TensorSource& source, const std::set<std::string>& read) {
   constexpr size_t kNamed = 3;
   std::vector<std::string> unread;
   for (const std::string& name : source.names()) {
-    if (!read.contains(name) && !is_spare(name)) unread.push_back(name);
+    if (!read.contains(name) && !is_spare(name) && !is_read_in_parts(name, read)) unread.push_back(name);
   }
   if (unread.empty()) return;
   const std::vector<std::string> named(unread.begin(), unread.begin() + std::min(unread.size(), kNamed));

@@ -1,5 +1,6 @@
 // Experts that lie in one tensor per kind, [E, 2F, D] and [E, D, F], are the same model as experts with tensors of
 // their own.
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <filesystem>
@@ -9,6 +10,7 @@
 #include "core/io/safetensors.h"
 #include "tests/io/support.h"
 #include "tests/models/support.h"
+#include "tests/support/logged.h"
 
 namespace {
 
@@ -77,9 +79,11 @@ TEST(FusedExperts, GiveTheLogitsOfExpertsWithTensorsOfTheirOwn) {
     ++mixtures;
     write(scratch.file(golden), golden, together);
     const at::Tensor ids = expected_of(golden, "ids");
+    const Logged log;
     EXPECT_TRUE(
         at::equal(load_model(scratch.file(golden))->forward(ids), load_model(golden_directory(golden))->forward(ids)))
         << golden;
+    EXPECT_THAT(log.text(), testing::Not(testing::HasSubstr("read by nothing"))) << golden;
   }
   EXPECT_GT(mixtures, 0u);
 }
