@@ -36,7 +36,8 @@ std::string resolved_text(const Run& run) {
   }
   std::string text = core::to_yaml(node);
   const quant::WeightConfig& weight = copy.quant.weight;
-  const bool reads_range = run.quantizes() && std::count(unread.begin(), unread.end(), "range") == 0;
+  const bool reads_range =
+      run.quantizes() && !copy.quant.brings_codes() && std::count(unread.begin(), unread.end(), "range") == 0;
   if (reads_range && weight.range == "auto" && weight.covered())
     text += fmt::format("# quant.weight.range: auto is {} at {} bits\n", weight.range_kind(), weight.bits);
   for (const InactiveKey& key : run.point.inactive)
