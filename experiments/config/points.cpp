@@ -60,6 +60,19 @@ std::vector<Swept> times_grid(std::vector<Swept> points, const SweepConfig& swee
   return points;
 }
 
+// Keys are set one after the other: a map behind one of its own keys would take its value away without a word.
+void require_nothing_lost(const Swept& point) {
+  for (size_t later = 1; later < point.size(); ++later) {
+    const auto& [map, value] = point[later];
+    for (size_t earlier = 0; earlier < later; ++earlier) {
+      const std::string& key = point[earlier].first;
+      core::require(!key.starts_with(map + ".") && !key.starts_with(map + "["),
+                    "{} replaces {}, which the same run sets before it. Write that key inside of it.",
+                    core::at(value.origin, map), key);
+    }
+  }
+}
+
 // Takes a top-level key out of the document; null if it is not there.
 core::Node take(core::Node& root, const std::string& key) {
   core::Node* node = root.find(key);
@@ -213,6 +226,7 @@ std::vector<Point> read_points(const std::string& file, const std::vector<std::s
   const bool expects = root.find("expect") != nullptr;
   const core::Node expect = take(root, "expect");
   const std::vector<Swept> all = times_grid(cases_of(sweep), sweep);
+  for (const Swept& point : all) require_nothing_lost(point);
   std::vector<core::Node> documents;
   for (const Swept& swept : all) {
     core::Node& document = documents.emplace_back(root);

@@ -191,6 +191,17 @@ TEST_F(Points, AKeyThatIsSweptTwiceIsRefused) {
             "a.yaml:5 (sweep.grid): quant.weight.bits is in sweep.cases too. Take it out of one of them.");
 }
 
+TEST_F(Points, AMapBehindOneOfItsKeysIsRefused) {
+  EXPECT_EQ(error("sweep: {cases: [{quant.weight.clip: 0.9, quant.weight: {bits: 2}}]}"),
+            "a.yaml:4 (sweep.cases[0]): quant.weight replaces quant.weight.clip, which the same run sets before it. "
+            "Write that key inside of it.");
+  EXPECT_EQ(error("sweep:\n  grid: {quant.weight: [{bits: 2}]}\n  cases: [{quant.weight.clip: 0.9}]"),
+            "a.yaml:5 (sweep.grid): quant.weight replaces quant.weight.clip, which the same run sets before it. "
+            "Write that key inside of it.");
+  EXPECT_EQ(read("sweep: {cases: [{quant.weight: {bits: 2}, quant.weight.clip: 0.9}]}").at(0).spec.quant.weight.clip,
+            0.9);
+}
+
 TEST_F(Points, CopiesOfASpecAreIndependent) {
   const Spec spec = read("measure: {perplexity: [{corpus: a}]}").at(0).spec;
   const auto text = [](Spec of) { return core::to_yaml(core::to_node(of)); };
