@@ -5,6 +5,7 @@
 #include "export/checkpoint.h"
 #include "tests/experiments/support.h"
 #include "tests/io/gguf_of_folder.h"
+#include "tests/support/logged.h"
 
 namespace experiments {
 namespace {
@@ -71,6 +72,15 @@ TEST_F(GgufRuns, OfAFileWithoutCodesAreRefused) {
                 lab_.run({"model.path=" + folder_, "quant={method: stored, stored: {file: missing.gguf}}"});
               }),
               testing::HasSubstr("quant.stored.file: missing.gguf: no such model or directory."));
+}
+
+TEST_F(GgufRuns, OfStoredCodesSayWhatIsLeftInFullPrecision) {
+  const std::string coded = lab_.put("q8_0.gguf", core::qwen3_as_gguf(folder_, as_q8_0).bytes());
+  const Logged log;
+  lab_.row({"model.path=" + folder_, "quant={method: stored, stored: {file: " + coded +
+                                         "}, rules: [{match: \"*.v_proj\", weight: {bits: 16}}]}"});
+  EXPECT_THAT(log.text(), testing::ContainsRegex("linears are in full precision and no part of bits/weight: "
+                                                 "model.layers.0.self_attn.v_proj"));
 }
 
 // Beside other methods in one sweep, whose grids it does not read.

@@ -6,6 +6,7 @@
 
 #include "core/io/safetensors.h"
 #include "core/nn/rotary.h"
+#include "core/warn_once.h"
 #include "models/registry.h"
 #include "tests/models/support.h"
 #include "tests/support/logged.h"
@@ -85,6 +86,7 @@ TEST(Config, TensorsThatNothingReadsAreNamed) {
   EXPECT_THAT(said({{"num_hidden_layers", 1}}),
               testing::AllOf(testing::StartsWith(file + ": 11 tensors are read by nothing: model.layers.1."),
                              testing::HasSubstr("Check that the configuration (layers, model_type, biases)")));
+  EXPECT_THAT(core::warnings_about(file), testing::ElementsAre(testing::StartsWith(file + ": 11 tensors")));
   EXPECT_EQ(message_of([&] {
               said({{"num_hidden_layers", 1000000000}});
             }),
