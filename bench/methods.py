@@ -47,8 +47,7 @@ TINY = ROOT / "data/corpora/tiny"
 WIKI = DATA / "corpora/wikitext-2-raw"
 OPTIONS = {  # method: (ours, the peer's)
     "gptq": (
-        {"damp": 0.01, "block_size": 128, "act_order": True, "static_groups": True, "gar": False,
-         "true_sequential": False},
+        {"damp": 0.01, "block_size": 128, "act_order": True, "static_groups": True, "gar": False},
         {"dampening_frac": 0.01, "block_size": 128, "actorder": "static"},
     ),
     "awq": ({"clip": False, "duo_scaling": True, "grid": 20, "tokens": 1 << 30}, {"duo_scaling": True, "n_grid": 20}),

@@ -79,25 +79,30 @@ int64_t largest_block(int64_t width) {
 
 }  // namespace
 
-Hadamard::Hadamard(int64_t width) : width_(width), block_(largest_block(width)) {
-  constexpr int64_t kLargestFactor = 64;  // of powers of two: small ones are cheap, few are fast
-  const int64_t base = base_of(block_);
+Hadamard::Hadamard(int64_t width) : width_(width), block_(largest_block(width)), base_(base_of(block_)) {
+  constexpr int64_t kLast = 16;  // order of the last factor, a row of which fills the lanes
+  constexpr int64_t kLargestFactor = 64;
   const auto add = [&](const at::Tensor& matrix) {
     factors_.push_back((matrix / std::sqrt(static_cast<double>(matrix.size(0)))).contiguous());
     transposes_.push_back(factors_.back().t().contiguous());
   };
-  if (base > 1) add(paley(base));
-  for (int64_t rest = block_ / base; rest > 1;) {
+  if (base_ > 1) add(paley(base_));
+  const int64_t last = std::min(block_ / base_, kLast);
+  butterflies_ = block_ / base_ / last;
+  for (int64_t rest = butterflies_; rest > 1;) {
     const int64_t order = std::min(rest, kLargestFactor);
     add(sylvester(order));
     rest /= order;
   }
+  if (last > 1) add(sylvester(last));
 }
 
 int64_t Hadamard::macs() const {
-  int64_t orders = 0;
-  for (const at::Tensor& factor : factors_) orders += factor.size(0);
-  return width_ * orders;
+  if (block_ == 1) return 0;
+  int64_t each = base_ > 1 ? base_ : 0;
+  if (block_ > base_) each += block_ / base_ / butterflies_;
+  for (int64_t order = 1; order < butterflies_; order *= 2) ++each;
+  return width_ * each;
 }
 
 at::Tensor Hadamard::applied_reference(const at::Tensor& x, bool transposed) const {
@@ -151,6 +156,24 @@ REFRAIN_SIMD void multiply_axis(const float* matrix, const float* transpose, int
   }
 }
 
+// Sylvester's matrix of `order` along the axis of x [left, order, right], in place.
+REFRAIN_SIMD void fast_walsh_hadamard(float* x, int64_t left, int64_t order, int64_t right) {
+  const float scale = 1 / std::sqrt(static_cast<float>(order));
+  for (int64_t half = right; half < order * right; half *= 2) {
+    for (int64_t first = 0; first < left * order * right; first += 2 * half) {
+      float *a = x + first, *b = a + half;
+#pragma omp simd
+      for (int64_t i = 0; i < half; ++i) {
+        const float sum = a[i] + b[i], difference = a[i] - b[i];
+        a[i] = sum;
+        b[i] = difference;
+      }
+    }
+  }
+#pragma omp simd
+  for (int64_t i = 0; i < left * order * right; ++i) x[i] *= scale;
+}
+
 }  // namespace
 
 at::Tensor Hadamard::applied_fused(const at::Tensor& x, bool transposed) const {
@@ -159,17 +182,19 @@ at::Tensor Hadamard::applied_fused(const at::Tensor& x, bool transposed) const {
   auto* to = y.mutable_data_ptr<float>();
   at::parallel_for(0, x.numel() / width_, 1 + kGrain / std::max<int64_t>(1, macs()), [&](int64_t begin, int64_t end) {
     std::vector<float> now(width_), next(width_);
+    const int64_t powers = block_ / base_, last = powers / butterflies_;
+    const auto multiply = [&](size_t f, int64_t right) {
+      const int64_t order = factors_[f].size(0);
+      const auto *own = factors_[f].const_data_ptr<float>(), *other = transposes_[f].const_data_ptr<float>();
+      multiply_axis(transposed ? other : own, transposed ? own : other, order, now.data(), width_ / (order * right),
+                    right, next.data());
+      now.swap(next);
+    };
     for (int64_t row = begin; row < end; ++row) {
       std::copy_n(from + row * width_, width_, now.begin());
-      int64_t right = block_;
-      for (size_t f = 0; f < factors_.size(); ++f) {
-        const int64_t order = factors_[f].size(0);
-        right /= order;
-        const auto *own = factors_[f].const_data_ptr<float>(), *other = transposes_[f].const_data_ptr<float>();
-        multiply_axis(transposed ? other : own, transposed ? own : other, order, now.data(), width_ / (order * right),
-                      right, next.data());
-        now.swap(next);
-      }
+      if (base_ > 1) multiply(0, powers);
+      if (butterflies_ > 1) fast_walsh_hadamard(now.data(), width_ / powers, butterflies_, last);
+      if (last > 1) multiply(factors_.size() - 1, 1);
       std::copy_n(now.begin(), width_, to + row * width_);
     }
   });

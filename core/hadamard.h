@@ -1,7 +1,7 @@
 // Orthogonal Hadamard matrices for widths n = 2^a · K: a Kronecker product of a known matrix of order K, 1 or a
-// multiple of 4, and of powers of two, so that a product costs n · (sum of the factors' orders) multiply-accumulates.
-// Matrices of order q + 1 (q ≡ 3 mod 4) and 2 (q + 1) (q ≡ 1 mod 4) for primes q are Paley's (1933): among them 12, 20,
-// 28, 36.
+// multiple of 4, and of a power of two, whose product is a fast Walsh-Hadamard transform: n · (K + 16 + a − 4)
+// additions and multiply-accumulates in all. Matrices of order q + 1 (q ≡ 3 mod 4) and 2 (q + 1) (q ≡ 1 mod 4) for
+// primes q are Paley's (1933): among them 12, 20, 28, 36.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -30,8 +30,12 @@ class Hadamard {
   at::Tensor applied_fused(const at::Tensor& x, bool transposed) const;      // a row at a time, in the nearest cache
 
   int64_t width_, block_;
-  std::vector<at::Tensor> factors_;     // [k, k] float32 each, their Kronecker product is a block
+  // Their Kronecker product is a block: the known matrix, if any, those of powers of two that butterflies do, a last
+  // one.
+  std::vector<at::Tensor> factors_;     // [k, k] float32 each
   std::vector<at::Tensor> transposes_;  // of the factors
+  int64_t base_;                        // K
+  int64_t butterflies_ = 1;             // product of the orders that butterflies do
 };
 
 }  // namespace core

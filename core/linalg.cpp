@@ -65,6 +65,21 @@ std::optional<at::Tensor> inverse_factor(const at::Tensor& h, const std::vector<
   return u.to(h.device());
 }
 
+at::Tensor solved_each(const at::Tensor& a, const at::Tensor& b, double ridge) {
+  const int64_t n = a.size(0), G = a.size(1), rows = std::max<int64_t>(1, (int64_t{1} << 22) / (G * G));
+  at::Tensor found = at::empty({n, G}, a.options());
+  for (int64_t first = 0; first < n; first += rows) {
+    const int64_t count = std::min(rows, n - first);
+    const at::Tensor part = a.narrow(0, first, count).to(at::kDouble);
+    at::Tensor diagonal = part.diagonal(0, 1, 2);  // [n, G]
+    const at::Tensor mean = diagonal.mean(1, /*keepdim=*/true);
+    diagonal.add_(at::where(mean > 0, mean * ridge, at::ones_like(mean)));
+    found.narrow(0, first, count)
+        .copy_(at::linalg_solve(part, b.narrow(0, first, count).to(at::kDouble).unsqueeze(-1)).squeeze(-1));
+  }
+  return found;
+}
+
 std::optional<at::Tensor> product_over(const at::Tensor& a, const at::Tensor& b, const at::Tensor& h, double added) {
   const int64_t O = a.size(0), I = a.size(1);
   TORCH_CHECK(b.sizes() == h.sizes() && h.size(0) == I && h.size(1) == I, "product_over: ", a.sizes(), ", ", b.sizes(),

@@ -22,4 +22,8 @@ std::optional<at::Tensor> inverse_factor(const at::Tensor& h, const std::vector<
 // definite. a: [O, I], b: [I, I], h: [I, I] symmetric, all float32. Memory beside them: two matrices [I, I] in double.
 std::optional<at::Tensor> product_over(const at::Tensor& a, const at::Tensor& b, const at::Tensor& h, double added);
 
+// Solutions s of (A + ridge · mean(diag A) · 1) s = b for many small A, [n, G]. a: [n, G, G] symmetric and positive
+// semidefinite, b: [n, G], float32. What A says nothing about is 0. Computed in double, returned in float32.
+at::Tensor solved_each(const at::Tensor& a, const at::Tensor& b, double ridge);
+
 }  // namespace core

@@ -23,7 +23,8 @@ const char* name_of(Kind kind) {
                               "column_scale",
                               "gate",
                               "token_gate",
-                              "minimum"};
+                              "minimum",
+                              "prefix"};
   return kNames.at(static_cast<size_t>(kind));
 }
 

@@ -29,6 +29,7 @@ enum class Kind {
   gate,                   // factor on a residual branch
   token_gate,             // logits of a mixture, per input feature
   minimum,                // lowest level of a group, stored in place of a zero point
+  prefix,                 // keys or values of the tokens in front of every text
 };
 
 // Whether tensors of this kind are small unsigned integers, as opposed to float parameters.

@@ -15,7 +15,10 @@ using core::Slot;
 
 GroupedQueryAttention::GroupedQueryAttention(const std::string& path, const Shape& shape,
                                              std::shared_ptr<const core::Rotary> rotary, Options options)
-    : heads_per_kv_(shape.heads / shape.kv_heads), head_width_(shape.head_width), rotary_(std::move(rotary)) {
+    : Attention(path, shape.kv_heads, shape.head_width, shape.head_width),
+      heads_per_kv_(shape.heads / shape.kv_heads),
+      head_width_(shape.head_width),
+      rotary_(std::move(rotary)) {
   const int64_t queries = shape.heads * shape.head_width, keys = shape.kv_heads * shape.head_width;
   const auto slot = [&](const char* name, Role role, int64_t outputs, int64_t inputs, bool has_bias) {
     return register_module(name, std::make_shared<Slot>(path + "." + name, role, outputs, inputs, has_bias));
@@ -39,7 +42,7 @@ at::Tensor GroupedQueryAttention::heads_of(const at::Tensor& projected) const {
 at::Tensor GroupedQueryAttention::rotated(const at::Tensor& projected, RmsNorm* norm, const Pass& pass) const {
   at::Tensor heads = heads_of(projected);
   if (norm != nullptr) heads = norm->forward(heads);
-  return rotary_->apply(heads, pass.position);
+  return rotary_->apply(heads, position(pass));
 }
 
 at::Tensor GroupedQueryAttention::forward(const at::Tensor& x, const Pass& pass) {
@@ -52,7 +55,7 @@ at::Tensor GroupedQueryAttention::forward(const at::Tensor& x, const Pass& pass)
     k = rotated(all[1], k_norm_.get(), pass);
     v = heads_of(all[2]);
   }
-  return o_proj_->forward(core::attend(q, k, v, pass));  // [B, T, H · C] -> [B, T, D]
+  return o_proj_->forward(core::attend(q, k, v, pass, prefix().get()));  // [B, T, H · C] -> [B, T, D]
 }
 
 std::vector<LinearGroup> GroupedQueryAttention::groups(RmsNorm& norm) {

@@ -6,15 +6,27 @@
 #include <vector>
 
 #include "core/model.h"
+#include "core/nn/prefix.h"
 #include "core/nn/rotary.h"
 
 namespace models {
 
 class Attention : public torch::nn::Module {
  public:
+  // path: "model.layers.3.self_attn"; of K heads of keys and values, whose widths are C and C'.
+  Attention(const std::string& path, int64_t heads, int64_t key_width, int64_t value_width)
+      : prefix_(register_module("prefix", std::make_shared<core::Prefix>(path, heads, key_width, value_width))) {}
+
   virtual at::Tensor forward(const at::Tensor& x, const core::Pass& pass) = 0;  // [B, T, D] -> [B, T, D]
   // norm: whose output it reads.
   virtual std::vector<core::LinearGroup> groups(core::RmsNorm& norm) = 0;
+
+ protected:
+  const core::Prefix& prefix() const { return *prefix_; }
+  int64_t position(const core::Pass& pass) const { return pass.position + prefix_->length(); }  // of the first token
+
+ private:
+  std::shared_ptr<core::Prefix> prefix_;
 };
 
 // Grouped-query attention (Ainslie 2023, arXiv 2305.13245) with rotated queries and keys.

@@ -41,6 +41,11 @@ void QuantConfig::keys(core::Keys& k) {
     core::Key& section = k.section(name, *options, options->summary());
     if (!options->has_defaults() && name != method) section.only_if_given();
   }
+  k.key("descent", descent,
+        "rounds of coordinate descent on what the method has found: scales of groups by least squares for the codes, "
+        "then all codes in turn, so that the error on calibration inputs falls",
+        {0, 1000})
+      .only_if_given();
   core::Key& grid = k.section("weight", weight, "the grid of the weights");
   if (brings_codes()) grid.only_if_given();
   k.section("activation", activation, "the grid of the inputs of linears");
@@ -80,11 +85,23 @@ void QuantConfig::check_brought() const {
   }
 }
 
+void QuantConfig::check_descent() const {
+  if (descent == 0) return;
+  core::require(method != kNone && !brings_codes() && !chosen().reads_inputs(),
+                "{}: it goes on from codes that a method has chosen linear by linear, and quant.method: {} does not. "
+                "Choose another method, or remove it.",
+                where("descent"), method);
+  core::require(weight.rounding == "nearest",
+                "{}: it chooses the nearest codes, and quant.weight.rounding: {} does not. Leave one of them out.",
+                where("descent"), weight.rounding);
+}
+
 void QuantConfig::check() const {
   core::require(!expert_bits.selected() || method != kNone,
                 "{}: quant.method: none makes no codes that experts could have. Choose a method.",
                 expert_bits.where("policy"));
   if (brings_codes()) check_brought();
+  check_descent();
   for (const std::string& key : core::keys_of(const_cast<WeightConfig&>(weight)).names()) {
     if (weight.given(key)) require_read(weight, key, weight.where(key));
   }
@@ -218,7 +235,8 @@ Assignment assignment_of(core::Slot* slot, const QuantConfig& config, uint64_t s
                 a.format->name());
   const std::string reason = method.refuses(*a.format, slot->out_features(), slot->in_features());
   core::require(reason.empty(), "{}: {}: {}", slot->path(), config.method, reason);
-  a.needs = method.needs() | a.format->needs();
+  a.needs = method.needs() | a.format->needs() | Needs{.hessian = config.descent > 0};
+  a.descent = config.descent;
   if (a.refinement) a.needs = a.needs | a.refinement->needs();
   a.reads_inputs = method.reads_inputs();
   rotate(a, activation, config, seed);

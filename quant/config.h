@@ -36,6 +36,7 @@ struct QuantConfig : core::Section {
   static constexpr const char* kNone = "none";  // leave the model in full precision
 
   std::string method = "rtn";
+  int64_t descent = 0;
   Methods methods = make_methods();  // each with its options
   WeightConfig weight;
   ActivationConfig activation;
@@ -50,6 +51,7 @@ struct QuantConfig : core::Section {
 
  private:
   void check_brought() const;
+  void check_descent() const;
 };
 
 // Inputs that count for the codes of a linear beside those of the first step that runs its block: of the linear at
@@ -85,6 +87,7 @@ struct Assignment {
   std::string codes_of = {};                      // as of Coding
   std::vector<std::string> mean_with = {};        // likewise
   std::shared_ptr<const Rotation> rotation = {};  // of what is coded; null: none
+  int64_t descent = 0;                            // as of Target
   std::vector<FurtherInput> further = {};         // whose statistics are added to those of its own inputs
 };
 

@@ -26,6 +26,7 @@ struct Target {
   std::shared_ptr<const Refinement> refinement = {};  // of what the method makes of it; null: none
   std::string codes_of = {};                      // path of the linear whose codes it takes; methods see no such target
   std::vector<std::string> mean_with = {};        // as of Coding; methods see the mean in the slot
+  int64_t descent = 0;                            // rounds, after the method (quant/columns/descent.h)
   std::shared_ptr<const Rotation> rotation = {};  // of what is coded; methods see the rotated weight in the slot
   std::string note = {};                          // what modules.csv says of its inputs
   std::string fallback = {};                      // why it is rounded to nearest; methods see no such target either
@@ -58,8 +59,6 @@ class Method : public core::Section {
   virtual std::string refuses(const WeightFormat&, int64_t /*out_features*/, int64_t /*in_features*/) const {
     return {};
   }
-  // Whether the inputs of a group of linears are measured after the earlier groups of the block are quantized.
-  virtual bool true_sequential() const { return false; }
   // Whether it runs the block on its inputs: the walk then carries them, context.inputs.quantized, or full with
   // propagate_error: false.
   virtual bool reads_inputs() const { return false; }

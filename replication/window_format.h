@@ -40,6 +40,10 @@ class WindowFormat : public quant::SequenceFormat {
   quant::EncodedColumns encode_columns(const at::Tensor& w, const quant::Parameters& parameters, int64_t first,
                                        int64_t in_features) const override;
   at::Tensor decode(const at::Tensor& codes, const quant::Parameters& parameters) const override;
+  std::optional<quant::Parameters> rescaled(const quant::Parameters& parameters,
+                                            const at::Tensor& scale) const override {
+    return scale_format_.replaced(parameters, scale);
+  }
   quant::Parameters layout(int64_t out_features, int64_t in_features) const override;
   at::Tensor noise_scale(const quant::Parameters& parameters, int64_t out_features, int64_t in_features) const override;
 

@@ -35,14 +35,19 @@ void put_tokens(const at::Tensor& all, int64_t first, const at::Tensor& rows) {
 
 }  // namespace
 
-std::pair<at::Tensor, at::Tensor> KvCache::append(int64_t step, const at::Tensor& k, const at::Tensor& v) {
+KeyValues KvCache::append(int64_t step, const at::Tensor& k, const at::Tensor& v, const KeyValues* prefix) {
   Entry& entry = entries_.at(step);
   const int64_t tokens = k.size(1);
-  require(entry.length + tokens <= capacity_,
+  require(length(step) + tokens <= capacity_,
           "context of {} tokens is full. Generate fewer tokens or shorten the prompt.", capacity_);
   if (!entry.k.defined()) {
-    entry.k = at::empty({k.size(0), capacity_, k.size(2), k.size(3)}, k.options());
-    entry.v = at::empty({v.size(0), capacity_, v.size(2), v.size(3)}, v.options());
+    entry.prefix = entry.length = prefix == nullptr ? 0 : prefix->k.size(1);
+    entry.k = at::empty({k.size(0), entry.prefix + capacity_, k.size(2), k.size(3)}, k.options());
+    entry.v = at::empty({v.size(0), entry.prefix + capacity_, v.size(2), v.size(3)}, v.options());
+    if (prefix != nullptr) {
+      entry.k.narrow(1, 0, entry.prefix).copy_(prefix->k);
+      entry.v.narrow(1, 0, entry.prefix).copy_(prefix->v);
+    }
   }
   put_tokens(entry.k, entry.length, k);
   put_tokens(entry.v, entry.length, v);
@@ -50,7 +55,7 @@ std::pair<at::Tensor, at::Tensor> KvCache::append(int64_t step, const at::Tensor
   return {entry.k.narrow(1, 0, entry.length), entry.v.narrow(1, 0, entry.length)};
 }
 
-int64_t KvCache::length(int64_t step) const { return entries_.at(step).length; }
+int64_t KvCache::length(int64_t step) const { return entries_.at(step).length - entries_.at(step).prefix; }
 
 namespace {
 
@@ -148,15 +153,24 @@ at::Tensor attend_one_token(const at::Tensor& q, const at::Tensor& k, const at::
   return out;
 }
 
+KeyValues behind(const KeyValues* prefix, const at::Tensor& k, const at::Tensor& v) {
+  if (prefix == nullptr) return {k, v};
+  const auto joined = [](const at::Tensor& before, const at::Tensor& x) {
+    return at::cat({before.expand({x.size(0), -1, -1, -1}), x}, 1);
+  };
+  return {joined(prefix->k, k), joined(prefix->v, v)};
+}
+
 }  // namespace
 
-at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Pass& pass) {
+at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Pass& pass,
+                  const KeyValues* prefix) {
   const int64_t batch = q.size(0), tokens = q.size(1), heads = q.size(2);
 
   // 1. Keys and values of the past, if any, come before those of these tokens.
-  auto [all_k, all_v] = pass.given != nullptr   ? std::pair{pass.given->k, pass.given->v}
-                        : pass.cache != nullptr ? pass.cache->append(pass.step, k, v)
-                                                : std::pair{k, v};
+  auto [all_k, all_v] = pass.given != nullptr   ? *pass.given
+                        : pass.cache != nullptr ? pass.cache->append(pass.step, k, v, prefix)
+                                                : behind(prefix, k, v);
   TORCH_CHECK(heads % all_k.size(2) == 0, heads, " query heads on ", all_k.size(2), " key heads");
   if (pass.kept != nullptr) *pass.kept = {all_k, all_v};
   if (tokens == 1 && can_fuse({q}) && lies_by_token(all_k) && lies_by_token(all_v))

@@ -7,36 +7,37 @@
 
 namespace core {
 
+// What a token attends to: [B, P + T, K, C], the past of the cache included.
+struct KeyValues {
+  at::Tensor k, v;
+};
+
 // Keys and values of the steps of a plan, for decoding token by token. One entry per plan step: a block that a plan
 // runs twice has two caches.
 class KvCache {
  public:
   KvCache(int64_t steps, int64_t capacity);  // capacity: tokens
 
-  // Appends k, v: [B, T, K, C] of `step` and returns all keys and values so far: [B, P + T, K, C].
-  std::pair<at::Tensor, at::Tensor> append(int64_t step, const at::Tensor& k, const at::Tensor& v);
-  int64_t length(int64_t step) const;  // tokens held by a step
+  // Appends k, v: [B, T, K, C] of `step` and returns all keys and values so far: [B, P + T, K, C]. prefix: what stands
+  // before the first token, [1, P', K, C], or null; the same in every call.
+  KeyValues append(int64_t step, const at::Tensor& k, const at::Tensor& v, const KeyValues* prefix = nullptr);
+  int64_t length(int64_t step) const;  // tokens held by a step, without the prefix
   int64_t capacity() const { return capacity_; }
 
  private:
   struct Entry {
-    at::Tensor k, v;  // [B, capacity, K, C]
-    int64_t length = 0;
+    at::Tensor k, v;  // [B, P' + capacity, K, C]
+    int64_t prefix = 0, length = 0;
   };
   std::vector<Entry> entries_;
   int64_t capacity_;
-};
-
-// What one step of a plan attends to: [B, P + T, K, C], the past of the cache included.
-struct KeyValues {
-  at::Tensor k, v;
 };
 
 // What a forward pass carries besides hidden states. Default: a full pass from position 0 without cache. Nothing is
 // owned.
 struct Pass {
   int64_t step = 0;      // index in the plan
-  int64_t position = 0;  // of the first token
+  int64_t position = 0;  // of the first token, behind the prefix
   KvCache* cache = nullptr;
   const KeyValues* given = nullptr;  // of another step: this one attends to them and computes none
   KeyValues* kept = nullptr;         // where this step leaves what it attends to
@@ -47,9 +48,10 @@ struct Pass {
 };
 
 // softmax(q kᵀ / sqrt(C) + causal mask) v. q: [B, T, H, C]; k: [B, T, K, C], v: [B, T, K, C'] of the same tokens, K
-// divides H; keys of the pass's cache come before them. Where the pass is given those of another step, k and v are not
-// read. Queries of R replicas, [R · B, T, H, C], all attend to the same keys. Returns [B, T, H · C'] or
-// [R · B, T, H · C'].
-at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Pass& pass);
+// divides H; the prefix, if there is one, and keys of the pass's cache come before them. Where the pass is given those
+// of another step, k and v are not read. Queries of R replicas, [R · B, T, H, C], all attend to the same keys. Returns
+// [B, T, H · C'] or [R · B, T, H · C'].
+at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Pass& pass,
+                  const KeyValues* prefix = nullptr);
 
 }  // namespace core

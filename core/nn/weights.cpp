@@ -131,8 +131,25 @@ at::Tensor loaded(const std::shared_ptr<const TensorSource>& source, const Store
 Weights::Weights(std::shared_ptr<const TensorSource> source, at::ScalarType dtype, at::Device device)
     : source_(std::move(source)), dtype_(dtype), device_(device) {}
 
+const at::Tensor* Weights::added(const std::string& name) const {
+  if (added_ == nullptr) return nullptr;
+  const auto found = added_->find(name);
+  return found == added_->end() ? nullptr : &found->second;
+}
+
+int64_t Weights::length_of(const std::string& name) const {
+  if (const at::Tensor* tensor = added(name)) return tensor->size(0);
+  const std::vector<int64_t> shape = source_->stored(name).shape;
+  require(!shape.empty(), "{}: {} is a single number.", source_->file_of(name), name);
+  return shape.front();
+}
+
 void Weights::check(const std::string& name, at::IntArrayRef shape) const {
   if (noted_ != nullptr) noted_->insert(name);
+  if (const at::Tensor* tensor = added(name)) {
+    TORCH_CHECK(tensor->sizes() == shape, name, " is ", tensor->sizes(), ", not ", shape);
+    return;
+  }
   const StoredTensor stored = source_->stored(name);
   const std::string& file = source_->file_of(name);
   const bool is_gguf = file.ends_with(".gguf");
@@ -147,6 +164,8 @@ LoadedTensor Weights::read(const std::string& name, at::IntArrayRef shape) const
   const c10::InferenceMode off(
       false);  // a weight outlives the measurement that may load it, and is filled by other threads
   check(name, shape);
+  if (const at::Tensor* tensor = added(name))
+    return {tensor->to(device_, dtype_), 8.0 * static_cast<double>(c10::elementSize(dtype_))};
   const StoredTensor stored = source_->stored(name);
   std::atomic<bool> intact = true;
   const at::Tensor tensor = loaded(source_, stored, dtype_, intact);

@@ -3,6 +3,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <map>
 #include <memory>
 #include <optional>
 #include <set>
@@ -29,7 +30,8 @@ class Weights {
   // Error (one line, naming tensor and file) when the tensor is missing, has another shape, a dtype that is not a
   // float, or a value that is not finite.
   LoadedTensor read(const std::string& name, at::IntArrayRef shape) const;
-  bool has(const std::string& name) const { return source_->has(name); }
+  bool has(const std::string& name) const { return source_->has(name) || added(name) != nullptr; }
+  int64_t length_of(const std::string& name) const;  // of the first axis of a tensor that there is
   // Where its bytes lie in the file; of an expert perhaps inside of a tensor of all experts. Null: there is none, or it
   // is encoded there.
   std::optional<TensorView> view(const std::string& name) const;
@@ -52,8 +54,16 @@ class Weights {
     return copy;
   }
 
+  // The same, and these tensors, which no file has.
+  using Added = std::map<std::string, at::Tensor>;
+  Weights with(std::shared_ptr<const Added> tensors) const {
+    Weights copy = *this;
+    copy.added_ = std::move(tensors);
+    return copy;
+  }
+
   // The same tensors in another dtype, read with their blocks.
-  Weights in(at::ScalarType dtype) const { return {source_, dtype, device_}; }
+  Weights in(at::ScalarType dtype) const { return Weights(source_, dtype, device_).with(added_); }
 
   at::ScalarType dtype() const { return dtype_; }
   at::Device device() const { return device_; }
@@ -61,9 +71,12 @@ class Weights {
   int64_t bytes_in_memory() const;  // of all tensors: floats in the compute dtype, codes as they are
 
  private:
+  const at::Tensor* added(const std::string& name) const;  // null: it is none of those that were added
+
   std::shared_ptr<const TensorSource> source_;
   at::ScalarType dtype_;
   at::Device device_;
+  std::shared_ptr<const Added> added_;  // null: none
   bool is_streamed_ = false;
   std::set<std::string>* noted_ = nullptr;
 };

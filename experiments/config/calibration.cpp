@@ -5,7 +5,9 @@
 namespace experiments {
 
 void CalibrationConfig::keys(core::Keys& k) {
-  k.key("corpus", corpus, "registered name of the text (--list corpora), or a path to one");
+  k.key("corpus", corpus,
+        "registered name of the text (--list corpora), a path to one, or generated: text that the full-precision model "
+        "writes, drawn by the seed");
   k.key("samples", samples, "windows of the text", {1, 1 << 20});
   k.key("seq_len", seq_len, "tokens of a window", {2, 1 << 20});
   k.key("sampling", sampling,
@@ -13,6 +15,8 @@ void CalibrationConfig::keys(core::Keys& k) {
         {"random", "sequential"});
   k.key("propagate_error", propagate_error,
         "measure inputs as the quantized blocks before leave them; false: as the full-precision model has them");
+  k.key("true_sequential", true_sequential,
+        "within a block, measure the inputs of later linears after the earlier ones are quantized");
   core::Key& kind =
       k.key("targets", targets,
             "what methods code; weight: the weight W; output: W + W E[(x_fp - x) x^T] (E[x x^T] + lambda 1)^-1, whose "
@@ -48,6 +52,11 @@ void CalibrationConfig::check() const {
                 "{}: output corrects what errors of earlier blocks do to the inputs, and propagate_error: false "
                 "measures inputs without any. Leave one of them out.",
                 where("targets"));
+  core::require(
+      !true_sequential || propagate_error,
+      "{}: it measures inputs behind quantized linears, propagate_error: false behind none. Leave one of them "
+      "out.",
+      where("true_sequential"));
   core::require(!corpus.empty(), "{}: corpus is missing. Name a text, e.g. tiny/train.", where("corpus"));
 }
 

@@ -13,6 +13,7 @@ struct CalibrationConfig : core::Section {
   int64_t seq_len = 256;
   std::string sampling = "random";
   bool propagate_error = true;
+  bool true_sequential = false;
   std::string targets = "weight";
   double target_share = 1;
   double target_damp = 0.05;

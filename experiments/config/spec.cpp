@@ -31,6 +31,33 @@ void MachineConfig::keys(core::Keys& k) {
         {0, 1LL << 40});
 }
 
+void PrefixConfig::keys(core::Keys& k) {
+  k.node(
+       "tokens", tokens,
+       "list of token ids, or auto: tokens whose hidden states on the calibration text are 64 times as large as those "
+       "of others, and BOS")
+      .only_if_given();
+}
+
+void PrefixConfig::check() const {
+  if (!selected() || (is_auto() && tokens.scalar == "auto")) return;
+  const auto is_id = [](const core::Node& node) {
+    return node.is_scalar() && !node.scalar.empty() && node.scalar.size() < 10 &&
+           std::all_of(node.scalar.begin(), node.scalar.end(), [](char c) { return c >= '0' && c <= '9'; });
+  };
+  core::require(
+      tokens.is_list() && !tokens.items.empty() && std::all_of(tokens.items.begin(), tokens.items.end(), is_id),
+      "{}: tokens must be auto or a list of token ids, e.g. [1, 29889].", where("tokens"));
+  core::require(static_cast<int64_t>(tokens.items.size()) <= kMost, "{}: {} tokens are more than {}. Name fewer.",
+                where("tokens"), tokens.items.size(), kMost);
+}
+
+std::vector<int64_t> PrefixConfig::ids() const {
+  std::vector<int64_t> all;
+  for (const core::Node& node : tokens.items) all.push_back(std::stoll(node.scalar));
+  return all;
+}
+
 void RuntimeConfig::keys(core::Keys& k) {
   k.key("linears", linears,
         "how quantized linears run; dense: the weight is decoded for every product; packed: codes are multiplied as "
@@ -38,6 +65,10 @@ void RuntimeConfig::keys(core::Keys& k) {
         "groups of weights are multiples of that, else all",
         {"dense", "packed", "packed_int8"});
   k.key("rows", rows, "packed: products of more tokens than this decode the weight, a tile at a time", {0, 1 << 20});
+  k.section("prefix", prefix,
+            "tokens in front of every text, whose keys and values are kept in full precision and whose losses are not "
+            "counted; full precision is measured with and without them")
+      .only_if_given();
 }
 
 void SweepConfig::keys(core::Keys& k) {
@@ -83,12 +114,8 @@ void Spec::check() const {
   core::require(!leaves && !name.starts_with("."), "{}: `{}` is not a folder below {}. Use letters, digits, - and /.",
                 where("name"), name, out);
   check_seeds();
-  const bool sequential =
-      quant.method != quant::QuantConfig::kNone && quant.methods.at(quant.method)->true_sequential();
-  core::require(!sequential || calibration.propagate_error,
-                "{}: true_sequential measures inputs behind quantized linears, propagate_error: false behind none. "
-                "Leave one of them out.",
-                calibration.where("propagate_error"));
+  check_sequential();
+  check_prefix();
   check_targets();
   check_transforms();
   core::require(
@@ -99,6 +126,27 @@ void Spec::check() const {
   core::require(!out.empty(), "{}: out is empty. Name a directory, e.g. runs.", where("out"));
   core::require(!model.path.empty(), "{}: model.path is missing. Name a model directory, e.g. tiny-qwen3.",
                 where("model"));
+}
+
+void Spec::check_sequential() const {
+  if (!calibration.true_sequential) return;
+  const std::string where = calibration.where("true_sequential");
+  core::require(quant.method != quant::QuantConfig::kNone,
+                "{}: quant.method: none quantizes no linear that others could be measured behind. Choose a method.",
+                where);
+  core::require(
+      !quant.chosen().reads_inputs(),
+      "{}: quant.method: {} encodes all linears of a block together. Remove true_sequential, or choose another "
+      "method.",
+      where, quant.method);
+}
+
+void Spec::check_prefix() const {
+  if (!runtime.prefix.selected() || !replication.selected()) return;
+  core::require(!replication.is_of_blocks(),
+                "{}: it holds the keys and values of one run of every block, and {} runs blocks several times. Leave "
+                "one of them out.",
+                runtime.prefix.where("tokens"), replication.strategy);
 }
 
 void Spec::check_targets() const {

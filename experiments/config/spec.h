@@ -31,9 +31,23 @@ struct MachineConfig : core::Section {
   void keys(core::Keys& k) override;
 };
 
+// Tokens in front of every text (core/nn/prefix.h).
+struct PrefixConfig : core::Section {
+  static constexpr int64_t kMost = 16;  // tokens
+
+  core::Node tokens;  // null: none; `auto`, or a list of ids
+
+  void keys(core::Keys& k) override;
+  void check() const override;
+  bool selected() const { return !tokens.is_null(); }
+  bool is_auto() const { return tokens.is_scalar(); }
+  std::vector<int64_t> ids() const;  // of a list
+};
+
 struct RuntimeConfig : core::Section {
   std::string linears = "dense";
   int64_t rows = 64;
+  PrefixConfig prefix;
 
   void keys(core::Keys& k) override;
   bool is_packed() const { return linears != "dense"; }
@@ -73,6 +87,8 @@ struct Spec : core::Section {
 
  private:
   void check_seeds() const;
+  void check_sequential() const;
+  void check_prefix() const;
   void check_targets() const;
   void check_transforms() const;
   void check_qat() const;

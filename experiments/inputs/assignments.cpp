@@ -235,6 +235,7 @@ quant::Correction correction_of(const Spec& spec) {
 
 quant::Calibration calibration_of(const Spec& spec, const core::Windows* text) {
   return {.propagate_error = spec.calibration.propagate_error,
+          .true_sequential = spec.calibration.true_sequential,
           .all_experts = spec.calibration.all_experts,
           .tokens = text == nullptr ? 0 : text->count * text->seq_len,
           .min_token_fraction = spec.calibration.min_token_fraction,

@@ -43,7 +43,8 @@ std::string dtype_for(int64_t weights, at::Device device, bool has_bfloat16) {
 }
 
 core::Weights weights_of(const Spec& spec, const ModelFiles& files) {
-  const core::Weights weights(files.tensors, dtype_of(spec), device_of(spec));
+  const core::Weights weights =
+      core::Weights(files.tensors, dtype_of(spec), device_of(spec)).with(files.prefix.tensors);
   return residency_of(spec, weights) == exports::Residency::stream ? weights.streamed() : weights;
 }
 

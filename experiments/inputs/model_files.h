@@ -15,11 +15,18 @@ namespace experiments {
 
 // A model: its configuration and tokenizer are read, its tensors are mapped and not yet touched.
 struct ModelFiles {
+  // Keys and values of tokens in front of every text (experiments/inputs/prefix.h).
+  struct Prefix {
+    std::vector<int64_t> tokens = {};
+    std::shared_ptr<const core::Weights::Added> tensors = {};  // null: there is none
+  };
+
   std::string path;  // the folder or the GGUF file
   core::JsonObject config;
   std::shared_ptr<const core::TensorSource> tensors;
   std::shared_ptr<const core::Tokenizer> tokenizer;
   bool quantized;  // our own checkpoint, with codes
+  Prefix prefix = {};
 };
 
 ModelFiles open_model_files(const std::string& path);

@@ -3,6 +3,7 @@
 
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -34,10 +35,14 @@ class Resources {
   std::unique_ptr<Texts> texts(const ModelFiles& files, const core::Shape& shape);
   // A measurement with its texts tokenized; equal ones of one model are prepared once.
   std::shared_ptr<const Prepared> prepared(const ModelFiles& files, const core::Shape& shape, const Asked& asked);
-  // The text on which the quantizer looks at inputs, without what training holds out of it.
+  // The text on which the quantizer looks at inputs, without what training holds out of it. A generated text has no
+  // tokens before `write_generated`.
   const core::Windows& calibration(const ModelFiles& files, const Spec& spec, const core::Shape& shape);
   // The text that parameters are trained on; null when none are.
   const TrainingText* training(const ModelFiles& files, const Spec& spec, const core::Shape& shape);
+  // Lets the model write the texts that the configuration calls `generated`, each once; they come from the cache when
+  // it has written them before.
+  void write_generated(const ModelFiles& files, const Spec& spec, const core::Shape& shape);
 
   // All ids of a text, without BOS. They come from the cache when the same tokenizer has seen the same text before.
   const std::vector<int32_t>& tokens(const core::Corpus& corpus, const core::Tokenizer& tokenizer);
@@ -47,6 +52,9 @@ class Resources {
   int64_t texts_tokenized() const { return texts_tokenized_; }
 
  private:
+  std::vector<int32_t> written(const ModelFiles& files, const Spec& spec, int64_t sequences, int64_t length,
+                               const std::string& purpose);
+
   core::Cache cache_;
   core::HashMemo hashes_;
   std::map<std::string, ModelFiles> models_;            // by path
@@ -56,6 +64,7 @@ class Resources {
   std::map<std::string, core::Windows> calibration_;
   std::map<std::string, TrainingText> training_;
   std::map<std::string, std::shared_ptr<const Prepared>> prepared_;
+  std::set<std::string> generated_;  // keys of texts that have been written
   int64_t texts_tokenized_ = 0;
 };
 

@@ -1,6 +1,7 @@
 #include "experiments/measure/bill.h"
 
 #include "core/io/hash.h"
+#include "core/nn/prefix.h"
 #include "core/plan_stream.h"
 #include "quant/linear/quantized_linear.h"
 #include "replication/config.h"
@@ -21,6 +22,14 @@ void add_covered(Bill& bill, const core::Slot& slot) {
   bill.parameters_at_4096 += static_cast<double>(slot.out_features() * slot.in_features()) *
                              (replication::parameters_per_weight(coded->format(), kWidth) +
                               static_cast<double>(of_inputs) / (kWidth * kWidth));
+}
+
+// Keys and values in front of every text count for the linears, whatever their shapes.
+void add_prefix(Bill& bill, core::Block& block) {
+  for (const auto& module : block.modules()) {
+    if (const auto* prefix = dynamic_cast<const core::Prefix*>(module.get()))
+      bill.covered.parameter_bits += prefix->cost().parameter_bits;
+  }
 }
 
 // What a replica of a block has of its own.
@@ -67,6 +76,7 @@ Bill bill_of(core::Model& model, core::BlockSource& source, int64_t cache_bytes)
       add_covered(bill, *slot);
       add_codes(*slot);
     }
+    add_prefix(bill, model.block(i));
     for (core::Block* replica : model.replicas(i)) add_replica(bill, *replica);
     source.release(model, i);
   }

@@ -1,10 +1,14 @@
 #include "experiments/run/pipeline.h"
 
+#include <spdlog/spdlog.h>
+
 #include <algorithm>
 #include <filesystem>
+#include <utility>
 
 #include "core/io/safetensors.h"
 #include "experiments/analysis/sensitivity.h"
+#include "experiments/inputs/prefix.h"
 #include "experiments/run/baseline.h"
 #include "experiments/run/directories.h"
 #include "experiments/run/quantize_model.h"
@@ -27,6 +31,7 @@ class Pipeline {
 
   RunRecord run() && {
     if (!run_.files->quantized) measure_full_precision();
+    if (spec().runtime.prefix.selected()) give_prefix();
     if (run_.quantizes()) {
       rank_units();
       quantize();
@@ -42,6 +47,28 @@ class Pipeline {
  private:
   const Spec& spec() const { return run_.spec(); }
   std::string checkpoint() const { return checkpoint_directory(run_.directory); }
+
+  // From here on the model, in full precision too, has the prefix.
+  void give_prefix() {
+    record_.without_prefix = std::exchange(record_.baseline, {});
+    log_.run("prefix", [&] {
+      prefixed_.emplace(with_prefix(spec(), *run_.files, run_.calibration));
+      run_.files = &*prefixed_;
+      return false;
+    });
+    record_.prefix = prefixed_->prefix.tokens;
+    record_.model_hash = resources_.model_hash(*prefixed_);
+    measure_full_precision();
+    for (size_t i = 0; i < run_.measurements.size(); ++i) {
+      if (!record_.without_prefix[i] || !record_.baseline[i]) continue;
+      const Column first = run_.measurements[i].measure->columns().front();
+      const Json::json_pointer path("/" + first.path);
+      if (!record_.baseline[i]->values.contains(path)) continue;
+      const auto value = [&](const Found& found) { return found.values.at(path).get<double>(); };
+      spdlog::info("full precision: {} {:.{}f} without the prefix, {:.{}f} with it", first.heading,
+                   value(*record_.without_prefix[i]), first.digits, value(*record_.baseline[i]), first.digits);
+    }
+  }
 
   void measure_full_precision() {
     log_.run("baseline", [&] {
@@ -207,7 +234,8 @@ class Pipeline {
     return run_.is_unchanged() && !run_.measurements[first].measure->decodes();
   }
 
-  const Run& run_;
+  Run run_;
+  std::optional<ModelFiles> prefixed_;
   Resources& resources_;
   StageLog log_;
   RunRecord record_;

@@ -30,6 +30,12 @@ Json measured_json(const Run& run, const std::vector<std::optional<Found>>& foun
   return json;
 }
 
+// null: nothing stands in front of the texts.
+Json prefix_json(const Run& run, const RunRecord& record) {
+  if (record.prefix.empty()) return nullptr;
+  return {{"tokens", record.prefix}, {"baseline_without", measured_json(run, record.without_prefix)}};
+}
+
 double ratio(int64_t bits, int64_t weights) { return static_cast<double>(bits) / static_cast<double>(weights); }
 
 // Bits per weight; the denominator of `codes` and `with_parameters` is the weights that quantization covers.
@@ -112,6 +118,7 @@ Json results_json(const Run& run, const RunRecord& record, int64_t bytes_on_disk
             {"codes", code_hash ? Json(*code_hash) : Json(nullptr)}}},
           {"baseline", run.files->quantized ? Json(nullptr) : measured_json(run, record.baseline)},
           {"quantized", measured_json(run, record.quantized)},
+          {"prefix", prefix_json(run, record)},
           {"bits", bits_json(record.bill, bytes_on_disk)},
           {"macs_per_token", record.bill.all.macs},
           {"mac_multiplier", record.bill.mac_multiplier},

@@ -20,8 +20,10 @@ namespace experiments {
 // A finished run, before it is written.
 struct RunRecord {
   std::string model_hash = {};
-  std::vector<std::optional<Found>> baseline = {};   // per measurement of the run; none where it was not measured
-  std::vector<std::optional<Found>> quantized = {};  // likewise
+  std::vector<std::optional<Found>> baseline = {};        // per measurement of the run; none where it was not measured
+  std::vector<std::optional<Found>> quantized = {};       // likewise
+  std::vector<int64_t> prefix = {};                       // tokens in front of every text
+  std::vector<std::optional<Found>> without_prefix = {};  // where there are some: full precision without them
   std::vector<StageRecord> stages = {};
   std::vector<quant::ModuleReport> modules = {};
   std::optional<Efficiency> efficiency = {};  // of replication

@@ -7,6 +7,7 @@
 #include "core/warn_once.h"
 #include "experiments/analysis/experts.h"
 #include "experiments/inputs/assignments.h"
+#include "experiments/inputs/prefix.h"
 #include "models/registry.h"
 #include "quant/kernels/product.h"
 #include "quant/stage/apply_transforms.h"
@@ -85,6 +86,7 @@ Run resolve(Point point, Resources& resources) {
   choose_dtype(run);
   const auto model = models::build(run.files->config);
   run.shape = model->shape();
+  run.shape.context -= prefix_length(spec, *run.files, run.shape);
   check_model(run, *model);
   run.measurements = measurements_of(run, resources);
   try {
@@ -93,6 +95,8 @@ Run resolve(Point point, Resources& resources) {
     run.no_control = none.what();
   }
   run.plan = model->plan();
+  if (spec.runtime.prefix.is_auto() && run.calibration == nullptr)
+    run.calibration = &resources.calibration(*run.files, spec, run.shape);
   return run;
 }
 

@@ -88,6 +88,7 @@ Row run_in_directory(const Run& run, Resources& resources) {
   core::limit_hidden_states(static_cast<int64_t>(spec.model.spill_above * 1e9), spec.out + "/.cache");
   core::write_atomically(directory + "/resolved.yaml", resolved_text(run));
 
+  resources.write_generated(*run.files, spec, run.shape);
   const RunRecord record = compute(run, resources);
   for (const auto& found : record.quantized) {
     if (found) log.write(*found);

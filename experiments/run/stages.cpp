@@ -6,6 +6,7 @@
 #include "core/machine.h"
 #include "experiments/analysis/experts.h"
 #include "experiments/analysis/sensitivity.h"
+#include "experiments/inputs/prefix.h"
 #include "experiments/measure/measures.h"
 #include "experiments/run/baseline.h"
 #include "experiments/run/training.h"
@@ -24,6 +25,7 @@ constexpr int kOrder = 1;
 const std::vector<std::pair<std::string, int>>& table() {
   static const std::vector<std::pair<std::string, int>> versions{
       {"baseline", kBaselineVersion},
+      {"prefix", kPrefixVersion},
       {"rank", kOrder},
       {"sensitivity", kSensitivityVersion},
       {"experts", kExpertsVersion},

@@ -67,7 +67,8 @@ Config read_config(const core::JsonObject& json) {
 // shared by the heads.
 class LatentAttention : public Attention {
  public:
-  LatentAttention(const std::string& path, const Config& config) : config_(config) {
+  LatentAttention(const std::string& path, const Config& config)
+      : Attention(path, config.heads(), config.key(), config.value), config_(config) {
     const int64_t D = config.shape.width, H = config.heads();
     const auto slot = [&](const char* name, Role role, int64_t outputs, int64_t inputs, bool has_bias) {
       return register_module(name, std::make_shared<Slot>(path + "." + name, role, outputs, inputs, has_bias));
@@ -105,7 +106,8 @@ class LatentAttention : public Attention {
       v = own.narrow(-1, config_.plain, config_.value);
     }
     // 3. attend, mix the heads
-    return o_proj_->forward(core::attend(config_.temperature == 1 ? q : q * config_.temperature, k, v, pass));
+    return o_proj_->forward(
+        core::attend(config_.temperature == 1 ? q : q * config_.temperature, k, v, pass, prefix().get()));
   }
 
   std::vector<LinearGroup> groups(RmsNorm& norm) override {
@@ -125,7 +127,7 @@ class LatentAttention : public Attention {
   // them half a width apart; the order does not matter to q kᵀ.
   at::Tensor rotated(const at::Tensor& heads, int64_t first, const Pass& pass) const {
     const at::Tensor pairs = heads.narrow(-1, first, config_.rotated).unflatten(-1, {config_.rotated / 2, 2});
-    return config_.rotary->apply(pairs.transpose(-1, -2).flatten(-2).contiguous(), pass.position);
+    return config_.rotary->apply(pairs.transpose(-1, -2).flatten(-2).contiguous(), position(pass));
   }
 
   Config config_;

@@ -40,6 +40,10 @@ Encoded ScalarGrid::encode(const at::Tensor& w, Parameters parameters) const {
   return {codes, std::move(parameters)};
 }
 
+std::optional<Parameters> ScalarGrid::rescaled(const Parameters& parameters, const at::Tensor& scale) const {
+  return config().stores_minimum() ? std::nullopt : scale_format_.replaced(parameters, scale);
+}
+
 // ---- the offset ----
 
 void ScalarGrid::add_offset(Parameters& layout) const {

@@ -13,6 +13,7 @@ class ScalarGrid : public ElementFormat {
   int64_t groups(int64_t in_features) const override;
   Needs needs() const override { return {.mean_square = config().range_kind() == "importance"}; }
   Encoded encode(const at::Tensor& w, Parameters parameters) const override;
+  std::optional<Parameters> rescaled(const Parameters& parameters, const at::Tensor& scale) const override;
   std::optional<PackedForm> packed_form(const Parameters& parameters, int64_t out_features,
                                         int64_t in_features) const override {
     return PackedForm{element_grid(parameters, out_features, in_features)};

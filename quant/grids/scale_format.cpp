@@ -89,6 +89,12 @@ Parameters ScaleFormat::stored(const at::Tensor& scale) const {
   return parameters;
 }
 
+std::optional<Parameters> ScaleFormat::replaced(Parameters parameters, const at::Tensor& scale) const {
+  if (two_level() || parameters.at("scale").sizes() != scale.sizes()) return std::nullopt;
+  parameters.at("scale") = rounded_scale(scale).to(parameters.at("scale").device());
+  return parameters;
+}
+
 at::Tensor ScaleFormat::largest(const at::Tensor& x) const {
   const int64_t groups = x.size(1), share = shared(groups), supers = (groups + share - 1) / share;
   return at::constant_pad_nd(x.abs(), {0, supers * share - groups}).reshape({x.size(0), supers, share}).amax(-1);

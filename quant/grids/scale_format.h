@@ -32,6 +32,9 @@ class ScaleFormat {
   // The scales that they stand for, [O, G] float32. Differentiable.
   at::Tensor scale(const Parameters& parameters) const;
 
+  // The parameters with these scales in place of theirs; none where several groups or rows share what is stored.
+  std::optional<Parameters> replaced(Parameters parameters, const at::Tensor& scale) const;
+
   // The same for lowest levels m ≤ 0 of groups: minimum [O, G]; two-level: minimum_codes n [O, G] and super_minimum
   // [O, ceil(G / scale_group)], m = −super_minimum · n.
   Parameters minimum_layout(const std::vector<int64_t>& shape) const;

@@ -105,6 +105,9 @@ class WeightFormat {
   // The parameters' names, shapes, kinds and stored bits for an [O, I] weight, tensors undefined: what a checkpoint
   // holds.
   virtual Parameters layout(int64_t out_features, int64_t in_features) const = 0;
+  // The parameters with other scales, [O, G] like noise_scale, rounded as they are stored; codes then stand for levels
+  // in proportion. None: weights are not proportional to such scales.
+  virtual std::optional<Parameters> rescaled(const Parameters&, const at::Tensor& /*scale*/) const { return {}; }
   // None: there are no kernels for what this format does.
   virtual std::optional<PackedForm> packed_form(const Parameters&, int64_t, int64_t) const { return {}; }
   // What noise is measured in: [O, G].
@@ -134,6 +137,7 @@ class SequenceFormat : public WeightFormat {
   // multiples of column_block().
   virtual EncodedColumns encode_columns(const at::Tensor& w, const Parameters& parameters, int64_t first,
                                         int64_t in_features) const = 0;
+  // So many columns are coded together, in tiles of as many rows.
   virtual int64_t column_block() const { return 1; }
 };
 

@@ -99,7 +99,7 @@ struct Visit {
 struct Gptq : Method {
   double damp = 0.01;
   int64_t block_size = 128;
-  bool act_order = true, static_groups = true, gar = false, sequential = false;
+  bool act_order = true, static_groups = true, gar = false;
 
   std::string summary() const override {
     return "column by column, the error of each spread over the later ones by the Hessian of calibration inputs";
@@ -112,8 +112,6 @@ struct Gptq : Method {
     k.key("static_groups", static_groups,
           "fit all groups on the original weights; false: each when it is reached, on what the errors made of it");
     k.key("gar", gar, "act_order inside groups and of groups, so that a group is visited in one go");
-    k.key("true_sequential", sequential,
-          "within a block, measure the inputs of later linears after the earlier ones are quantized");
   }
   void check() const override {
     core::require(act_order || !gar, "{}: gar is an act_order that keeps groups whole. Set act_order: true.",
@@ -124,7 +122,6 @@ struct Gptq : Method {
                   where("static_groups"));
   }
   Needs needs() const override { return {.hessian = true}; }
-  bool true_sequential() const override { return sequential; }
   std::string refuses(const WeightFormat& format, int64_t out_features, int64_t in_features) const override {
     if (static_groups || fits_group_by_group(format, out_features, in_features)) return {};
     return "groups that share scales or a table cannot be fitted one by one. Set quant.gptq.static_groups: true.";

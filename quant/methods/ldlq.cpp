@@ -5,8 +5,7 @@
 // formats that look at neighbouring codes need.
 #include <ATen/ATen.h>
 
-#include <functional>
-
+#include "quant/columns/column_encoder.h"
 #include "quant/columns/hessian_factor.h"
 #include "quant/method.h"
 
@@ -15,24 +14,6 @@ namespace quant {
 namespace {
 
 constexpr int64_t kBlock = 16;  // columns
-
-using EncodeColumns = std::function<EncodedColumns(const at::Tensor& w, int64_t first)>;
-
-// Codes and levels of columns first … first + n of a weight [O, I], whatever the format's order.
-EncodeColumns encoder_of(const WeightFormat& format, const Parameters& parameters, int64_t O, int64_t I) {
-  if (format.order() == Order::elementwise) {
-    return [grid = as_elements(format).element_grid(parameters, O, I)](const at::Tensor& w, int64_t first) {
-      const ElementGrid part = grid.columns(first, w.size(1));
-      const at::Tensor codes = part.encode(w);
-      return EncodedColumns{codes, part.decode(codes)};
-    };
-  }
-  const SequenceFormat& sequence = as_sequence(format);
-  TORCH_CHECK(kBlock % sequence.column_block() == 0, "columns are coded ", sequence.column_block(), " together");
-  return [&sequence, &parameters, I](const at::Tensor& w, int64_t first) {
-    return sequence.encode_columns(w, parameters, first, I);
-  };
-}
 
 struct Ldlq : Method {
   double damp = 0.01;
@@ -71,6 +52,7 @@ struct Ldlq : Method {
   static Encoded spread(const at::Tensor& w, const WeightFormat& format, const Statistics& x, const at::Tensor& u) {
     const int64_t O = w.size(0), I = w.size(1);
     Parameters parameters = format.fit(w, x);
+    TORCH_CHECK(kBlock % column_block(format) == 0, "columns are coded ", column_block(format), " together");
     const EncodeColumns encode = encoder_of(format, parameters, O, I);
     const at::Tensor rest = w.cpu().clone(), codes = at::empty({O, I}, rest.options().dtype(at::kByte));
     for (int64_t first = 0; first < I; first += kBlock) {

@@ -97,7 +97,9 @@ void QatConfig::keys(core::Keys& k) {
   k.key("clip_norm", clip_norm, "largest norm of the gradient, taken with respect to relative changes; 0: any",
         {0, 1e9});
   k.key("weight_decay", weight_decay, "of AdamW", {0, 1});
-  k.key("corpus", corpus, "text to train on in scope model, all of it; empty: calibration.corpus");
+  k.key("corpus", corpus,
+        "text to train on in scope model, all of it; generated: text that the full-precision model writes, as much as "
+        "the steps read; empty: calibration.corpus");
   k.key("seq_len", seq_len, "tokens of a window; 0: calibration.seq_len", {0, 1 << 20});
   core::Key& share =
       k.key("held_out", held_out,

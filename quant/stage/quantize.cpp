@@ -13,6 +13,7 @@
 #include "core/error.h"
 #include "core/io/json_optional.h"
 #include "core/linalg.h"
+#include "quant/columns/descent.h"
 #include "quant/grids/scale_format.h"
 #include "quant/linear/input_quantized_linear.h"
 #include "quant/linear/quantized_linear.h"
@@ -52,6 +53,15 @@ Quantized refined(const Target& target, Quantized result) {
     result.encoded = std::move(made.encoded);
     return result;
   });
+}
+
+// The codes of the method, improved where the target asks for it.
+void improve(const Target& target, Quantized& made) {
+  if (target.descent == 0 || !made.fallback.empty() || !target.inputs.hessian.defined()) return;
+  Refined found =
+      descended(target.slot->linear().weight(), *target.format, std::move(made.encoded), target.inputs, target.descent);
+  made.encoded = std::move(found.encoded);
+  add_note(made.note, found.note);
 }
 
 // What goes into the slot: codes, or the linear itself with quantized inputs. encoded: undefined without a format.
@@ -150,6 +160,7 @@ std::vector<Quantized> Quantize::encoded(core::BlockContext& context, const std:
     if (target.codes_of.empty() && target.fallback.empty()) own.push_back(target);
   }
   std::vector<Quantized> made = own.empty() ? std::vector<Quantized>{} : method_->quantize(context, own);
+  for (size_t i = 0; i < made.size(); ++i) improve(own[i], made[i]);
   std::vector<Quantized> all;
   auto next = made.begin();
   for (const Target& target : targets) {
@@ -237,7 +248,7 @@ void Quantize::block(core::BlockContext& context) {
     add_further(round);
     fall_back(round, pools);
     finish_all(std::move(round), std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
-    if (method_->true_sequential()) put();
+    if (calibration_.true_sequential) put();
   }
   finish_all(pooled(pools), 0);
   put();  // not earlier: what is measured in a later round must not depend on what fits into one

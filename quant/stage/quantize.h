@@ -47,6 +47,7 @@ struct Calibration {
   static constexpr int64_t kHessianBytes = 500'000'000;
 
   bool propagate_error = true;            // as the blocks before, quantized, leave them; false: in full precision
+  bool true_sequential = false;           // a group of linears behind the earlier ones of its block, quantized
   StatisticsStore* store = nullptr;       // of statistics in full precision; null: nothing is kept
   StatisticsStore* further = nullptr;     // of inputs in further steps; needed where an assignment names some
   bool all_experts = false;               // experts are shown all tokens
@@ -59,7 +60,7 @@ struct Calibration {
 
 class Quantize : public core::Stage {
  public:
-  static constexpr int kVersion = 7;  // bumped by hand when codes or parameters change
+  static constexpr int kVersion = 8;  // bumped by hand when codes or parameters change
 
   // With statistics to collect, the walk must carry the stream that `calibration` reads. encoded_of: where an
   // assignment takes the codes of another linear. weight_of: where it codes a mean.

@@ -27,7 +27,8 @@ std::vector<Quantize::Group> Quantize::groups_of(core::Block& block) const {
         group.further = a.further;
       }
       group.pool = linears.pool;
-      group.targets.push_back({a.slot, a.format, a.input, a.refinement, a.codes_of, a.mean_with, a.rotation});
+      group.targets.push_back(
+          {a.slot, a.format, a.input, a.refinement, a.codes_of, a.mean_with, a.descent, a.rotation});
       group.needs = group.needs | a.needs;
     }
     for (auto& [input, group] : by_input) groups.push_back(std::move(group));
@@ -35,8 +36,8 @@ std::vector<Quantize::Group> Quantize::groups_of(core::Block& block) const {
   return groups;
 }
 
-// Groups that are measured in one pass over the calibration text: all of the block unless the method wants them one
-// after the other, or their matrices together are too large.
+// Groups that are measured in one pass over the calibration text: all of the block unless they are to be measured
+// one after the other, or their matrices together are too large.
 std::vector<std::vector<Quantize::Group>> Quantize::rounds_of(core::Block& block) const {
   std::vector<std::vector<Group>> rounds;
   int64_t bytes = 0;
@@ -45,7 +46,7 @@ std::vector<std::vector<Quantize::Group>> Quantize::rounds_of(core::Block& block
     const int64_t matrices = (group.needs.hessian ? 1 : 0) + (group.needs.cross ? 1 : 0);
     const int64_t of_group = matrices * I * I * static_cast<int64_t>(sizeof(float));
     bytes += of_group;
-    if (rounds.empty() || method_->true_sequential() || bytes > calibration_.hessian_bytes) {
+    if (rounds.empty() || calibration_.true_sequential || bytes > calibration_.hessian_bytes) {
       rounds.emplace_back();
       bytes = of_group;
     }

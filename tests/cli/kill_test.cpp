@@ -162,8 +162,7 @@ TEST_F(Killed, WithTransformsEndsBitIdentical) {
 TEST_F(Killed, WithCorrectedTargetsEndsBitIdentical) {
   program_.edit(
       "quant: {method: rtn,",
-      "calibration: {samples: 4, seq_len: 64, targets: output}\nquant: {method: gptq, gptq: {true_sequential: "
-      "true},");
+      "calibration: {samples: 4, seq_len: 64, targets: output, true_sequential: true}\nquant: {method: gptq,");
   find_directory();
   const Files whole = expected();
   EXPECT_THAT(whole.at("modules.csv"), HasSubstr("corrected by 0."));

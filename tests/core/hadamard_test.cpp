@@ -35,11 +35,14 @@ TEST(Hadamard, TheTransposedUndoesIt) {
   const Hadamard hadamard(576);
   EXPECT_TRUE(at::allclose(hadamard.multiply_transposed(hadamard.multiply(x)), x, 0, 1e-5));
   EXPECT_EQ(hadamard.macs(), 576 * (36 + 16));
+  EXPECT_EQ(Hadamard(1536).macs(), 1536 * (12 + 3 + 16)) << "eight times sixteen";
+  EXPECT_EQ(Hadamard(4096).macs(), 4096 * (8 + 16));
+  EXPECT_EQ(Hadamard(7).macs(), 0);
 }
 
 TEST(Hadamard, PlainLoopsMultiplyAsTensorOperationsDo) {
   at::manual_seed(2);
-  for (const int64_t n : {1, 7, 20, 28, 60, 576, 688, 1536}) {
+  for (const int64_t n : {1, 7, 8, 16, 20, 28, 32, 60, 64, 576, 688, 1536, 4096, 11008}) {
     const Hadamard hadamard(n);
     const at::Tensor x = at::randn({3, 5, n});
     const at::Tensor followed = x.clone().requires_grad_();  // the loops have no gradient

@@ -59,8 +59,27 @@ TEST(CalibrationText, MistakesAreToldBeforeAnythingIsComputed) {
                                       "seq_len = 64 x 256 = 16384. Lower them or name a longer text."));
   EXPECT_THAT(mistake({"calibration.corpus=tiny/trian"}), ::testing::HasSubstr("tiny/train"));
   EXPECT_THAT(mistake({"calibration.seq_len=100000"}), ::testing::HasSubstr("longer than the context of the model"));
-  EXPECT_THAT(mistake({"calibration.propagate_error=false", "quant.gptq.true_sequential=true"}),
-              ::testing::HasSubstr("true_sequential measures inputs behind quantized linears"));
+  EXPECT_THAT(mistake({"calibration.propagate_error=false", "calibration.true_sequential=true"}),
+              ::testing::HasSubstr("true_sequential: it measures inputs behind quantized linears"));
+  const auto refused = [&](const Strings& overrides) { return message_of([&] { lab.run(overrides); }); };
+  EXPECT_THAT(refused({"quant.method=none", "calibration.true_sequential=true"}),
+              ::testing::HasSubstr("calibration.true_sequential: quant.method: none quantizes no linear"));
+  EXPECT_THAT(refused({"quant.method=signround", "calibration.true_sequential=true"}),
+              ::testing::HasSubstr("quant.method: signround encodes all linears of a block together"));
+}
+
+TEST(CoordinateDescent, MistakesAreToldBeforeAnythingIsComputed) {
+  const Lab lab;
+  const auto mistake = [&](Strings overrides) {
+    overrides.push_back("quant.descent=1");
+    return message_of([&] { lab.run(overrides); });
+  };
+  for (const char* method : {"none", "signround"}) {
+    EXPECT_THAT(mistake({fmt::format("quant.method={}", method)}),
+                ::testing::HasSubstr("quant.descent: it goes on from codes that a method has chosen linear by linear"));
+  }
+  EXPECT_THAT(mistake({"quant.weight.rounding=stochastic"}),
+              ::testing::HasSubstr("quant.descent: it chooses the nearest codes"));
 }
 
 TEST(CalibrationTargets, MistakesAreToldBeforeAnythingIsComputed) {

@@ -1,10 +1,13 @@
 // SmolLM2-135M-Instruct as tools/get_model fetches it (./run_tests --real): the loss of transformers.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "core/io/model_path.h"
 #include "experiments/inputs/resources.h"
+#include "experiments/measure/perplexity.h"
+#include "experiments/measure/score.h"
 #include "models/registry.h"
 
 namespace experiments {

@@ -46,6 +46,7 @@ class RunProof : public Proof {
         {"measure.latency.repetitions", [this] { latency("repetitions", "3", "/repetitions"); }},
         {"runtime.linears", [this] { packed(); }},
         {"runtime.rows", [this] { rows(); }},
+        {"runtime.prefix.tokens", [this] { changes_the_result("runtime.prefix.tokens=[5, 17]"); }},
         {"machine.cache_bytes", [this] { cache_bytes(); }},
         {"checkpoint", [this] { checkpoint(); }},
         {"sweep.grid", [this] { EXPECT_EQ(lab_.run({"sweep.grid={quant.weight.bits: [2, 3]}"}).rows.size(), 2u); }},

@@ -63,7 +63,7 @@ TEST_F(Streaming, AMethodThatRunsTheBlockOnBothStreamsToo) {
 
 TEST_F(Streaming, CorrectedTargetsToo) {
   const auto with = [&](const Strings& more) {
-    Strings all{"quant.method=gptq",          "quant.gptq.true_sequential=true",
+    Strings all{"quant.method=gptq",          "calibration.true_sequential=true",
                 "calibration.samples=4",      "calibration.seq_len=64",
                 "calibration.targets=output", "quant.rules=[{match: \"*embed_tokens\", weight: {bits: 4}}]"};
     all.insert(all.end(), more.begin(), more.end());
@@ -91,7 +91,7 @@ TEST_F(Streaming, AMixtureOfExpertsToo) {
       {"quant.method=none"},
       {"quant.method=rtn", "runtime.linears=packed"},
       {"quant.method=gptq", "calibration.min_token_fraction=0.3", "calibration.fallback=pooled"},
-      {"quant.method=gptq", "quant.gptq.true_sequential=true", "calibration.targets=output"},
+      {"quant.method=gptq", "calibration.true_sequential=true", "calibration.targets=output"},
       {"quant.method=gptq", "quant.weight.incoherence.hadamard=both"},
       {"quant.method=gptq", "quant.rules=[{match: \"*.experts.0.*\", weight: {bits: 16}, activation: {bits: 8}}]",
        "replication={strategy: low_rank, select: {unit: expert, policy: sensitivity, fraction: 0.25}}"},

@@ -160,7 +160,7 @@ TEST(Calibrated, StatisticsInFullPrecisionAreMeasuredOnceForAllBits) {
 
 TEST(Calibrated, TrueSequentialMeasuresBehindTheQuantizedLinearsOfItsOwnBlock) {
   const Ran together = run(kGptq);
-  const Ran sequential = run("{method: gptq, gptq: {true_sequential: true}, weight: {bits: 2, group_size: 32}}");
+  const Ran sequential = run(kGptq, {.true_sequential = true});
   EXPECT_EQ(together.hashes[0], sequential.hashes[0]);
   EXPECT_NE(together.hashes[1], sequential.hashes[1]);
 }

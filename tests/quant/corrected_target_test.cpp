@@ -178,10 +178,9 @@ TEST(CorrectedTarget, IsWhatAFineGridStoresBehindACoarseBlock) {
   EXPECT_THAT(walked.reports[2].note, ::testing::StartsWith("corrected by 0."));
 }
 
-TEST(CorrectedTarget, OfATrueSequentialMethodMakesUpForTheEarlierLinearsOfItsBlock) {
-  Walked walked(
-      "{method: gptq, gptq: {true_sequential: true}, weight: {bits: 8, group_size: 32}, rules: [{match: \"*.up_proj\", "
-      "weight: {bits: 2}}]}");
+TEST(CorrectedTarget, MeasuredTrueSequentiallyMakesUpForTheEarlierLinearsOfItsBlock) {
+  Walked walked("{method: gptq, weight: {bits: 8, group_size: 32}, rules: [{match: \"*.up_proj\", weight: {bits: 2}}]}",
+                {.true_sequential = true});
   toy::Toy plain;
   plain.load_blocks();
   const Seen full = seen_by(plain.model->block(0), walked.inputs);

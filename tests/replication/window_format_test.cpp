@@ -8,6 +8,7 @@
 #include <cmath>
 
 #include "core/linalg.h"
+#include "quant/columns/descent.h"
 #include "quant/grids/draws.h"
 #include "replication/parity_sign.h"
 #include "replication/shifted.h"
@@ -254,6 +255,25 @@ TEST(Mistakes, OfShapesNumbersAndVariablesAreTold) {
   EXPECT_EQ(message_of([] { shifted(3, 2, "a.linear"); }),
             "a.linear: shifted has tables for 2 bits and 2 to 4 replicas, not for 3 bits and 2 replicas. "
             "tools/window_codes.py finds more.");
+}
+
+// A tile is coded again towards what is best beside all others, and kept where that lowers the error.
+TEST(WindowFormat, CoordinateDescentLowersTheOutputErrorRoundByRound) {
+  const quant::Statistics x = quant::statistics_of(quant::correlated_inputs(512, 64));
+  const at::Tensor w = gaussian(32, 64);
+  for (const auto& format : {format_of(parity_sign(2, 2, 12, ""), 32, 64), format_of(shifted(2, 2, ""), 32, 64)}) {
+    const Encoded coded = format->encode(w, format->fit(w, {}));
+    const auto error = [&](const Encoded& e) {
+      return quant::output_error(w, format->decode(e.codes, e.parameters), x.hessian);
+    };
+    double last = error(coded);
+    for (const int64_t rounds : {1, 2, 3}) {
+      const Encoded found = quant::descended(w, *format, coded, x, rounds).encoded;
+      EXPECT_LT(error(found), last) << format->name() << ", " << rounds << " rounds";
+      last = error(found);
+    }
+    EXPECT_LT(last, 0.75 * error(coded)) << format->name();
+  }
 }
 
 }  // namespace

@@ -1,0 +1,104 @@
+// Tokens in front of every text in whole runs.
+#include "experiments/inputs/prefix.h"
+
+#include <ATen/ATen.h>
+#include <gmock/gmock.h>
+
+#include "models/registry.h"
+#include "tests/experiments/support.h"
+
+namespace experiments {
+namespace {
+
+class PrefixedRuns : public testing::Test {
+ protected:
+  Strings with(const Strings& more) const {
+    Strings all{"runtime.prefix.tokens=[5, 17]", "calibration.samples=8", "calibration.seq_len=64"};
+    all.insert(all.end(), more.begin(), more.end());
+    return all;
+  }
+  const Lab lab_{kTinyModel};
+};
+
+// The mean loss of the windows behind the two tokens, by hand.
+TEST_F(PrefixedRuns, MeasureFullPrecisionBehindTheTokens) {
+  const Json row = lab_.row(with({"quant.method=none"}));
+  Resources resources("");
+  const Spec spec = lab_.points(with({"quant.method=none"})).front().spec;
+  const ModelFiles& files = resources.model(spec.model.path);
+  const auto model = models::build(files.config);
+  core::load(*model, weights_of(spec, files));
+  const core::Windows windows = windows_of(first_perplexity(spec), resources, files, model->shape());
+  const at::NoGradGuard no_gradient;
+  double sum = 0;
+  for (int64_t n = 0; n < windows.count; ++n) {
+    const auto ids = windows.window(n);
+    std::vector<int64_t> all{5, 17};
+    all.insert(all.end(), ids.begin(), ids.end());
+    const at::Tensor logits = model->forward(at::tensor(all, at::kLong).unsqueeze(0))[0].log_softmax(-1);
+    for (int64_t t = windows.first; t + 1 < windows.seq_len; ++t) sum -= logits[t + 2][ids[t + 1]].item<double>();
+  }
+  const double mean = sum / static_cast<double>(windows.scored());
+  EXPECT_NEAR(row["baseline"]["perplexity"][0]["nll"].get<double>(), mean, 1e-4);
+  EXPECT_EQ(row["prefix"]["tokens"], Json({5, 17}));
+  const Json without = lab_.row({"quant.method=none"});
+  EXPECT_EQ(row["prefix"]["baseline_without"]["perplexity"][0]["nll"], without["baseline"]["perplexity"][0]["nll"]);
+  EXPECT_TRUE(without["prefix"].is_null());
+}
+
+TEST_F(PrefixedRuns, AreWrittenReadBackAndStreamedWithTheSameNumbers) {
+  const Strings quantized{"quant={method: gptq, weight: {bits: 3, group_size: 64}}", "model.residency=resident"};
+  const Json row = lab_.row(with(quantized));
+  EXPECT_NE(Lab::nll_of(row), lab_.nll({"calibration.samples=8", "calibration.seq_len=64", quantized[0]}));
+  const std::string checkpoint = lab_.directory(row) + "/checkpoint";
+  EXPECT_EQ(lab_.nll({"model.path=" + checkpoint, "quant.method=none"}), Lab::nll_of(row));
+  EXPECT_EQ(lab_.nll(with({quantized[0], "model.residency=stream"})), Lab::nll_of(row));
+  EXPECT_GT(row["bits"]["with_parameters"].get<double>(),
+            lab_.row({quantized[0], "calibration.samples=8", "calibration.seq_len=64"})["bits"]["with_parameters"]
+                .get<double>());
+}
+
+TEST_F(PrefixedRuns, AreTrainedBehindIt) {
+  const Strings all = with({"quant={method: rtn, weight: {bits: 2, group_size: 64}}", "qat={steps: 3, batch: 2}"});
+  const Json row = lab_.row(all);
+  EXPECT_LT(Lab::nll_of(row), lab_.nll(with({"quant={method: rtn, weight: {bits: 2, group_size: 64}}"})));
+  EXPECT_EQ(lab_.nll({"model.path=" + lab_.directory(row) + "/checkpoint", "quant.method=none"}), Lab::nll_of(row));
+}
+
+TEST(LargeTokens, AreThoseFarAboveTheMedianBehindTheFirst) {
+  at::Tensor hidden = at::ones({2, 6, 4});
+  hidden[0][0] *= 1000;  // the first does not count
+  hidden[0][2] *= 65;
+  hidden[1][5] *= -500;
+  hidden[1][3] *= 63;
+  const at::Tensor ids = at::arange(12).reshape({2, 6});
+  EXPECT_EQ(large_tokens(hidden, ids), (std::map<int64_t, int64_t>{{2, 1}, {11, 1}}));
+}
+
+TEST_F(PrefixedRuns, FindTokensByThemselves) {
+  const Json row = lab_.row(with({"runtime.prefix.tokens=auto", "quant.method=none"}));
+  EXPECT_FALSE(row["prefix"]["tokens"].empty());
+}
+
+TEST_F(PrefixedRuns, MistakesAreToldBeforeAnythingIsComputed) {
+  const auto mistake = [&](Strings overrides) { return core::message_of([&] { lab_.run(overrides); }); };
+  EXPECT_THAT(mistake({"runtime.prefix.tokens=[999999]"}),
+              ::testing::HasSubstr("runtime.prefix.tokens: the model has no token 999999"));
+  EXPECT_THAT(mistake({"runtime.prefix.tokens=[]"}), ::testing::HasSubstr("must be auto or a list of token ids"));
+  EXPECT_THAT(mistake({"runtime.prefix.tokens=some"}), ::testing::HasSubstr("must be auto or a list of token ids"));
+  EXPECT_THAT(mistake({"runtime.prefix.tokens=[-1]"}), ::testing::HasSubstr("must be auto or a list of token ids"));
+  EXPECT_THAT(mistake({"runtime.prefix.tokens=[1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1]"}),
+              ::testing::HasSubstr("17 tokens are more than 16"));
+  EXPECT_THAT(mistake(with({"replication.strategy=depth"})), ::testing::HasSubstr("depth runs blocks several times"));
+  const Json row = lab_.row({"quant={method: rtn, weight: {bits: 8}}"});
+  EXPECT_THAT(
+      mistake({"model.path=" + lab_.directory(row) + "/checkpoint", "quant.method=none", "runtime.prefix.tokens=[1]"}),
+      ::testing::HasSubstr("has the prefix that it was made with"));
+  const int64_t context = models::build(open_model_files(kTinyModel).config)->shape().context;
+  EXPECT_THAT(
+      mistake(with({"calibration.seq_len=" + std::to_string(context), "quant.method=gptq", "calibration.samples=1"})),
+      ::testing::HasSubstr("longer than the context of the model"));
+}
+
+}  // namespace
+}  // namespace experiments
