@@ -89,9 +89,9 @@ TEST(Results, HaveTheFieldsThatTheDocumentationLists) {
   const Lab lab;
   const Json row = lab.row();
   EXPECT_THAT(names_of(row), ElementsAre("schema", "name", "id", "seed", "swept", "commit", "versions", "machine",
-                                         "hashes", "baseline", "quantized", "bits", "macs_per_token", "mac_multiplier",
-                                         "weight_bytes_per_token", "kv_bytes_at_8192", "runtime", "replication", "qat",
-                                         "stages", "fallbacks", "imprecise_scales"));
+                                         "hashes", "baseline", "quantized", "prefix", "bits", "macs_per_token",
+                                         "mac_multiplier", "weight_bytes_per_token", "kv_bytes_at_8192", "runtime",
+                                         "replication", "qat", "stages", "fallbacks", "imprecise_scales"));
   EXPECT_EQ(row["mac_multiplier"], 1.0);
   EXPECT_EQ(row["schema"], 1);
   EXPECT_EQ(row["name"], "lab");

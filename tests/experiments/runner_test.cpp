@@ -145,7 +145,7 @@ TEST(Runner, ARunOfAnotherVersionOfAnyStageIsMadeAnew) {
   const Strings ranked =
       with({"replication.strategy=low_rank", "replication.select={policy: sensitivity, fraction: 0.1}",
             "transform=[{smoothquant: {}}]", "calibration.propagate_error=false", "qat.seq_len=32",
-            "qat.train=[scale, low_rank]",
+            "qat.train=[scale, low_rank]", "runtime.prefix.tokens=[5]",
             "measure.generation={corpus: tiny/valid, prompts: 2, prompt_tokens: 8, new_tokens: 4}",
             "measure.latency={contexts: [8], generate: 2, repetitions: 1}"});
   const Strings averaged = with({"replication.strategy=parallel", "replication.average=true", "qat.scope=block"});
