@@ -44,8 +44,7 @@ void QuantConfig::keys(core::Keys& k) {
   k.key("descent", descent,
         "rounds of coordinate descent on what the method has found: scales of groups by least squares for the codes, "
         "then all codes in turn, so that the error on calibration inputs falls",
-        {0, 1000})
-      .only_if_given();
+        {0, 1000});
   core::Key& grid = k.section("weight", weight, "the grid of the weights");
   if (brings_codes()) grid.only_if_given();
   k.section("activation", activation, "the grid of the inputs of linears");
