@@ -52,6 +52,8 @@ class Method : public core::Section {
   void keys(core::Keys&) override {}
   virtual std::string summary() const = 0;    // one line, for --list and the docs
   virtual Needs needs() const { return {}; }  // the runner adds what the format needs
+  // Whether it spreads the error of a column over later ones by the Hessian.
+  virtual bool feeds_errors_back() const { return false; }
   virtual std::vector<Order> accepts() const {
     return {Order::elementwise};
   }  // other formats are refused before the run

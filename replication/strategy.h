@@ -90,6 +90,8 @@ class BlockStrategy : public Strategy {
   // Whether blocks follow others whose codes they use, and the plan of a model without those that do.
   virtual bool has_followers() const { return false; }
   virtual core::Plan without_followers(const core::Shape& shape) const { return core::default_plan(shape.layers); }
+  // Whether codes of some linears count inputs of further steps or weights of other blocks.
+  virtual bool looks_ahead() const { return false; }
   // Inputs whose statistics count for the codes of a linear, beside those of the first step that runs its block.
   virtual std::vector<quant::FurtherInput> further_inputs(const core::Slot& /*slot*/,
                                                           const core::Plan& /*plan*/) const {

@@ -212,7 +212,7 @@ core::CacheKey experts_key(const Spec& spec, Resources& resources, const ModelFi
 Spec plain_of(const Spec& spec) {
   Spec plain = single_of(spec);
   plain.calibration.propagate_error = false;
-  plain.calibration.true_sequential = false;
+  plain.calibration.true_sequential = "false";
   plain.calibration.targets = "weight";
   plain.transform.clear();
   plain.quant.expert_bits = {};

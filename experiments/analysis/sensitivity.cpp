@@ -50,10 +50,9 @@ OutputErrors measured_errors(const Spec& spec, const ModelFiles& files, const co
   const std::string& method = spec.quant.method;
   const bool propagates = spec.calibration.propagate_error;
   const std::vector<quant::Assignment> plain = with_hessians(spec, *walked.model);
-  quant::Quantize stage(spec.quant.methods.at(method).share(), method, plain,
-                        {.propagate_error = propagates,
-                         .true_sequential = spec.calibration.true_sequential,
-                         .correction = correction_of(spec)});
+  quant::Quantize stage(
+      spec.quant.methods.at(method).share(), method, plain,
+      {.propagate_error = propagates, .true_sequential = spec.is_sequential(), .correction = correction_of(spec)});
   quant::ApplyTransforms transform(quant::transforms_of(spec.transform, spec.quant), plain, propagates);
   const auto embed = [&] { return embedded(*walked.model, text, spec.calibration.batch_tokens); };
   std::optional<core::HiddenStore> full, quantized;
@@ -107,7 +106,7 @@ OutputErrors kept_errors(const Spec& spec, Resources& resources, const ModelFile
 Spec ranked_by(const Spec& spec) {
   Spec plain = single_of(spec);
   plain.calibration.propagate_error = false;
-  plain.calibration.true_sequential = false;
+  plain.calibration.true_sequential = "false";
   plain.calibration.targets = "weight";
   plain.transform.clear();
   return plain;

@@ -16,20 +16,23 @@ void CalibrationConfig::keys(core::Keys& k) {
   k.key("propagate_error", propagate_error,
         "measure inputs as the quantized blocks before leave them; false: as the full-precision model has them");
   k.key("true_sequential", true_sequential,
-        "within a block, measure the inputs of later linears after the earlier ones are quantized");
-  core::Key& kind =
-      k.key("targets", targets,
-            "what methods code; weight: the weight W; output: W + W E[(x_fp - x) x^T] (E[x x^T] + lambda 1)^-1, whose "
-            "outputs on the inputs x of the quantized model are nearest to those that W has on the inputs x_fp of the "
-            "full-precision model, tokens being equal; W where nothing measured the inputs",
-            {"weight", "output"});
+        "within a block, measure the inputs of later linears after the earlier ones are quantized; auto: where targets "
+        "are those of output",
+        {"auto", "true", "false"});
+  k.key("targets", targets,
+        "what methods code; weight: the weight W; output: W + W E[(x_fp - x) x^T] (E[x x^T] + lambda 1)^-1, whose "
+        "outputs on the inputs x of the quantized model are nearest to those that W has on the inputs x_fp of the "
+        "full-precision model, tokens being equal; W where nothing measured the inputs; auto: output "
+        "with methods that feed errors back (gptq, ldlq) at quant.weight.bits of 3 and fewer, where propagate_error is "
+        "true and no strategy looks at further steps or blocks",
+        {"auto", "weight", "output"});
   core::Key& share = k.key("target_share", target_share, "factor on what targets: output adds to the weight", {0, 1});
   core::Key& damp =
       k.key("target_damp", target_damp,
             "targets: output: lambda in the mean of the diagonal of E[x x^T]; the larger, the nearer to W",
             {0, 100, /*low_open=*/true});
-  if (!corrects_targets()) {
-    for (core::Key* key : {&kind, &share, &damp}) key->only_if_given();
+  if (targets == "weight") {
+    for (core::Key* key : {&share, &damp}) key->only_if_given();
   }
   k.key("batch_tokens", batch_tokens, "tokens that run through a block at once; at least one window", {1, 1 << 20});
   k.key("all_experts", all_experts,
@@ -44,16 +47,12 @@ void CalibrationConfig::keys(core::Keys& k) {
 }
 
 void CalibrationConfig::check() const {
-  for (const char* key : {"target_share", "target_damp"}) {
-    core::require(!given(key) || corrects_targets(),
-                  "{} is not read with targets: {}. Set targets: output, or remove it.", where(key), targets);
-  }
-  core::require(!corrects_targets() || propagate_error,
+  core::require(targets != "output" || propagate_error,
                 "{}: output corrects what errors of earlier blocks do to the inputs, and propagate_error: false "
                 "measures inputs without any. Leave one of them out.",
                 where("targets"));
   core::require(
-      !true_sequential || propagate_error,
+      true_sequential != "true" || propagate_error,
       "{}: it measures inputs behind quantized linears, propagate_error: false behind none. Leave one of them "
       "out.",
       where("true_sequential"));

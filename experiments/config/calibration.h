@@ -13,8 +13,8 @@ struct CalibrationConfig : core::Section {
   int64_t seq_len = 256;
   std::string sampling = "random";
   bool propagate_error = true;
-  bool true_sequential = false;
-  std::string targets = "weight";
+  std::string true_sequential = "auto";
+  std::string targets = "auto";
   double target_share = 1;
   double target_damp = 0.05;
   int64_t batch_tokens = 1024;
@@ -24,7 +24,6 @@ struct CalibrationConfig : core::Section {
 
   void keys(core::Keys& k) override;
   void check() const override;
-  bool corrects_targets() const { return targets == "output"; }
 };
 
 }  // namespace experiments

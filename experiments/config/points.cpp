@@ -214,6 +214,17 @@ std::vector<std::vector<InactiveKey>> take_inactive(std::vector<core::Node>& doc
   return inactive;
 }
 
+// Writes what calibration.targets: auto and true_sequential: auto stand for, so that controls are coded as their
+// replica.
+void settle_targets(core::Node& document) {
+  Spec spec;
+  core::bind(document, spec);
+  if (spec.calibration.targets == "auto")
+    core::assign(document, "calibration.targets", core::make_string(spec.corrects_targets() ? "output" : "weight"));
+  if (spec.calibration.true_sequential == "auto")
+    core::assign(document, "calibration.true_sequential", core::make_bool(spec.is_sequential()));
+}
+
 }  // namespace
 
 std::vector<Point> read_points(const std::string& file, const std::vector<std::string>& overrides) {
@@ -243,6 +254,7 @@ std::vector<Point> read_points(const std::string& file, const std::vector<std::s
       const bool asks_for_runs = key == "replication.controls" || key == "replication.ladder";
       if (!asks_for_runs) columns.emplace_back(key, value.is_scalar() ? value.scalar : core::to_inline_yaml(value));
     }
+    settle_targets(documents[i]);
     for (Variant& variant : with_controls(std::move(documents[i]))) {
       Point run;
       run.group = static_cast<int64_t>(i);

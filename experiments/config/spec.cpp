@@ -129,7 +129,7 @@ void Spec::check() const {
 }
 
 void Spec::check_sequential() const {
-  if (!calibration.true_sequential) return;
+  if (calibration.true_sequential != "true") return;
   const std::string where = calibration.where("true_sequential");
   core::require(quant.method != quant::QuantConfig::kNone,
                 "{}: quant.method: none quantizes no linear that others could be measured behind. Choose a method.",
@@ -143,14 +143,30 @@ void Spec::check_sequential() const {
 
 void Spec::check_prefix() const {
   if (!runtime.prefix.selected() || !replication.selected()) return;
-  core::require(!replication.is_of_blocks(),
+  core::require(!replication.is_of_blocks() || replication.block_strategy()->has_followers(),
                 "{}: it holds the keys and values of one run of every block, and {} runs blocks several times. Leave "
                 "one of them out.",
                 runtime.prefix.where("tokens"), replication.strategy);
 }
 
+bool Spec::corrects_targets() const {
+  if (calibration.targets != "auto") return calibration.targets == "output";
+  const bool looks_ahead = replication.is_of_blocks() && replication.block_strategy()->looks_ahead();
+  return quant.method != quant::QuantConfig::kNone && quant.chosen().feeds_errors_back() && quant.weight.bits <= 3 &&
+         calibration.propagate_error && !looks_ahead;
+}
+
+bool Spec::is_sequential() const {
+  return calibration.true_sequential == "auto" ? corrects_targets() : calibration.true_sequential == "true";
+}
+
 void Spec::check_targets() const {
-  if (!calibration.corrects_targets()) return;
+  for (const char* key : {"target_share", "target_damp"}) {
+    core::require(!calibration.given(key) || corrects_targets(),
+                  "{} is not read with targets: {}{}. Set targets: output, or remove it.", calibration.where(key),
+                  calibration.targets, calibration.targets == "auto" ? ", which is weight here" : "");
+  }
+  if (calibration.targets != "output") return;
   const std::string where = calibration.where("targets");
   core::require(quant.method != quant::QuantConfig::kNone,
                 "{}: output says what is coded, and quant.method: none codes nothing. Choose a method.", where);

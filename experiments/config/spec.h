@@ -84,6 +84,9 @@ struct Spec : core::Section {
 
   void keys(core::Keys& k) override;
   void check() const override;
+  // calibration.targets and calibration.true_sequential, with what auto stands for in its place.
+  bool corrects_targets() const;
+  bool is_sequential() const;
 
  private:
   void check_seeds() const;

@@ -185,7 +185,7 @@ void refuse_transforms(const Spec& spec, const Assigned& assigned) {
 
 // With calibration.targets: output, what corrects the weights of the blocks.
 void ask_for_corrections(const Spec& spec, Assigned& assigned) {
-  if (!spec.calibration.corrects_targets()) return;
+  if (!spec.corrects_targets()) return;
   for (quant::Assignment& a : assigned) {
     core::require(a.further.empty() && a.mean_with.empty(),
                   "{}: output corrects a weight by the inputs of its first step, and {} counts further steps or "
@@ -235,7 +235,7 @@ quant::Correction correction_of(const Spec& spec) {
 
 quant::Calibration calibration_of(const Spec& spec, const core::Windows* text) {
   return {.propagate_error = spec.calibration.propagate_error,
-          .true_sequential = spec.calibration.true_sequential,
+          .true_sequential = spec.is_sequential(),
           .all_experts = spec.calibration.all_experts,
           .tokens = text == nullptr ? 0 : text->count * text->seq_len,
           .min_token_fraction = spec.calibration.min_token_fraction,

@@ -27,11 +27,11 @@ void require_resident(const Spec& spec, const ModelFiles& files, const std::stri
 }
 
 std::vector<int32_t> generated_ids(core::Model& model, const core::Tokenizer& tokenizer, int64_t sequences,
-                                   int64_t length, uint64_t seed, const std::string& purpose) {
+                                   int64_t length, uint64_t seed, const std::string& purpose, bool quiet) {
   const c10::InferenceMode inference;
   const int64_t known = std::min(tokenizer.vocabulary_size(), model.shape().vocabulary);
   std::vector<int32_t> all(sequences * length);
-  core::Progress bar("writing text", /*quiet=*/false);
+  core::Progress bar("writing text", quiet);
   for (int64_t first = 0; first < sequences; first += kTogether) {
     const int64_t count = std::min(kTogether, sequences - first);
     std::vector<core::Random> random;
@@ -66,7 +66,8 @@ std::vector<int32_t> generated_ids(const Spec& spec, const ModelFiles& files, in
                                    const std::string& purpose) {
   const auto model = models::build(files.config);
   core::load(*model, weights_of(spec, files));
-  return generated_ids(*model, *files.tokenizer, sequences, length, static_cast<uint64_t>(spec.seed), purpose);
+  return generated_ids(*model, *files.tokenizer, sequences, length, static_cast<uint64_t>(spec.seed), purpose,
+                       spec.quiet);
 }
 
 }  // namespace experiments

@@ -22,7 +22,7 @@ void require_resident(const Spec& spec, const ModelFiles& files, const std::stri
 // after an end of text again; every other token is drawn from all that the model holds possible, at temperature 1, with
 // numbers of (seed, purpose, sequence) alone.
 std::vector<int32_t> generated_ids(core::Model& model, const core::Tokenizer& tokenizer, int64_t sequences,
-                                   int64_t length, uint64_t seed, const std::string& purpose);
+                                   int64_t length, uint64_t seed, const std::string& purpose, bool quiet = true);
 
 // The same of the model of these files, which is loaded for it.
 std::vector<int32_t> generated_ids(const Spec& spec, const ModelFiles& files, int64_t sequences, int64_t length,

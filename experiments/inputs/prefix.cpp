@@ -65,6 +65,12 @@ std::vector<int64_t> found_tokens(const Spec& spec, const ModelFiles& files, cor
   return tokens;
 }
 
+// Tokens of the prefix that a quantized checkpoint was made with.
+int64_t held_prefix(const ModelFiles& files) {
+  const std::string keys = core::Prefix::keys_of(core::path_of_block(0) + ".self_attn");
+  return files.quantized && files.tensors->has(keys) ? files.tensors->stored(keys).shape.at(0) : 0;
+}
+
 }  // namespace
 
 std::map<int64_t, int64_t> large_tokens(const at::Tensor& hidden, const at::Tensor& ids) {
@@ -81,7 +87,7 @@ std::map<int64_t, int64_t> large_tokens(const at::Tensor& hidden, const at::Tens
 
 int64_t prefix_length(const Spec& spec, const ModelFiles& files, const core::Shape& shape) {
   const PrefixConfig& config = spec.runtime.prefix;
-  if (!config.selected()) return 0;
+  if (!config.selected()) return held_prefix(files);
   core::require(!files.quantized,
                 "{}: {} is a quantized checkpoint, which has the prefix that it was made with. Remove it.",
                 where_of(spec), files.path);

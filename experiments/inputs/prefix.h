@@ -11,9 +11,9 @@ namespace experiments {
 
 inline constexpr int kPrefixVersion = 1;  // bumped by hand when tokens that auto finds, or their keys, change
 
-// The most tokens that the configuration may come to stand for; 0: it asks for none. What a text may be long is the
-// model's context without them. Errors, for which no tensor is needed: a token that the model does not have, a prefix
-// that leaves no room for a text, a model that is a quantized checkpoint.
+// The most tokens that the configuration may come to stand for, or those of the prefix that a checkpoint was made with.
+// What a text may be long is the model's context without them. Errors, for which no tensor is needed: a token that the
+// model does not have, a prefix that leaves no room for a text, a model that is a quantized checkpoint.
 int64_t prefix_length(const Spec& spec, const ModelFiles& files, const core::Shape& shape);
 
 // The files with the prefix of the configuration. text: the calibration text, which is read for `auto`. Every block

@@ -63,7 +63,8 @@ std::unique_ptr<Texts> Resources::texts(const ModelFiles& files, const core::Sha
 std::shared_ptr<const Prepared> Resources::prepared(const ModelFiles& files, const core::Shape& shape,
                                                     const Asked& asked) {
   core::Node options = core::to_node(const_cast<Measure&>(asked.measure()));  // only reads it
-  const std::string key = files.path + "\n" + asked.kind->name + "\n" + core::to_yaml(options);
+  const std::string key =
+      fmt::format("{}\n{}\n{}\n{}", files.path, shape.context, asked.kind->name, core::to_yaml(options));
   std::shared_ptr<const Prepared>& prepared = prepared_[key];
   if (prepared == nullptr) {
     prepared = std::make_shared<const Prepared>(asked.measure().prepare(*texts(files, shape)));
@@ -73,16 +74,17 @@ std::shared_ptr<const Prepared> Resources::prepared(const ModelFiles& files, con
 
 namespace {
 
-std::string key_of_calibration(const ModelFiles& files, const Spec& spec) {
+// The context is part of both keys: behind a prefix a text may be less long.
+std::string key_of_calibration(const ModelFiles& files, const Spec& spec, const core::Shape& shape) {
   const CalibrationConfig& config = spec.calibration;
-  return fmt::format("{} {} {} {} {} {} {}", files.path, config.corpus, config.samples, config.seq_len, config.sampling,
-                     spec.seed, held_out_of_calibration(spec));
+  return fmt::format("{} {} {} {} {} {} {} {}", files.path, shape.context, config.corpus, config.samples,
+                     config.seq_len, config.sampling, spec.seed, held_out_of_calibration(spec));
 }
 
-std::string key_of_training(const ModelFiles& files, const Spec& spec) {
+std::string key_of_training(const ModelFiles& files, const Spec& spec, const core::Shape& shape) {
   const std::string corpus = training_corpus(spec);
-  std::string key = fmt::format("{} {} {} {} {} {}", files.path, corpus, training_length(spec), spec.qat.held_out,
-                                spec.qat.held_out_corpus, spec.qat.held_out_windows);
+  std::string key = fmt::format("{} {} {} {} {} {} {}", files.path, shape.context, corpus, training_length(spec),
+                                spec.qat.held_out, spec.qat.held_out_corpus, spec.qat.held_out_windows);
   if (corpus == kGenerated) key += fmt::format(" {} {} {}", spec.seed, spec.qat.steps, spec.qat.batch);
   return key;
 }
@@ -125,7 +127,7 @@ TrainingText training_of_generated(const Spec& spec, const std::vector<int32_t>&
 
 const core::Windows& Resources::calibration(const ModelFiles& files, const Spec& spec, const core::Shape& shape) {
   const CalibrationConfig& config = spec.calibration;
-  const std::string key = key_of_calibration(files, spec);
+  const std::string key = key_of_calibration(files, spec, shape);
   if (const auto found = calibration_.find(key); found != calibration_.end()) return found->second;
   if (config.corpus == kGenerated) {
     require_resident(spec, files, config.where("corpus"));
@@ -141,7 +143,7 @@ const core::Windows& Resources::calibration(const ModelFiles& files, const Spec&
 const TrainingText* Resources::training(const ModelFiles& files, const Spec& spec, const core::Shape& shape) {
   if (!spec.qat.selected()) return nullptr;
   const std::string corpus = training_corpus(spec), &other = spec.qat.held_out_corpus;
-  const std::string key = key_of_training(files, spec);
+  const std::string key = key_of_training(files, spec, shape);
   if (const auto found = training_.find(key); found != training_.end()) return &found->second;
   const std::vector<int32_t>* held_out = other.empty() ? nullptr : &tokens(core::find_corpus(other), *files.tokenizer);
   if (corpus == kGenerated) {
@@ -155,7 +157,7 @@ const TrainingText* Resources::training(const ModelFiles& files, const Spec& spe
 }
 
 void Resources::write_generated(const ModelFiles& files, const Spec& spec, const core::Shape& shape) {
-  const auto calibration = calibration_.find(key_of_calibration(files, spec));
+  const auto calibration = calibration_.find(key_of_calibration(files, spec, shape));
   if (spec.calibration.corpus == kGenerated && calibration != calibration_.end() &&
       generated_.insert("calibration " + calibration->first).second) {
     const CalibrationConfig& config = spec.calibration;
@@ -163,7 +165,7 @@ void Resources::write_generated(const ModelFiles& files, const Spec& spec, const
         windows_of_generated(spec, written(files, spec, config.samples, config.seq_len, "calibration"), shape);
   }
   if (!spec.qat.selected() || training_corpus(spec) != kGenerated) return;
-  const auto training = training_.find(key_of_training(files, spec));
+  const auto training = training_.find(key_of_training(files, spec, shape));
   if (training == training_.end() || !generated_.insert("training " + training->first).second) return;
   const std::string& other = spec.qat.held_out_corpus;
   const std::vector<int32_t>* held_out = other.empty() ? nullptr : &tokens(core::find_corpus(other), *files.tokenizer);

@@ -15,6 +15,7 @@
 #include "core/machine.h"
 #include "core/sampling.h"
 #include "core/text/text_stream.h"
+#include "experiments/inputs/prefix.h"
 #include "experiments/inputs/resources.h"
 #include "experiments/programs/program.h"
 #include "experiments/run/runtime.h"
@@ -35,7 +36,9 @@ double seconds_since(Clock::time_point start) { return std::chrono::duration<dou
 
 double per_second(int64_t tokens, double seconds) { return seconds > 0 ? static_cast<double>(tokens) / seconds : 0; }
 
-std::vector<int32_t> prompt_ids(const Options& options, const core::Tokenizer& tokenizer, const core::Shape& shape) {
+std::vector<int32_t> prompt_ids(const Options& options, const experiments::ModelFiles& files, core::Shape shape) {
+  const core::Tokenizer& tokenizer = *files.tokenizer;
+  shape.context -= experiments::prefix_length(options.spec, files, shape);
   std::vector<int32_t> ids = tokenizer.encode(options.prompt);
   if (tokenizer.adds_bos() && tokenizer.bos_id()) ids.insert(ids.begin(), *tokenizer.bos_id());
   core::require(!ids.empty(), "--prompt: the prompt is empty. Give the text that the model is to continue.");
@@ -86,7 +89,7 @@ void generate(const Options& options) {
   const experiments::ModelFiles& files = resources.model(options.spec.model.path);
   const core::Tokenizer& tokenizer = *files.tokenizer;
   const auto skeleton = models::build(files.config);
-  std::vector<int32_t> ids = prompt_ids(options, tokenizer, skeleton->shape());
+  std::vector<int32_t> ids = prompt_ids(options, files, skeleton->shape());
   const Loaded loaded(options, files, skeleton);
 
   const c10::InferenceMode inference;

@@ -122,6 +122,7 @@ struct Gptq : Method {
                   where("static_groups"));
   }
   Needs needs() const override { return {.hessian = true}; }
+  bool feeds_errors_back() const override { return true; }
   std::string refuses(const WeightFormat& format, int64_t out_features, int64_t in_features) const override {
     if (static_groups || fits_group_by_group(format, out_features, in_features)) return {};
     return "groups that share scales or a table cannot be fitted one by one. Set quant.gptq.static_groups: true.";

@@ -26,6 +26,7 @@ struct Ldlq : Method {
           {0, 1});
   }
   Needs needs() const override { return {.hessian = true}; }
+  bool feeds_errors_back() const override { return true; }
   std::vector<Order> accepts() const override { return {Order::elementwise, Order::sequence}; }
 
   std::vector<Quantized> quantize(core::BlockContext&, const std::vector<Target>& targets) const override {

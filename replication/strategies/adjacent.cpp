@@ -65,6 +65,7 @@ struct Adjacent : BlockStrategy {
     std::erase_if(leaders, [&](const core::Step& step) { return step.block % span != 0; });
     return leaders;
   }
+  bool looks_ahead() const override { return from == "mean"; }
   std::vector<quant::FurtherInput> further_inputs(const core::Slot& slot, const core::Plan& plan) const override {
     std::vector<quant::FurtherInput> all;
     for (const int64_t block : blocks_in_mean(slot)) {

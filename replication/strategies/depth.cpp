@@ -67,6 +67,7 @@ struct Depth : BlockStrategy {
     return plan;
   }
 
+  bool looks_ahead() const override { return calibrate == "all_steps"; }
   std::vector<quant::FurtherInput> further_inputs(const core::Slot& slot, const core::Plan& plan) const override {
     std::vector<quant::FurtherInput> all;
     for (size_t i = 0; calibrate == "all_steps" && i < plan.size(); ++i) {

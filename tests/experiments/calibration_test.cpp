@@ -128,16 +128,54 @@ TEST(CalibrationTargets, MistakesAreToldBeforeAnythingIsComputed) {
   EXPECT_THAT(lab.listing(), ::testing::Not(::testing::Contains("runs/lab"))) << "nothing was computed";
 }
 
-TEST(CalibrationTargets, OfWeightsAreNotInTheIdOfARunAndShareZeroHasItsCodes) {
+TEST(CalibrationTargets, AutoIsOutputWhereFewBitsAreCodedWithErrorFeedback) {
   const Lab lab;
-  const Strings gptq{"quant.method=gptq", "calibration.samples=4", "calibration.seq_len=64"};
+  const auto settled = [&](const Strings& given) {
+    const CalibrationConfig found = lab.points(given).front().spec.calibration;
+    return std::pair(found.targets, found.true_sequential);
+  };
+  const std::pair<std::string, std::string> output{"output", "true"}, weight{"weight", "false"};
+  for (const char* bits : {"2", "3"}) {
+    const std::string given = fmt::format("quant.weight.bits={}", bits);
+    EXPECT_EQ(settled({"quant.method=gptq", given}), output);
+    EXPECT_EQ(settled({"quant.method=ldlq", given, "replication={strategy: shifted}", "quant.weight.group_size=64"}),
+              output);
+    EXPECT_EQ(settled({"quant.method=rtn", given}), weight);
+    EXPECT_EQ(settled({"quant.method=none", given}), weight);
+    EXPECT_EQ(settled({"quant.method=gptq", given, "calibration.propagate_error=false"}), weight);
+    EXPECT_EQ(settled({"quant.method=gptq", given, "replication={strategy: depth, depth: {span: [1, 1]}}"}), output);
+    EXPECT_EQ(settled({"quant.method=gptq", given, "replication={strategy: depth, depth: {calibrate: all_steps}}"}),
+              weight);
+    EXPECT_EQ(settled({"quant.method=gptq", given, "replication={strategy: adjacent, adjacent: {from: mean}}"}),
+              weight);
+    EXPECT_EQ(settled({"quant.method=gptq", given, "calibration.targets=weight"}), weight);
+    EXPECT_EQ(settled({"quant.method=gptq", given, "calibration.true_sequential=false"}),
+              std::pair(std::string("output"), std::string("false")));
+  }
+  EXPECT_EQ(settled({"quant.method=gptq", "quant.weight.bits=4"}), weight);
+  EXPECT_EQ(settled({"quant.method=rtn", "calibration.targets=output"}), output);
+}
+
+// Else a strategy of blocks would be compared with controls whose targets are corrected.
+TEST(CalibrationTargets, ControlsAreCodedAsTheirReplica) {
+  const Lab lab;
+  for (const Point& point :
+       lab.points({"quant.method=gptq", "quant.weight.bits=2",
+                   "replication={strategy: adjacent, adjacent: {from: mean}, controls: [single]}"}))
+    EXPECT_EQ(point.spec.calibration.targets, "weight") << point.control;
+}
+
+TEST(CalibrationTargets, ShareZeroHasTheCodesOfWeights) {
+  const Lab lab;
+  const Strings gptq{"quant.method=gptq", "calibration.samples=4", "calibration.seq_len=64",
+                     "calibration.true_sequential=false", "calibration.targets=weight"};
   const auto with = [&](const Strings& more) {
     Strings all = gptq;
     all.insert(all.end(), more.begin(), more.end());
     return all;
   };
   Spec spec = lab.points(gptq).front().spec;
-  EXPECT_THAT(core::to_yaml(core::to_node(spec.calibration)), ::testing::Not(::testing::HasSubstr("target")));
+  EXPECT_THAT(core::to_yaml(core::to_node(spec.calibration)), ::testing::Not(::testing::HasSubstr("target_")));
   spec = lab.points(with({"calibration.targets=output"})).front().spec;
   EXPECT_THAT(core::to_yaml(core::to_node(spec.calibration)), ::testing::HasSubstr("target_damp: 0.05"));
   const auto codes = [&](const Strings& more) { return lab.row(with(more))["hashes"]["codes"]; };
@@ -149,7 +187,7 @@ TEST(CalibrationTargets, OfWeightsAreNotInTheIdOfARunAndShareZeroHasItsCodes) {
 // rtn alone asks for no calibration text; strategies code and fit the corrected weight.
 TEST(CalibrationTargets, AreOfEveryMethodAndStrategy) {
   const Lab lab(shallow_model());
-  const Strings shown{"calibration.samples=4", "calibration.seq_len=64"};
+  const Strings shown{"calibration.samples=4", "calibration.seq_len=64", "calibration.true_sequential=false"};
   for (const Strings& given : std::vector<Strings>{
            {"quant.method=rtn"},
            {"quant.method=ldlq", "replication={strategy: shifted}"},
@@ -159,6 +197,7 @@ TEST(CalibrationTargets, AreOfEveryMethodAndStrategy) {
     Strings all = shown, corrected = shown;
     all.insert(all.end(), given.begin(), given.end());
     corrected.insert(corrected.end(), given.begin(), given.end());
+    all.push_back("calibration.targets=weight");
     corrected.push_back("calibration.targets=output");
     const Json row = lab.row(corrected);
     EXPECT_NE(row["hashes"]["codes"], lab.row(all)["hashes"]["codes"]) << ::testing::PrintToString(given);

@@ -389,7 +389,7 @@ TEST(Efficiency, OfARunFollowsFromTheOutputErrorsOfBoth) {
   const Lab lab;
   const std::string path = "model.layers.2.mlp.down_proj";  // 128 × 256
   const Strings given =
-      with(kQuick, {"quant.method=gptq", "replication.strategy=low_rank",
+      with(kQuick, {"quant.method=gptq", "calibration.targets=weight", "replication.strategy=low_rank",
                     "replication.select={policy: list, list: [" + path + "]}", "replication.controls=[single]"});
   for (const bool rewritten : {false, true}) {  // transforms change what the reference is, too
     const Outcome outcome = lab.run(rewritten ? with(given, {"transform=[{awq: {grid: 3}}]"}) : given);

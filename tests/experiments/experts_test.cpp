@@ -70,7 +70,7 @@ TEST_F(Experts, ThatHardlyATokenReachesFallBackAndSaySo) {
   EXPECT_TRUE(pooled["fallbacks"].empty());
   size_t notes = 0;
   for (const auto& [path, note] : column(pooled, "note")) {
-    if (!note.ends_with(" of 512 calibration tokens reached it: pooled")) continue;
+    if (note.find(" of 512 calibration tokens reached it: pooled") == std::string::npos) continue;
     EXPECT_LT(std::stoll(note), 0.3 * 512) << path;
     ++notes;
   }

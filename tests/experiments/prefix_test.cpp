@@ -65,6 +65,31 @@ TEST_F(PrefixedRuns, AreTrainedBehindIt) {
   EXPECT_EQ(lab_.nll({"model.path=" + lab_.directory(row) + "/checkpoint", "quant.method=none"}), Lab::nll_of(row));
 }
 
+// Blocks that share codes run once each, behind keys and values of their own.
+TEST_F(PrefixedRuns, GoWithBlocksThatShareCodes) {
+  const Strings adjacent{"quant={method: rtn, weight: {bits: 2, group_size: 64}}", "replication.strategy=adjacent"};
+  const Json row = lab_.row(with(adjacent));
+  EXPECT_NE(Lab::nll_of(row), lab_.nll(adjacent));
+  EXPECT_EQ(lab_.nll({"model.path=" + lab_.directory(row) + "/checkpoint", "quant.method=none"}), Lab::nll_of(row));
+}
+
+// In one process, where texts are kept: the first point leaves more room than the second.
+TEST_F(PrefixedRuns, LeaveLessRoomForTexts) {
+  const int64_t context = models::build(open_model_files(kTinyModel).config)->shape().context;
+  const std::string whole = fmt::format("measure.perplexity[0].seq_len={}", context);
+  Resources resources("");
+  const auto resolved = [&](const Strings& more) {
+    Strings all{"quant.method=none", "measure.perplexity[0].corpus=tiny/test", whole};
+    all.insert(all.end(), more.begin(), more.end());
+    return core::message_of([&] { resolve(lab_.points(all).front(), resources); });
+  };
+  EXPECT_EQ(resolved({}), "no error");
+  EXPECT_THAT(resolved({"runtime.prefix.tokens=[5, 17]"}), ::testing::HasSubstr("longer than the context of"));
+  const Json row = lab_.row(with({"quant={method: rtn, weight: {bits: 8}}"}));
+  EXPECT_THAT(resolved({"model.path=" + lab_.directory(row) + "/checkpoint"}),
+              ::testing::HasSubstr("longer than the context of"));
+}
+
 TEST(LargeTokens, AreThoseFarAboveTheMedianBehindTheFirst) {
   at::Tensor hidden = at::ones({2, 6, 4});
   hidden[0][0] *= 1000;  // the first does not count

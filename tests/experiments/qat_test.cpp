@@ -164,8 +164,8 @@ TEST_F(Qat, TrainsScalesOfStaticActivations) {
 // ---- blocks ----
 
 TEST_F(Qat, TrainsBlockByBlockInsideTheWalk) {
-  const Strings gptq{"quant.method=gptq", "calibration.samples=16", "calibration.seq_len=64",
-                     "quant.weight.zero_point=float", "qat.held_out=0.05"};
+  const Strings gptq{"quant.method=gptq",      "calibration.targets=weight",    "calibration.samples=16",
+                     "calibration.seq_len=64", "quant.weight.zero_point=float", "qat.held_out=0.05"};
   Strings given = with(gptq);
   given.push_back("qat.scope=block");
   const Json plain = lab_.row(gptq), blocks = lab_.row(given);
