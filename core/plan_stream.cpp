@@ -37,6 +37,7 @@ void PlanStream::advance(int64_t step, bool in_order, bool all_experts) {
     KeyValues in, out;
     if (given != kept_.end()) in = {given->second.k.get(i), given->second.v.get(i)};
     const Pass pass{.step = step,
+                    .spans = spans_ != nullptr ? &spans_->at(i) : nullptr,
                     .given = in.k.defined() ? &in : nullptr,
                     .kept = kept != nullptr ? &out : nullptr,
                     .all_experts = all_experts};

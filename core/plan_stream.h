@@ -20,8 +20,10 @@ bool runs_in_one_go(const Plan& plan);
 
 class PlanStream {
  public:
-  // hidden: the inputs of the first step; afterwards those of the next one. Both outlive the stream.
-  PlanStream(Model& model, HiddenStore& hidden) : model_(model), hidden_(hidden) {}
+  // hidden: the inputs of the first step; afterwards those of the next one. spans: of every batch, which is then one
+  // row; null: rows are sequences. All outlive the stream.
+  PlanStream(Model& model, HiddenStore& hidden, const std::vector<Spans>* spans = nullptr)
+      : model_(model), hidden_(hidden), spans_(spans) {}
 
   // Runs a step; every step once, in order. The block is loaded. in_order: batches one after the other, for what looks
   // at them on the way. all_experts: as of Pass.
@@ -34,6 +36,7 @@ class PlanStream {
 
   Model& model_;
   HiddenStore& hidden_;
+  const std::vector<Spans>* spans_;
   std::map<int64_t, KeptKeys> kept_;
 };
 

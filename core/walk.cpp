@@ -53,7 +53,7 @@ void walk(Model& model, BlockSource& source, const std::vector<Stage*>& stages, 
   for (Stage* stage : stages) stage->begin(model);
   std::set<int64_t> visited;
   std::optional<PlanStream> quantized;
-  if (streams.quantized != nullptr) quantized.emplace(model, *streams.quantized);
+  if (streams.quantized != nullptr) quantized.emplace(model, *streams.quantized, streams.spans);
   const auto steps = static_cast<int64_t>(model.plan().size());
   for (int64_t step = 0; step < steps; ++step) {
     honour_interrupt();

@@ -59,9 +59,10 @@ class StreamedSource : public BlockSource {
 
 // The hidden states that a walk carries; a stream that nobody needs is null and costs nothing.
 struct Streams {
-  HiddenStore* full = nullptr;       // as the full-precision model computes them, which runs every block once
-  HiddenStore* quantized = nullptr;  // as the blocks finished so far compute them
-  int64_t held_out = 0;              // batches at the end of each that are no calibration text
+  HiddenStore* full = nullptr;                // as the full-precision model computes them, which runs every block once
+  HiddenStore* quantized = nullptr;           // as the blocks finished so far compute them
+  int64_t held_out = 0;                       // batches at the end of each that are no calibration text
+  const std::vector<Spans>* spans = nullptr;  // of the batches of `quantized`, as of PlanStream
 };
 
 struct BlockContext {

@@ -13,6 +13,19 @@ using core::Role;
 using core::Shape;
 using core::Slot;
 
+at::Tensor Attention::turned(const core::Rotary& rotary, const at::Tensor& heads, const Pass& pass) const {
+  const int64_t position = pass.position + prefix_->length();  // of the first token
+  if (pass.spans == nullptr) return rotary.apply(heads, position);
+  std::vector<at::Tensor> spans;
+  int64_t first = 0;
+  for (const core::Span& span : *pass.spans) {
+    const int64_t before = span.behind == core::Span::kText ? 0 : pass.spans->at(span.behind).length;
+    spans.push_back(rotary.apply(heads.narrow(1, first, span.length), position + before));
+    first += span.length;
+  }
+  return at::cat(spans, 1);
+}
+
 GroupedQueryAttention::GroupedQueryAttention(const std::string& path, const Shape& shape,
                                              std::shared_ptr<const core::Rotary> rotary, Options options)
     : Attention(path, shape.kv_heads, shape.head_width, shape.head_width),
@@ -42,7 +55,7 @@ at::Tensor GroupedQueryAttention::heads_of(const at::Tensor& projected) const {
 at::Tensor GroupedQueryAttention::rotated(const at::Tensor& projected, RmsNorm* norm, const Pass& pass) const {
   at::Tensor heads = heads_of(projected);
   if (norm != nullptr) heads = norm->forward(heads);
-  return rotary_->apply(heads, position(pass));
+  return turned(*rotary_, heads, pass);
 }
 
 at::Tensor GroupedQueryAttention::forward(const at::Tensor& x, const Pass& pass) {

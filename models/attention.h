@@ -23,7 +23,8 @@ class Attention : public torch::nn::Module {
 
  protected:
   const core::Prefix& prefix() const { return *prefix_; }
-  int64_t position(const core::Pass& pass) const { return pass.position + prefix_->length(); }  // of the first token
+  // Heads [B, T, H, C] rotated by the positions of their tokens, in place where Rotary does so.
+  at::Tensor turned(const core::Rotary& rotary, const at::Tensor& heads, const core::Pass& pass) const;
 
  private:
   std::shared_ptr<core::Prefix> prefix_;

@@ -161,11 +161,40 @@ KeyValues behind(const KeyValues* prefix, const at::Tensor& k, const at::Tensor&
   return {joined(prefix->k, k), joined(prefix->v, v)};
 }
 
+// attend() of a row of spans, one after the other. q: [R, T, H, C]; k: [1, T, K, C], v: [1, T, K, C'].
+at::Tensor attend_spans(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Spans& spans,
+                        const KeyValues* prefix) {
+  std::vector<int64_t> first;
+  std::vector<at::Tensor> mixed;
+  for (const Span& span : spans) {
+    first.push_back(mixed.empty() ? 0 : first.back() + spans[mixed.size() - 1].length);
+    const auto seen = [&](const at::Tensor& all, const at::Tensor* before) {
+      std::vector<at::Tensor> parts;
+      if (before != nullptr) parts.push_back(*before);
+      if (span.behind != Span::kText)
+        parts.push_back(all.narrow(1, first.at(span.behind), spans.at(span.behind).length));
+      parts.push_back(all.narrow(1, first.back(), span.length));
+      return at::cat(parts, 1);
+    };
+    const KeyValues given{seen(k, prefix == nullptr ? nullptr : &prefix->k),
+                          seen(v, prefix == nullptr ? nullptr : &prefix->v)};
+    mixed.push_back(attend(q.narrow(1, first.back(), span.length), {}, {}, {.given = &given}));
+  }
+  TORCH_CHECK(first.back() + spans.back().length == q.size(1), "spans of a row of ", q.size(1), " tokens");
+  return at::cat(mixed, 1);
+}
+
 }  // namespace
 
 at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Pass& pass,
                   const KeyValues* prefix) {
   const int64_t batch = q.size(0), tokens = q.size(1), heads = q.size(2);
+  if (pass.spans != nullptr) {
+    TORCH_CHECK(pass.cache == nullptr, "a row of spans has no cache");
+    const KeyValues all = pass.given != nullptr ? *pass.given : KeyValues{k, v};
+    if (pass.kept != nullptr) *pass.kept = all;
+    return attend_spans(q, all.k, all.v, *pass.spans, prefix);
+  }
 
   // 1. Keys and values of the past, if any, come before those of these tokens.
   auto [all_k, all_v] = pass.given != nullptr   ? *pass.given

@@ -90,12 +90,17 @@ REFRAIN_SIMD double excess(const float* p, float top_p, const float* q, float to
   return all;
 }
 
+struct RowDistance {
+  double kl;
+  double weights;  // Σ exp(p − top of p): 1 / the largest probability of softmax p
+};
+
 // KL(softmax p ‖ softmax q) = E[δ] + ln E[exp(−δ)] = ln(1 + E[exp(−d) − 1 + d]) with d = δ − E[δ], expectations under
 // softmax p. Only positive terms are summed, so that small divergences keep their digits; 0 for equal rows.
-double kl_of(const float* p, float top_p, const float* q, float top_q, int64_t count) {
+RowDistance distance_of(const float* p, float top_p, const float* q, float top_q, int64_t count) {
   const Weighted first = differences(p, top_p, q, top_q, count);
   const auto middle = static_cast<float>(first.mean());
-  return std::log1p(excess(p, top_p, q, top_q, middle, count) / first.weights);
+  return {std::log1p(excess(p, top_p, q, top_q, middle, count) / first.weights), first.weights};
 }
 
 int64_t first_of(const float* x, int64_t count, float value) { return std::find(x, x + count, value) - x; }
@@ -119,11 +124,13 @@ at::Tensor cross_entropy_fused(const at::Tensor& logits, const at::Tensor& targe
 Divergence divergence_fused(const at::Tensor& full, const at::Tensor& logits, const at::Tensor& target) {
   const int64_t rows = logits.size(0), width = logits.size(1);
   Divergence result{at::empty({rows}, logits.options()), at::empty({rows}, logits.options()),
-                    at::empty({rows}, logits.options().dtype(at::kBool))};
+                    at::empty({rows}, logits.options().dtype(at::kBool)), at::empty({rows}, logits.options()),
+                    at::empty({rows}, logits.options())};
   const auto *of_full = full.const_data_ptr<float>(), *of_logits = logits.const_data_ptr<float>();
   const auto* wanted = target.const_data_ptr<int64_t>();
   auto *nll = result.nll.mutable_data_ptr<float>(), *kl = result.kl.mutable_data_ptr<float>();
   auto* same = result.same_top.mutable_data_ptr<bool>();
+  auto *top = result.full_top.mutable_data_ptr<float>(), *of_target = result.full_target.mutable_data_ptr<float>();
   at::parallel_for(0, rows, 1 + kGrain / width, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       TORCH_CHECK(wanted[row] >= 0 && wanted[row] < width, "divergence: token ", wanted[row], " of ", width);
@@ -131,7 +138,10 @@ Divergence divergence_fused(const at::Tensor& full, const at::Tensor& logits, co
       const LogSumExp of_q = log_sum_exp(q, width);
       const float top_p = *std::max_element(p, p + width);
       nll[row] = static_cast<float>(of_q.value() - q[wanted[row]]);
-      kl[row] = static_cast<float>(kl_of(p, top_p, q, of_q.top, width));
+      const RowDistance distance = distance_of(p, top_p, q, of_q.top, width);
+      kl[row] = static_cast<float>(distance.kl);
+      top[row] = static_cast<float>(1 / distance.weights);
+      of_target[row] = static_cast<float>(std::exp(p[wanted[row]] - top_p) / distance.weights);
       same[row] = first_of(p, width, top_p) == first_of(q, width, of_q.top);
     }
   });
@@ -160,7 +170,8 @@ Divergence divergence_reference(const at::Tensor& full, const at::Tensor& logits
   const auto wide = logits.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
   const at::Tensor p = full.to(wide).log_softmax(-1), q = logits.to(wide).log_softmax(-1);  // [T, V]
   return {cross_entropy_reference(logits, target), at::kl_div(q, p, at::Reduction::None, /*log_target=*/true).sum(-1),
-          full.argmax(-1) == logits.argmax(-1)};
+          full.argmax(-1) == logits.argmax(-1), p.amax(-1).exp().to(at::kFloat),
+          p.gather(-1, target.unsqueeze(-1)).squeeze(-1).exp().to(at::kFloat)};
 }
 
 Divergence divergence(const at::Tensor& full, const at::Tensor& logits, const at::Tensor& target) {

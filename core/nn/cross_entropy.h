@@ -14,9 +14,11 @@ at::Tensor cross_entropy_reference(const at::Tensor& logits, const at::Tensor& t
 
 // Per row of logits, [T] each.
 struct Divergence {
-  at::Tensor nll;       // cross_entropy of `logits`, bit for bit; nats
-  at::Tensor kl;        // Σ p ln(p / q), p = softmax(full), q = softmax(logits); nats, float32; 0 for equal rows
-  at::Tensor same_top;  // whether the largest logit of both rows is the same (the first of equal ones); bool
+  at::Tensor nll;          // cross_entropy of `logits`, bit for bit; nats
+  at::Tensor kl;           // Σ p ln(p / q), p = softmax(full), q = softmax(logits); nats, float32; 0 for equal rows
+  at::Tensor same_top;     // whether the largest logit of both rows is the same (the first of equal ones); bool
+  at::Tensor full_top;     // the largest of p; float32
+  at::Tensor full_target;  // p of the target; float32
 };
 
 // full, logits: [T, V]; target: [T] int64 in [0, V).

@@ -97,6 +97,15 @@ bool is_word_character(char32_t c) {
   }
 }
 
+std::vector<char32_t> code_points(std::string_view text) {
+  std::vector<char32_t> all;
+  for (size_t at = 0; at < text.size(); at += utf8_length(text[at])) all.push_back(first_code_point(text.substr(at)));
+  return all;
+}
+
+char32_t lower_case(char32_t c) { return static_cast<char32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(c))); }
+char32_t title_case(char32_t c) { return static_cast<char32_t>(utf8proc_totitle(static_cast<utf8proc_int32_t>(c))); }
+
 void append_utf8(std::string& text, char32_t code_point) {
   utf8proc_uint8_t encoded[4];
   const utf8proc_ssize_t length = utf8proc_encode_char(static_cast<utf8proc_int32_t>(code_point), encoded);

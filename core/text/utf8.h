@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace core {
 
@@ -30,6 +31,13 @@ char32_t last_code_point(std::string_view text);
 // marks, decimal digits, connecting punctuation, joiners.
 bool is_white_space(char32_t code_point);
 bool is_word_character(char32_t code_point);
+
+// The code points of a well-formed text.
+std::vector<char32_t> code_points(std::string_view text);
+
+// Unicode's simple mappings of one code point.
+char32_t lower_case(char32_t code_point);
+char32_t title_case(char32_t code_point);
 
 // Appends one code point.
 void append_utf8(std::string& text, char32_t code_point);

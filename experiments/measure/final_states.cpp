@@ -60,6 +60,9 @@ at::Tensor FinalStates::read(int64_t window, int64_t first, int64_t last) const 
   return states;
 }
 
+FinalLayers::FinalLayers(core::Model& full)
+    : norm_(std::dynamic_pointer_cast<core::RmsNorm>(full.norm().shared_from_this())), head_(full.head().pointer()) {}
+
 FinalLayers::FinalLayers(core::Model& measured, const core::Weights& full)
     : norm_(
           std::make_shared<core::RmsNorm>(measured.norm().path(), measured.shape().width, measured.shape().norm_eps)) {

@@ -41,6 +41,7 @@ class FinalStates {
 class FinalLayers {
  public:
   FinalLayers(core::Model& measured, const core::Weights& full);
+  explicit FinalLayers(core::Model& full);  // the model's own
 
   at::Tensor logits(const at::Tensor& hidden) const { return head_->forward(norm_->forward(hidden)); }  // -> [..., V]
 

@@ -2,14 +2,17 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <array>
 #include <numeric>
 #include <set>
 
 #include "core/context.h"
 #include "core/error.h"
+#include "core/interrupt.h"
 #include "core/io/files.h"
 #include "core/text/windows.h"
+#include "experiments/measure/bootstrap.h"
 #include "experiments/measure/measures.h"
 
 namespace experiments {
@@ -19,10 +22,23 @@ void GenerationConfig::keys(core::Keys& k) {
   k.key("prompts", prompts, "how many, spread evenly over the text", {1, 1 << 20});
   k.key("prompt_tokens", prompt_tokens, "tokens of a prompt", {1, 1 << 20});
   k.key("new_tokens", new_tokens, "tokens that continue it", {1, 1 << 20});
+  core::Key& heat =
+      k.key("temperature", temperature,
+            "0: the likeliest token each time; above: drawn, logits divided by it, with numbers of the seed "
+            "and the prompt that are the same for every model",
+            {0, 100});
+  core::Key& share =
+      k.key("top_p", top_p, "temperature above 0: draw among the likeliest tokens of so much probability",
+            {0, 1, /*low_open=*/true});
+  if (temperature == 0) {
+    for (core::Key* key : {&heat, &share}) key->only_if_given();
+  }
 }
 
 void GenerationConfig::check() const {
   core::require(!corpus.empty(), "{}: corpus is missing. Name a text, e.g. tiny/test.", where(""));
+  core::require(temperature > 0 || !given("top_p"),
+                "{}: nothing is drawn at temperature 0. Set a temperature, or remove it.", where("top_p"));
 }
 
 Prompts make_prompts(const GenerationConfig& config, const std::vector<int32_t>& ids, const core::Tokenizer& tokenizer,
@@ -45,17 +61,52 @@ Prompts make_prompts(const GenerationConfig& config, const std::vector<int32_t>&
   return prompts;
 }
 
-double Continuations::repeated_4grams() const {
-  int64_t all = 0, repeated = 0;
-  for (auto row = ids.begin(); row != ids.end(); row += new_tokens) {
-    std::set<std::array<int32_t, 4>> seen;
-    for (int64_t t = 0; t + 4 <= new_tokens; ++t, ++all)
-      repeated += seen.insert({row[t], row[t + 1], row[t + 2], row[t + 3]}).second ? 0 : 1;
-  }
-  return all == 0 ? 0.0 : static_cast<double>(repeated) / static_cast<double>(all);
+double mean_of(const std::vector<double>& values) {
+  return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
 }
 
-Continuations continuations(core::Model& model, const Prompts& prompts, int64_t new_tokens) {
+std::vector<double> Continuations::repeated_by_prompt() const {
+  std::vector<double> shares;
+  for (auto row = ids.begin(); row != ids.end(); row += new_tokens) {
+    std::set<std::array<int32_t, 4>> seen;
+    int64_t repeated = 0;
+    for (int64_t t = 0; t + 4 <= new_tokens; ++t)
+      repeated += seen.insert({row[t], row[t + 1], row[t + 2], row[t + 3]}).second ? 0 : 1;
+    shares.push_back(static_cast<double>(repeated) / static_cast<double>(std::max<int64_t>(1, new_tokens - 3)));
+  }
+  return shares;
+}
+
+double Continuations::repeated_4grams() const { return ids.empty() ? 0.0 : mean_of(repeated_by_prompt()); }
+
+namespace {
+
+// The tokens behind the prompts, [B, T] -> [B, M] int64, each drawn with the numbers of its prompt. first: prompt of
+// the first row.
+at::Tensor drawn(core::Context& context, const at::Tensor& prompts, int64_t first, int64_t tokens,
+                 const core::Sampling& sampling, uint64_t seed) {
+  const int64_t rows = prompts.size(0);
+  std::vector<core::Random> random;
+  for (int64_t i = 0; i < rows; ++i) random.emplace_back(seed, "", "generation", static_cast<uint64_t>(first + i));
+  const at::Tensor all = at::empty({rows, tokens}, at::kLong);
+  at::Tensor next = prompts;
+  for (int64_t t = 0; t < tokens; ++t) {
+    core::honour_interrupt();
+    const at::Tensor logits = context.read(next).to(at::kFloat).cpu().contiguous();  // [B, V]
+    next = at::empty({rows, 1}, at::kLong);
+    for (int64_t i = 0; i < rows; ++i) {
+      const float* row = logits.const_data_ptr<float>() + i * logits.size(1);
+      next[i][0] = core::sample({row, static_cast<size_t>(logits.size(1))}, sampling, random[i]);
+    }
+    all.narrow(1, t, 1).copy_(next);
+  }
+  return all;
+}
+
+}  // namespace
+
+Continuations continuations(core::Model& model, const Prompts& prompts, int64_t new_tokens,
+                            const core::Sampling& sampling, uint64_t seed) {
   constexpr int64_t kTogether = 64;  // prompts; fixed, because the bits of a product follow the shape of its batch
   const c10::InferenceMode inference;
   Continuations all{.new_tokens = new_tokens, .ids = {}};
@@ -64,16 +115,16 @@ Continuations continuations(core::Model& model, const Prompts& prompts, int64_t 
   for (int64_t first = 0; first < prompts.count; first += kTogether) {
     core::Context context(model, prompts.length + new_tokens);
     const at::Tensor batch = ids.slice(0, first, first + kTogether);
-    const at::Tensor made = core::continue_greedily(context, batch, new_tokens).to(at::kInt).contiguous();
+    const at::Tensor tokens = sampling.temperature == 0 ? core::continue_greedily(context, batch, new_tokens)
+                                                        : drawn(context, batch, first, new_tokens, sampling, seed);
+    const at::Tensor made = tokens.to(at::kInt).contiguous();
     const auto* data = made.const_data_ptr<int32_t>();
     all.ids.insert(all.ids.end(), data, data + made.numel());
   }
   return all;
 }
 
-double Likeness::mean_agreement() const {
-  return std::accumulate(agreement.begin(), agreement.end(), 0.0) / static_cast<double>(agreement.size());
-}
+double Likeness::mean_agreement() const { return mean_of(agreement); }
 
 Likeness likeness(const Continuations& full, const Continuations& other) {
   TORCH_CHECK(full.new_tokens == other.new_tokens && full.ids.size() == other.ids.size(), "continuations of ",
@@ -82,10 +133,15 @@ Likeness likeness(const Continuations& full, const Continuations& other) {
   Likeness likeness{.same_tokens = 0, .agreement = std::vector<double>(M, 0.0)};
   for (int64_t n = 0; n < N; ++n) {
     const int32_t *a = full.ids.data() + n * M, *b = other.ids.data() + n * M;
-    likeness.same_tokens += static_cast<double>(std::mismatch(a, a + M, b).first - a);
-    for (int64_t t = 0; t < M; ++t) likeness.agreement[t] += a[t] == b[t] ? 1.0 / static_cast<double>(N) : 0.0;
+    likeness.same_by_prompt.push_back(static_cast<double>(std::mismatch(a, a + M, b).first - a));
+    double same = 0;
+    for (int64_t t = 0; t < M; ++t) {
+      likeness.agreement[t] += a[t] == b[t] ? 1.0 / static_cast<double>(N) : 0.0;
+      same += a[t] == b[t] ? 1 : 0;
+    }
+    likeness.agreement_by_prompt.push_back(same / static_cast<double>(M));
   }
-  likeness.same_tokens /= static_cast<double>(N);
+  likeness.same_tokens = mean_of(likeness.same_by_prompt);
   return likeness;
 }
 
@@ -113,9 +169,22 @@ std::string text_of(const core::Tokenizer& tokenizer, const int32_t* ids, int64_
   return Json::parse(Json(text).dump(-1, ' ', false, Json::error_handler_t::replace));
 }
 
-Found measured(const Prompts& prompts, int64_t new_tokens, const core::Tokenizer& tokenizer, const Subject& subject) {
-  const Continuations written = continuations(subject.model, prompts, new_tokens);
+Json interval_of(const std::vector<double>& by_prompt) {
+  const auto [low, high] = bootstrap_interval(by_prompt);
+  return {low, high};
+}
+
+Found measured(const Prompts& prompts, const GenerationConfig& config, const core::Tokenizer& tokenizer,
+               const Subject& subject) {
+  const int64_t new_tokens = config.new_tokens;
+  const Continuations written = continuations(subject.model, prompts, new_tokens,
+                                              {.temperature = config.temperature, .top_p = config.top_p}, subject.seed);
   Found found{.values = values_of(prompts, written)};
+  if (config.temperature > 0) {
+    found.values["temperature"] = config.temperature;
+    found.values["top_p"] = config.top_p;
+  }
+  found.values["intervals"] = {{"repeated_4grams", interval_of(written.repeated_by_prompt())}};
   const std::string prompt = text_of(tokenizer, prompts.ids.data(), prompts.length);
   const std::string text = text_of(tokenizer, written.ids.data(), new_tokens);
   found.values["first"] = {{"prompt", prompt}, {"text", text}};
@@ -129,6 +198,8 @@ Found measured(const Prompts& prompts, int64_t new_tokens, const core::Tokenizer
   found.values["same_tokens"] = like.same_tokens;
   found.values["agreement"] = like.mean_agreement();
   found.values["agreement_by_position"] = like.agreement;
+  found.values["intervals"]["same_tokens"] = interval_of(like.same_by_prompt);
+  found.values["intervals"]["agreement"] = interval_of(like.agreement_by_prompt);
   return found;
 }
 
@@ -137,8 +208,8 @@ Found measured(const Prompts& prompts, int64_t new_tokens, const core::Tokenizer
 Prepared GenerationConfig::prepare(Texts& texts) const {
   const auto prompts = std::make_shared<const Prompts>(
       make_prompts(*this, texts.tokens(core::find_corpus(corpus)), texts.tokenizer(), texts.shape()));
-  return {prompts->token_hash, [prompts, count = new_tokens, &tokenizer = texts.tokenizer()](const Subject& subject) {
-            return measured(*prompts, count, tokenizer, subject);
+  return {prompts->token_hash, [prompts, config = *this, &tokenizer = texts.tokenizer()](const Subject& subject) {
+            return measured(*prompts, config, tokenizer, subject);
           }};
 }
 

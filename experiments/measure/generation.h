@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/model.h"
+#include "core/sampling.h"
 #include "core/text/tokenizer.h"
 #include "experiments/measure/measure.h"
 
@@ -17,12 +18,14 @@ struct GenerationConfig : Measure {
   int64_t prompts = 64;
   int64_t prompt_tokens = 64;
   int64_t new_tokens = 64;
+  double temperature = 0, top_p = 1;
 
   void keys(core::Keys& k) override;
   void check() const override;
 
-  int version() const override { return 3; }
+  int version() const override { return 4; }
   bool decodes() const override { return true; }
+  bool draws() const override { return temperature > 0; }
   Prepared prepare(Texts& texts) const override;
   std::vector<Column> columns() const override;
 };
@@ -47,16 +50,20 @@ struct Continuations {
   std::vector<int32_t> ids;
 
   double repeated_4grams() const;  // share of runs of 4 tokens that their continuation has had before; 0 for M < 4
+  std::vector<double> repeated_by_prompt() const;  // [N] the same of every continuation
 };
 
-// The model continues all prompts greedily, also behind an end-of-text token: all continuations are equally long. Its
-// blocks must be loaded.
-Continuations continuations(core::Model& model, const Prompts& prompts, int64_t new_tokens);
+// The model continues all prompts, also behind an end-of-text token: all continuations are equally long. Its blocks
+// must be loaded. Tokens that are drawn are drawn with numbers of (seed, prompt) alone: two models that agree draw the
+// same.
+Continuations continuations(core::Model& model, const Prompts& prompts, int64_t new_tokens,
+                            const core::Sampling& sampling = {}, uint64_t seed = 0);
 
 // One model's continuations beside those of the full-precision model.
 struct Likeness {
   double same_tokens;             // before the first one that differs, mean over the prompts; M when none differs
   std::vector<double> agreement;  // [M] share of prompts whose token at this place is the same
+  std::vector<double> same_by_prompt = {}, agreement_by_prompt = {};  // [N] of every prompt
 
   double mean_agreement() const;
 };

@@ -51,12 +51,15 @@ struct ItemQuantity {
   std::string name;    // "NLL"
   bool less_is_better = true;
   std::string exponential = {};  // what exp of its mean is called: "ppl"; empty: nothing
+  bool is_share = false;         // 1 or 0 of an item: compared by McNemar's test too
 };
 struct ItemFile {
   std::string name;                      // "windows.csv"; empty: nothing is compared
   std::vector<std::string> columns;      // behind the first one, which says which model an item was measured on
   std::string count, tokens;             // fields of results.json: number of items, and of tokens in all of them
   std::vector<ItemQuantity> quantities;  // the first one decides comparisons of replicas with their controls
+  std::string item = {};    // neighbours that are equal up to this column are one item's; empty: each row is one
+  std::string answer = {};  // column whose sum over an item's rows is its answer; empty: it has none
 };
 
 // The texts of one model as token ids, each tokenized once however many runs read it.
@@ -73,6 +76,7 @@ class Texts {
 struct MeasureSettings {
   int64_t batch_tokens = 1024;
   bool kl = true;
+  bool noise_floor = false;
 };
 
 // What a measurement has found of one model.
@@ -105,6 +109,7 @@ struct Subject {
   uint64_t seed = 0;
   at::ScalarType dtype = at::kFloat;  // of the computation
   bool quiet = false;
+  std::string progress = {};  // folder from which an interrupted measurement goes on; empty: it begins anew
   // Findings of the full-precision model; null while that one is measured, or where there is none.
   const OfFullPrecision* full = nullptr;
   // Path at which the full-precision model keeps a file for models that are measured beside it; empty for those.
@@ -126,6 +131,7 @@ class Measure : public core::Section {
  public:
   virtual int version() const = 0;                // bumped by hand when the numbers change
   virtual bool decodes() const { return false; }  // whether it generates tokens: all blocks are then kept in memory
+  virtual bool draws() const { return false; }    // whether the seed decides anything
   virtual bool measures_full_precision() const { return true; }  // whether the full-precision model is measured too
   // Reads the texts and checks all that can be wrong before a tensor is read. Errors: UserError.
   virtual Prepared prepare(Texts& texts) const = 0;

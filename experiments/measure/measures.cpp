@@ -3,7 +3,7 @@
 #include <algorithm>
 
 // One line per measure: X(name) stands for measure/name.cpp, which defines make_name().
-#define MEASURES(X) X(perplexity) X(generation) X(latency)
+#define MEASURES(X) X(perplexity) X(tasks) X(trajectory) X(generation) X(latency)
 
 namespace experiments {
 
@@ -76,28 +76,33 @@ ExtraMeasure::~ExtraMeasure() {
 MeasureConfig::MeasureConfig() {
   for (const MeasureKind& kind : measure_kinds()) {
     OfKind& added = kinds_.emplace_back(OfKind{kind, {}});
-    if (!kind.is_list) added.measurements.push_back(kind.make());
+    if (!kind.has_sections()) added.measurements.push_back(kind.make());
   }
 }
 
 void MeasureConfig::keys(core::Keys& k) {
   for (OfKind& of : kinds_) {
-    if (of.kind.is_list) k.list(of.kind.name, as_list(of.measurements, of.kind), of.kind.help);
+    if (of.kind.has_sections()) k.list(of.kind.name, as_list(of.measurements, of.kind), of.kind.help);
   }
   k.key("batch_tokens", batch_tokens, "tokens that run through a block at once; at least one window", {1, 1 << 20});
   k.key("kl", kl,
         "measure KL divergence and top-1 agreement against the full-precision model, whose final hidden states stay on "
         "disk for it");
+  k.key("noise_floor", noise_floor,
+        "with kl: also measure how far the full-precision model is from itself with noise of 2^-9 on the hidden states "
+        "behind every block, which is what equal models of 16 bits differ by");
   for (OfKind& of : kinds_) {
-    if (!of.kind.is_list) k.section(of.kind.name, *of.measurements.front(), of.kind.help).only_if_given();
+    if (!of.kind.has_sections()) k.section(of.kind.name, *of.measurements.front(), of.kind.help).only_if_given();
   }
 }
 
 std::vector<Asked> MeasureConfig::asked() const {
   std::vector<Asked> all;
   for (const OfKind& of : kinds_) {
-    if (!of.kind.is_list && !given(of.kind.name)) continue;
-    for (const core::Polymorphic<Measure>& one : of.measurements) all.push_back({&of.kind, &one});
+    if (!of.kind.has_sections() && !given(of.kind.name)) continue;
+    for (const core::Polymorphic<Measure>& one :
+         of.kind.each ? of.kind.each(*of.measurements.front()) : of.measurements)
+      all.push_back({&of.kind, one.share()});
   }
   return all;
 }

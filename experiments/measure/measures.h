@@ -11,9 +11,13 @@ namespace experiments {
 
 struct MeasureKind {
   std::string help;                                  // one line: of the section, or of the list of sections
-  bool is_list = false;                              // measure.<name> is a list of sections
+  bool is_list = false;                              // there may be several measurements
   std::function<core::Polymorphic<Measure>()> make;  // with default options
-  std::string name = {};                             // filled in by the table
+  // Those that one section asks for; empty: measure.<name> is a list of sections where there may be several.
+  std::function<std::vector<core::Polymorphic<Measure>>(const Measure& given)> each = {};
+  std::string name = {};  // filled in by the table
+
+  bool has_sections() const { return is_list && !each; }  // measure.<name> is a list of sections
 };
 
 // The table. Lists stand before single sections.
@@ -32,9 +36,9 @@ class ExtraMeasure {
 // One measurement that a configuration asks for.
 struct Asked {
   const MeasureKind* kind;
-  const core::Polymorphic<Measure>* options;
+  std::shared_ptr<const Measure> options;
 
-  const Measure& measure() const { return **options; }
+  const Measure& measure() const { return *options; }
 };
 
 struct MeasureConfig : core::Section, MeasureSettings {
@@ -47,8 +51,11 @@ struct MeasureConfig : core::Section, MeasureSettings {
   template <class M>
   std::vector<const M*> all() const {
     std::vector<const M*> found;
-    for (const Asked& one : asked()) {
-      if (const auto* measure = dynamic_cast<const M*>(&one.measure())) found.push_back(measure);
+    for (const OfKind& of : kinds_) {
+      if (!of.kind.has_sections() && !given(of.kind.name)) continue;
+      for (const core::Polymorphic<Measure>& one : of.measurements) {
+        if (const auto* measure = dynamic_cast<const M*>(&*one)) found.push_back(measure);
+      }
     }
     return found;
   }

@@ -10,6 +10,7 @@
 #include "core/io/csv.h"
 #include "core/progress.h"
 #include "experiments/measure/measures.h"
+#include "quant/grids/draws.h"
 
 namespace experiments {
 
@@ -71,15 +72,29 @@ double Perplexity::ppl_stderr_tokens() const {
   return n > 1 && variance > 0 ? ppl() * std::sqrt(variance / (n - 1)) : 0.0;
 }
 
-double Perplexity::kl_mean() const { return sum(scores.distance.value().window_kl) / static_cast<double>(tokens); }
+namespace {
+
+// Per position whose KL is finite.
+template <typename Value>
+double mean_over(const std::vector<Value>& sums, const Distance& distance, int64_t tokens) {
+  return sum(sums) / static_cast<double>(std::max<int64_t>(1, tokens - distance.not_finite));
+}
+
+}  // namespace
+
+double Perplexity::kl_mean() const {
+  const Distance& distance = scores.distance.value();
+  return mean_over(distance.window_kl, distance, tokens);
+}
 
 double Perplexity::kl_of_inputs() const {
   const Distance& floats = of_float_inputs.value().distance.value();
-  return kl_mean() - sum(floats.window_kl) / static_cast<double>(tokens);
+  return kl_mean() - mean_over(floats.window_kl, floats, tokens);
 }
 
 double Perplexity::top1_agreement() const {
-  return sum(scores.distance.value().window_top1) / static_cast<double>(tokens);
+  const Distance& distance = scores.distance.value();
+  return mean_over(distance.window_top1, distance, tokens);
 }
 
 Perplexity unmeasured(const PerplexityConfig& config, const core::Windows& windows) {
@@ -141,10 +156,30 @@ Json values_of(const Perplexity& p) {
   if (p.windows_from != core::kFirst) json["windows_from"] = p.windows_from;
   if (const auto& distance = p.scores.distance) {
     json["kl_mean"] = p.kl_mean();
+    json["kl_median"] = distance->median;
+    json["kl_p90"] = distance->p90;
     json["kl_p99"] = distance->p99;
+    json["kl_p999"] = distance->p999;
     json["kl_max"] = distance->max;
+    json["kl_not_finite"] = distance->not_finite;
     if (p.of_float_inputs) json["kl_of_inputs"] = p.kl_of_inputs();
     json["top1_agreement"] = p.top1_agreement();
+    json["change_of_p"] = {{"mean", distance->change_mean}, {"rms", distance->change_rms}};
+    json["by_top1_probability"] = Json::array();
+    for (const Bucket& bucket : distance->buckets) {
+      json["by_top1_probability"].push_back({{"from", bucket.from},
+                                             {"to", bucket.to},
+                                             {"positions", bucket.positions},
+                                             {"kl_mean", bucket.kl},
+                                             {"top1_agreement", bucket.agreement}});
+    }
+  }
+  if (p.noisy) {
+    const Distance& floor = p.noisy->distance.value();
+    json["noise_floor"] = {{"kl_mean", mean_over(floor.window_kl, floor, p.tokens)},
+                           {"kl_median", floor.median},
+                           {"kl_p99", floor.p99},
+                           {"top1_agreement", mean_over(floor.window_top1, floor, p.tokens)}};
   }
   return json;
 }
@@ -170,6 +205,14 @@ Found found(const Perplexity& p) {
   return all;
 }
 
+// Hidden states times 1 + 2⁻⁹ ε, ε of a normal distribution, drawn for every step and batch: about what bfloat16 rounds
+// away (its relative step is 2⁻⁸).
+at::Tensor with_noise(int64_t step, int64_t batch, const at::Tensor& hidden) {
+  const at::Tensor noise = quant::normal_draw({.path = fmt::format("step {}", step), .seed = 0}, "noise floor",
+                                              static_cast<uint64_t>(batch), hidden.numel(), 1);
+  return (hidden * (1 + noise.view(hidden.sizes()).to(hidden.device()) * 0x1p-9)).to(hidden.scalar_type());
+}
+
 Found measured(const PerplexityConfig& config, const core::Windows& windows, const Subject& subject) {
   const FinalStates::Shape shape{windows.count, windows.scored_per_window(), subject.model.shape().width,
                                  subject.dtype};
@@ -182,18 +225,26 @@ Found measured(const PerplexityConfig& config, const core::Windows& windows, con
     layers.emplace(subject.model, subject.full->weights);
     reference.emplace(*states, *layers);
   }
-  const auto scored = [&](const std::string& what, const Runnable& run) {
+  const auto scored = [&](const std::string& what, const Runnable& run, bool noisy = false) {
     core::Progress progress(what + " on " + config.corpus, subject.quiet);
-    return score(run.model, run.source, windows,
-                 {.batch_tokens = subject.settings.batch_tokens,
-                  .reference = reference ? &*reference : nullptr,
-                  .keep = kept ? &*kept : nullptr,
-                  .on_step = [&](int64_t done, int64_t total) { progress.update(done, total); }});
+    ScoreOptions options{.batch_tokens = subject.settings.batch_tokens,
+                         .reference = reference ? &*reference : nullptr,
+                         .keep = kept ? &*kept : nullptr,
+                         .on_step = [&](int64_t done, int64_t total) { progress.update(done, total); }};
+    if (noisy) options.behind_step = with_noise;
+    return score(run.model, run.source, windows, options);
   };
   const bool is_full = static_cast<bool>(subject.keep);
   Perplexity p = unmeasured(config, windows);
   p.scores = scored(is_full ? "full precision" : "perplexity", {subject.model, subject.source});
   if (reference && subject.float_inputs) p.of_float_inputs = scored("inputs in floats", subject.float_inputs());
+  if (kept && subject.settings.noise_floor) {  // against what was just kept
+    kept.reset();
+    states.emplace(subject.keep(kStates), shape, FinalStates::Open::read);
+    layers.emplace(subject.model);
+    reference.emplace(*states, *layers);
+    p.noisy = scored("noise floor", {subject.model, subject.source}, /*noisy=*/true);
+  }
   return found(p);
 }
 

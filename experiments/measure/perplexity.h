@@ -41,6 +41,7 @@ struct Perplexity {
   int64_t tokens = 0;   // scored positions
   Scores scores;
   std::optional<Scores> of_float_inputs = {};  // of the same model, where the runtime rounds inputs
+  std::optional<Scores> noisy = {};            // of the full-precision model with noise behind every block
 
   double nll() const;         // mean per scored position, nats
   double ppl() const;         // exp(nll)
@@ -48,7 +49,7 @@ struct Perplexity {
   // ppl × standard error of the mean over positions taken as independent: what llama.cpp prints behind its ±.
   double ppl_stderr_tokens() const;
 
-  double kl_mean() const;         // per scored position, nats; with scores.distance only
+  double kl_mean() const;         // per scored position of finite KL, nats; with scores.distance only
   double kl_of_inputs() const;    // what rounded inputs add to it; with of_float_inputs only
   double top1_agreement() const;  // share of scored positions; with scores.distance only
 };

@@ -11,11 +11,25 @@
 
 namespace experiments {
 
-// How far a model is from the full-precision one, at the scored positions.
+// Scored positions at which the largest probability of the full-precision model lies in [from, to), the last bucket
+// with its end: undecided positions make up the mean of KL, the decided ones show the damage.
+struct Bucket {
+  double from, to;
+  int64_t positions = 0;
+  double kl = 0;         // mean, nats
+  double agreement = 0;  // share of positions where both models put the same token first
+};
+
+// How far a model is from the full-precision one, at the scored positions. Positions whose KL is not finite are counted
+// and enter nothing else.
 struct Distance {
   std::vector<double> window_kl;     // [N] Σ KL(full ‖ model), nats
   std::vector<int64_t> window_top1;  // [N] positions where both put the same token first
-  double p99 = 0, max = 0;           // of the KL of single positions; p99 is interpolated between positions
+  int64_t not_finite = 0;
+  // Of the KL of single positions; quantiles are interpolated between positions.
+  double median = 0, p90 = 0, p99 = 0, p999 = 0, max = 0;
+  std::vector<Bucket> buckets;
+  double change_mean = 0, change_rms = 0;  // of the probability of the token that came, model − full precision
 };
 
 struct Scores {
@@ -31,9 +45,11 @@ struct Reference {
 };
 
 struct ScoreOptions {
-  int64_t batch_tokens = 1024;                         // tokens that run through a block at once; at least one window
-  const Reference* reference = nullptr;                // none: no distance
-  FinalStates* keep = nullptr;                         // where the model's own final states go, if anywhere
+  int64_t batch_tokens = 1024;           // tokens that run through a block at once; at least one window
+  const Reference* reference = nullptr;  // none: no distance
+  FinalStates* keep = nullptr;           // where the model's own final states go, if anywhere
+  // Is given the hidden states [B, T, D] of every batch behind every step of the plan, and returns those that go on.
+  std::function<at::Tensor(int64_t step, int64_t batch, const at::Tensor& hidden)> behind_step = {};
   std::function<void(int64_t, int64_t)> on_step = {};  // is told (done, total) of the walk
 };
 

@@ -7,12 +7,13 @@
 #include <cmath>
 #include <filesystem>
 #include <numeric>
+#include <optional>
 #include <tuple>
 
 #include "core/error.h"
 #include "core/io/csv.h"
 #include "core/io/files.h"
-#include "core/random.h"
+#include "experiments/measure/bootstrap.h"
 #include "experiments/measure/measures.h"
 #include "experiments/results/row.h"
 #include "experiments/results/seed_set.h"
@@ -27,21 +28,62 @@ struct Measured {
   const MeasureKind* kind;
   Json values;                            // its entry of results.json
   std::vector<std::vector<double>> sums;  // per quantity: of each item, over its tokens; empty: not measured
+  std::vector<double> answers;            // of each item; empty: they have none
 };
 
-// The sums of the rows [first, first + items) in one column; empty if it is not there, or has a gap.
-std::vector<double> column_of(const std::vector<std::vector<std::string>>& rows, const std::string& column,
-                              size_t first, size_t items) {
-  const auto found = std::find(rows[0].begin(), rows[0].end(), column);
-  if (found == rows[0].end()) return {};
-  const auto index = static_cast<size_t>(found - rows[0].begin());
-  std::vector<double> sums;
-  for (size_t n = first; n < first + items; ++n) {
-    if (index >= rows[n].size() || rows[n][index].empty()) return {};
-    sums.push_back(std::stod(rows[n][index]));
+// Rows of a file, the first one its header, of which each item has some.
+class ItemRows {
+ public:
+  ItemRows(const std::string& file, const ItemFile& items)
+      : items_(items), rows_(core::parse_csv(core::read_file(file), file)), next_(1) {
+    while (next_ < rows_.size() && rows_[next_].at(0) != "quantized") ++next_;
   }
-  return sums;
-}
+
+  // Goes on to the next `count` items; false: there are fewer.
+  bool take(size_t count) {
+    begins_.assign(1, next_);
+    const std::optional<size_t> item = index_of(items_.item);
+    for (size_t n = 0; n < count; ++n) {
+      if (next_ >= rows_.size()) return false;
+      const size_t first = next_++;
+      while (item && next_ < rows_.size() && same(rows_[next_], rows_[first], *item)) ++next_;
+      begins_.push_back(next_);
+    }
+    return true;
+  }
+
+  // The sums of these items in one column; empty if it is not there, or an item has a gap.
+  std::vector<double> sums(const std::string& column) const {
+    const std::optional<size_t> index = index_of(column);
+    if (!index) return {};
+    std::vector<double> sums;
+    for (size_t n = 0; n + 1 < begins_.size(); ++n) {
+      double sum = 0;
+      for (size_t row = begins_[n]; row < begins_[n + 1]; ++row) {
+        if (*index >= rows_[row].size() || rows_[row][*index].empty()) return {};
+        sum += std::stod(rows_[row][*index]);
+      }
+      sums.push_back(sum);
+    }
+    return sums;
+  }
+
+ private:
+  // Whether the cells up to this column are equal.
+  static bool same(const std::vector<std::string>& a, const std::vector<std::string>& b, size_t last) {
+    return std::equal(a.begin(), a.begin() + static_cast<std::ptrdiff_t>(last) + 1, b.begin());
+  }
+  std::optional<size_t> index_of(const std::string& column) const {
+    const auto found = std::find(rows_[0].begin(), rows_[0].end(), column);
+    if (column.empty() || found == rows_[0].end()) return std::nullopt;
+    return static_cast<size_t>(found - rows_[0].begin());
+  }
+
+  ItemFile items_;
+  std::vector<std::vector<std::string>> rows_;
+  size_t next_;
+  std::vector<size_t> begins_;  // of the items, and the end of the last one
+};
 
 // All measurements of one measure in a run.
 void read_measure(const Row& row, const std::string& directory, const MeasureKind& kind, std::vector<Measured>& all) {
@@ -49,17 +91,14 @@ void read_measure(const Row& row, const std::string& directory, const MeasureKin
   const auto found = row.quantized().find(kind.name);
   if (items.name.empty() || found == row.quantized().end() || found->second.empty()) return;
   const std::string file = directory + "/" + items.name;
-  const auto rows = core::parse_csv(core::read_file(file), file);
-  size_t next = 1;
-  while (next < rows.size() && rows[next].at(0) != "quantized") ++next;
+  ItemRows rows(file, items);
   for (const Json& values : found->second) {
     const auto count = static_cast<size_t>(Row::number_at(values, items.count).value_or(0));
-    core::require(next + count <= rows.size(), "{}: fewer {} than results.json tells of. Run it again with --force.",
-                  file, items.count);
-    Measured& measured = all.emplace_back(Measured{.kind = &kind, .values = values, .sums = {}});
-    for (const ItemQuantity& quantity : items.quantities)
-      measured.sums.push_back(column_of(rows, quantity.column, next, count));
-    next += count;
+    core::require(rows.take(count), "{}: fewer {} than results.json tells of. Run it again with --force.", file,
+                  items.count);
+    Measured& measured = all.emplace_back(Measured{.kind = &kind, .values = values, .sums = {}, .answers = {}});
+    for (const ItemQuantity& quantity : items.quantities) measured.sums.push_back(rows.sums(quantity.column));
+    measured.answers = rows.sums(items.answer);
   }
 }
 
@@ -101,6 +140,20 @@ Pairs pairs_of(const std::string& a, const std::string& b) {
 
 double sum(const std::vector<double>& values) { return std::accumulate(values.begin(), values.end(), 0.0); }
 
+// What tells two models apart that answered the same items.
+void compare_answers(const Measured& a, const Measured& b, size_t quantity, Comparison& c) {
+  if (!c.quantity.is_share) return;
+  int64_t only_a = 0, only_b = 0, others = 0;
+  for (size_t n = 0; n < a.sums[quantity].size(); ++n) {
+    only_a += a.sums[quantity][n] > b.sums[quantity][n] ? 1 : 0;
+    only_b += a.sums[quantity][n] < b.sums[quantity][n] ? 1 : 0;
+  }
+  c.p = mcnemar(only_a, only_b);
+  if (!c.is_first || a.answers.empty() || a.answers.size() != b.answers.size()) return;
+  for (size_t n = 0; n < a.answers.size(); ++n) others += a.answers[n] == b.answers[n] ? 0 : 1;
+  c.changed = static_cast<double>(others) / static_cast<double>(a.answers.size());
+}
+
 // One quantity over all pairs of runs; every pair has measured it.
 Comparison compare_one(const std::vector<std::pair<Measured, Measured>>& pairs, size_t quantity) {
   const Measured& first = pairs.front().first;
@@ -124,6 +177,7 @@ Comparison compare_one(const std::vector<std::pair<Measured, Measured>>& pairs, 
     }
   }
   std::tie(c.low, c.high) = bootstrap_interval(differences);
+  compare_answers(pairs.front().first, pairs.front().second, quantity, c);
   return c;
 }
 
@@ -147,24 +201,14 @@ bool Comparison::seeds_agree() const {
   return std::all_of(by_seed.begin(), by_seed.end(), positive) || std::all_of(by_seed.begin(), by_seed.end(), negative);
 }
 
-std::pair<double, double> bootstrap_interval(const std::vector<double>& differences) {
-  constexpr int64_t kResamples = 10'000;
-  const auto n = static_cast<int64_t>(differences.size());
-  const auto block = std::max<int64_t>(1, std::llround(std::cbrt(static_cast<double>(n))));
-  std::vector<double> before(n + 1, 0.0);  // sums of the first i differences
-  std::partial_sum(differences.begin(), differences.end(), before.begin() + 1);
-  core::Random random(0, "", "moving-block bootstrap");
-  std::vector<double> means;
-  for (int64_t resample = 0; resample < kResamples; ++resample) {
-    double sum = 0;
-    for (int64_t drawn = 0; drawn < n; drawn += block) {
-      const int64_t length = std::min(block, n - drawn), start = random.below(n - length + 1);
-      sum += before[start + length] - before[start];
-    }
-    means.push_back(sum / static_cast<double>(n));
+double mcnemar(int64_t a, int64_t b) {
+  const double n = static_cast<double>(a + b), ln2 = std::log(2.0);
+  double tail = 0;  // of the binomial distribution with p = 1/2
+  for (int64_t k = 0; k <= std::min(a, b); ++k) {
+    const auto i = static_cast<double>(k);
+    tail += std::exp(std::lgamma(n + 1) - std::lgamma(i + 1) - std::lgamma(n - i + 1) - n * ln2);
   }
-  std::sort(means.begin(), means.end());
-  return {means[kResamples / 40], means[kResamples - 1 - kResamples / 40]};  // 2.5 % on each side
+  return std::min(1.0, 2 * tail);
 }
 
 std::vector<Comparison> compare(const std::string& a, const std::string& b) {
@@ -203,13 +247,20 @@ std::string comparison_text(const std::vector<Comparison>& comparisons) {
   Table table{.columns = {"measured on", "items", "quantity", "A", "B", "B − A", "95 % interval"}, .rows = {}};
   const bool seeds =
       std::any_of(comparisons.begin(), comparisons.end(), [](const Comparison& c) { return c.by_seed.size() > 1; });
+  const bool shares =
+      std::any_of(comparisons.begin(), comparisons.end(), [](const Comparison& c) { return c.p.has_value(); });
   if (seeds) table.columns.emplace_back("by seed");
+  for (const char* heading : {"McNemar p", "other answers"}) {
+    if (shares) table.columns.emplace_back(heading);
+  }
   table.columns.emplace_back("verdict");
   for (const Comparison& c : comparisons) {
     auto& row = table.rows.emplace_back(std::vector<std::string>{
         c.measured_on, std::to_string(c.items), c.quantity.name, value_text(c, c.a), value_text(c, c.b),
         fmt::format("{:+.5f}", c.difference()), fmt::format("[{:+.5f}, {:+.5f}]", c.low, c.high)});
     if (seeds) row.push_back(fmt::format("{:+.5f}", fmt::join(c.by_seed, " ")));
+    if (shares) row.push_back(c.p ? fmt::format("{:.4f}", *c.p) : "–");
+    if (shares) row.push_back(c.changed ? fmt::format("{:.1f} %", 100 * *c.changed) : "–");
     row.push_back(verdict(c));
   }
   return table.text();

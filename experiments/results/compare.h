@@ -2,6 +2,7 @@
 // other seeds stands for all of them.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -19,6 +20,10 @@ struct Comparison {
   double a = 0, b = 0;          // means over tokens, and over the seeds
   double low = 0, high = 0;     // 95 % interval of b − a over items, of the mean over the seeds
   std::vector<double> by_seed;  // b − a of every pair of runs; one if there is one seed
+  // Of shares, in the first pair of runs: the exact two-sided p of McNemar's test (1947), that items which only one of
+  // both gets right fall to either side alike.
+  std::optional<double> p = {};
+  std::optional<double> changed = {};  // share of items with another answer, in the first pair; none: they have none
 
   double difference() const { return b - a; }
   bool excludes_zero() const { return low > 0 || high < 0; }
@@ -27,10 +32,8 @@ struct Comparison {
   bool b_is_better() const { return quantity.less_is_better ? b <= a : b > a; }
 };
 
-// The 95 % interval of the mean of `differences` by the moving-block bootstrap (Künsch 1989): blocks of consecutive
-// windows, as long as the cube root of their number, are drawn with replacement, 10,000 times, from our own seeded
-// generator.
-std::pair<double, double> bootstrap_interval(const std::vector<double>& differences);
+// The exact two-sided p of McNemar's test: of `a` and `b` items that are right on one side alone. 1 for none.
+double mcnemar(int64_t a, int64_t b);
 
 // a, b: run directories. Finished runs beside one that differ from it by nothing but the seed belong to it; runs of
 // equal seeds are paired, and a side with one run is paired with every run of the other. Two runs of one such set are

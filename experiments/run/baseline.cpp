@@ -1,6 +1,7 @@
 #include "experiments/run/baseline.h"
 
 #include "experiments/inputs/cache_key.h"
+#include "experiments/run/directories.h"
 #include "models/registry.h"
 
 namespace experiments {
@@ -23,15 +24,19 @@ struct FullPrecision {
 
 core::CacheKey key_of(const Run& run, const Measurement& measurement, const std::string& model_hash) {
   const MeasureSettings& settings = run.spec().measure;
-  return cache_key(run.spec(), {.stage = "baseline",
-                                .version = kBaselineVersion,
-                                .keys = {measurement.measure.get()},
-                                .inputs = {{"measure", measurement.name},
-                                           {"measure version", std::to_string(measurement.measure->version())},
-                                           {"model", model_hash},
-                                           {"tokens", measurement.prepared->token_hash},
-                                           {"batch_tokens", std::to_string(settings.batch_tokens)},
-                                           {"kl", settings.kl ? "yes" : "no"}}});
+  Dependencies on{.stage = "baseline",
+                  .version = kBaselineVersion,
+                  .keys = {measurement.measure.get()},
+                  .inputs = {{"measure", measurement.name},
+                             {"measure version", std::to_string(measurement.measure->version())},
+                             {"model", model_hash},
+                             {"tokens", measurement.prepared->token_hash},
+                             {"batch_tokens", std::to_string(settings.batch_tokens)},
+                             {"kl", !settings.kl           ? "no"
+                                    : settings.noise_floor ? "with floor"
+                                                           : "yes"}}};
+  if (measurement.measure->draws()) on.inputs.emplace_back("seed", std::to_string(run.spec().seed));
+  return cache_key(run.spec(), on);
 }
 
 Json to_json(const Found& found) {
@@ -54,6 +59,7 @@ void measure(const Run& run, const Measurement& measurement, FullPrecision& full
                                                  .seed = static_cast<uint64_t>(spec.seed),
                                                  .dtype = dtype_of(spec),
                                                  .quiet = spec.quiet,
+                                                 .progress = progress_directory(run.directory),
                                                  .keep = [&](const std::string& name) { return entry.path(name); }});
   entry.write(kFound, to_json(found).dump());
   entry.commit();

@@ -116,6 +116,7 @@ class Pipeline {
   void compare_with_single_replica() {
     if (run_.calibration == nullptr) return;
     const Spec& quantized = ranking_->spec;
+    if (quantized.corrects_targets()) return;  // errors are relative to W, and what is coded is not W
     if (!quantized.replication.selected())
       return keep_single_errors(quantized, resources_, *run_.files, *run_.calibration, record_.modules);
     const Replaced& replaced = ranking_->replaced;
@@ -226,6 +227,7 @@ class Pipeline {
                                                         .seed = static_cast<uint64_t>(spec().seed),
                                                         .dtype = dtype_of(spec()),
                                                         .quiet = spec().quiet,
+                                                        .progress = progress_directory(run_.directory),
                                                         .full = full ? &*full : nullptr,
                                                         .float_inputs = float_inputs,
                                                         .bill = &record_.bill,

@@ -19,7 +19,7 @@ Json or_null(const std::optional<double>& value) { return value ? Json(*value) :
 Json measured_json(const Run& run, const std::vector<std::optional<Found>>& found) {
   Json json = Json::object();
   for (const MeasureKind& kind : measure_kinds()) {
-    if (kind.is_list) json[kind.name] = Json::array();
+    if (kind.has_sections()) json[kind.name] = Json::array();
   }
   for (size_t i = 0; i < found.size(); ++i) {
     if (!found[i]) continue;
@@ -157,7 +157,7 @@ std::vector<std::pair<std::string, std::string>> item_files(const Run& run, cons
     std::vector<std::string> columns{"model"};
     columns.insert(columns.end(), items.columns.begin(), items.columns.end());
     core::CsvTable table(columns);
-    bool asked = kind.is_list;  // the file of a list is there although it is empty
+    bool asked = kind.has_sections();  // the file of a list is there although it is empty
     const auto add = [&](const char* model, const std::vector<std::optional<Found>>& found) {
       for (size_t i = 0; i < found.size(); ++i) {
         if (!found[i] || run.measurements[i].name != kind.name) continue;

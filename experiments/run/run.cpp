@@ -28,7 +28,7 @@ std::vector<Measurement> measurements_of(const Run& run, Resources& resources) {
                   run.spec().measure.where(asked.kind->name), asked.kind->name);
     all.push_back({.name = asked.kind->name,
                    .is_list = asked.kind->is_list,
-                   .measure = asked.options->share(),
+                   .measure = asked.options,
                    .prepared = resources.prepared(*run.files, run.shape, asked)});
   }
   return all;

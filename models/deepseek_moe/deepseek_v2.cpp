@@ -127,7 +127,7 @@ class LatentAttention : public Attention {
   // them half a width apart; the order does not matter to q kᵀ.
   at::Tensor rotated(const at::Tensor& heads, int64_t first, const Pass& pass) const {
     const at::Tensor pairs = heads.narrow(-1, first, config_.rotated).unflatten(-1, {config_.rotated / 2, 2});
-    return config_.rotary->apply(pairs.transpose(-1, -2).flatten(-2).contiguous(), position(pass));
+    return turned(*config_.rotary, pairs.transpose(-1, -2).flatten(-2).contiguous(), pass);
   }
 
   Config config_;

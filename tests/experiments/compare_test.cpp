@@ -12,6 +12,7 @@
 
 #include "core/error.h"
 #include "core/random.h"
+#include "experiments/measure/bootstrap.h"
 #include "tests/experiments/support.h"
 
 namespace experiments {

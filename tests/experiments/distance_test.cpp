@@ -3,8 +3,10 @@
 #include <ATen/ATen.h>
 #include <gmock/gmock.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cmath>
+#include <limits>
 
 #include "core/io/files.h"
 #include "models/registry.h"
@@ -31,9 +33,15 @@ void spoil(core::Slot& slot, double share) {
   slot.put(std::make_shared<core::DenseLinear>(w + share * w.std() * at::randn_like(w), at::Tensor(), 16));
 }
 
+struct SlowPosition {
+  double kl, top, change;
+  bool same;
+};
+
 struct SlowDistance {
   double kl = 0;
   int64_t same = 0;
+  std::vector<SlowPosition> positions = {};
 };
 
 // Of positions first … T − 2 of one window.
@@ -54,9 +62,14 @@ SlowDistance slow_distance(core::Model& full, core::Model& model, std::span<cons
       if (p[v] > p[top_p]) top_p = v;
       if (q[v] > q[top_q]) top_q = v;
     }
+    double kl = 0;
     for (int64_t v = 0; v < V; ++v)
-      slow.kl += std::exp(p[v]) / sum_p * ((p[v] - std::log(sum_p)) - (q[v] - std::log(sum_q)));
+      kl += std::exp(p[v]) / sum_p * ((p[v] - std::log(sum_p)) - (q[v] - std::log(sum_q)));
+    slow.kl += kl;
     slow.same += top_p == top_q;
+    const int32_t came = window[t + 1];
+    slow.positions.push_back(
+        {kl, std::exp(p[top_p]) / sum_p, std::exp(q[came]) / sum_q - std::exp(p[came]) / sum_p, top_p == top_q});
   }
   return slow;
 }
@@ -114,6 +127,80 @@ TEST(Distance, EqualsASlowReferenceUnderBothProtocols) {
     for (core::Slot* slot : pair.model.model->slots()) spoil(*slot, 0.3);
     pair.expect_the_slow_distance(pair.measured());
   }
+}
+
+// A model that knows its text, so that every bucket has positions; its copy is spoilt.
+TEST(Distance, BucketsQuantilesAndChangesEqualASlowReference) {
+  at::manual_seed(7);
+  Pair pair({"measure.perplexity[0].corpus=tiny/test", "measure.perplexity[0].seq_len=64",
+             "measure.perplexity[0].windows=8"});
+  for (core::Slot* slot : pair.model.model->slots()) spoil(*slot, 0.2);
+  const Distance found = pair.measured().distance.value();
+  std::vector<SlowPosition> all;
+  for (int64_t n = 0; n < pair.windows.count; ++n) {
+    const SlowDistance slow =
+        slow_distance(*pair.full.model, *pair.model.model, pair.windows.window(n), pair.windows.first);
+    all.insert(all.end(), slow.positions.begin(), slow.positions.end());
+  }
+  const auto count = static_cast<double>(all.size());
+  double mean = 0, squares = 0;
+  std::vector<double> kl;
+  for (const SlowPosition& one : all) {
+    mean += one.change / count;
+    squares += one.change * one.change / count;
+    kl.push_back(one.kl);
+  }
+  EXPECT_NEAR(found.change_mean, mean, 1e-5);
+  EXPECT_NEAR(found.change_rms, std::sqrt(squares), 1e-5);
+  std::sort(kl.begin(), kl.end());
+  const auto at = [&](double share) {
+    const double place = share * (count - 1);
+    const auto below = static_cast<size_t>(place);
+    return kl[below] + (place - std::floor(place)) * (kl[std::min(below + 1, kl.size() - 1)] - kl[below]);
+  };
+  EXPECT_NEAR(found.median, at(0.5), 1e-3 * at(0.5) + 1e-6);
+  EXPECT_NEAR(found.p90, at(0.9), 1e-3 * at(0.9));
+  EXPECT_NEAR(found.p999, at(0.999), 1e-3 * at(0.999));
+  EXPECT_EQ(found.not_finite, 0);
+  ASSERT_EQ(found.buckets.size(), 5U);
+  int64_t positions = 0;
+  for (const Bucket& bucket : found.buckets) {
+    double sum = 0, same = 0, inside = 0;
+    for (const SlowPosition& one : all) {
+      if (one.top < bucket.from || (one.top >= bucket.to && bucket.to < 1)) continue;
+      sum += one.kl;
+      same += one.same ? 1 : 0;
+      ++inside;
+    }
+    ASSERT_GT(inside, 2) << bucket.from;
+    EXPECT_NEAR(static_cast<double>(bucket.positions), inside, 1) << "more than one at the edge";
+    if (static_cast<double>(bucket.positions) != inside) continue;
+    EXPECT_NEAR(bucket.kl, sum / inside, 1e-3 * sum / inside);
+    EXPECT_NEAR(bucket.agreement, same / inside, 1.5 / inside);
+    positions += bucket.positions;
+  }
+  EXPECT_GT(positions, 0.9 * count);
+}
+
+// Of two models one of which has lost a logit to infinity at some positions.
+TEST(Distance, PositionsThatAreNotFiniteAreCountedAndLeftOut) {
+  Pair pair;
+  const Distance before = pair.measured().distance.value();
+  EXPECT_EQ(before.not_finite, 0);
+  const FinalStates::Shape shape{pair.windows.count, pair.windows.scored_per_window(), pair.full.model->shape().width,
+                                 at::kFloat};
+  {
+    FinalStates damaged(pair.lab.file("states"), shape, FinalStates::Open::create);
+    const at::Tensor states = at::ones({shape.scored, shape.width});
+    states[3].fill_(std::numeric_limits<float>::quiet_NaN());
+    for (int64_t n = 0; n < shape.windows; ++n) damaged.write(n, states);
+  }
+  const FinalStates states(pair.lab.file("states"), shape, FinalStates::Open::read);
+  const Reference reference{states, pair.layers};
+  const Scores scores = score(*pair.model.model, pair.model.source, pair.windows, {.reference = &reference});
+  EXPECT_EQ(scores.distance->not_finite, shape.windows);
+  EXPECT_TRUE(std::isfinite(scores.distance->p999));
+  for (const double kl : scores.distance->window_kl) EXPECT_TRUE(std::isfinite(kl));
 }
 
 TEST(Distance, OfLongWindowsIsTakenInChunksWithoutAGap) {

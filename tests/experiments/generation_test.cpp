@@ -40,6 +40,16 @@ TEST(Generation, CountsFourGramsThatAContinuationRepeats) {
   EXPECT_EQ(repeated({1, 1, 1}, 3), 0.0);
 }
 
+TEST(Generation, TellsEveryPromptByItself) {
+  const Continuations full{.new_tokens = 4, .ids = {1, 2, 3, 4, /**/ 5, 6, 7, 8}},
+      other{.new_tokens = 4, .ids = {1, 2, 9, 4, /**/ 0, 6, 7, 8}};
+  const Likeness like = likeness(full, other);
+  EXPECT_THAT(like.same_by_prompt, ElementsAre(2, 0));
+  EXPECT_THAT(like.agreement_by_prompt, ElementsAre(0.75, 0.75));
+  const Continuations again{.new_tokens = 5, .ids = {1, 1, 1, 1, 1, /**/ 1, 2, 3, 4, 5}};
+  EXPECT_THAT(again.repeated_by_prompt(), ElementsAre(0.5, 0));
+}
+
 class Prompting : public ::testing::Test {
  protected:
   Prompts make(GenerationConfig config, int64_t tokens = 100, int64_t context = 2048) const {
@@ -127,6 +137,25 @@ TEST_F(Decoded, TheBaselineIsWrittenOnce) {
   EXPECT_TRUE(cached(second));
   EXPECT_EQ(second["baseline"], first["baseline"]);
   EXPECT_NE(second["quantized"]["generation"], first["quantized"]["generation"]);
+}
+
+// Two models that agree draw the same tokens, and another seed draws others.
+TEST_F(Decoded, DrawsWithTheSameNumbersForEveryModel) {
+  const auto drawn = [&](const Strings& more) {
+    Strings all = written_;
+    all.insert(all.end(), {"measure.generation.temperature=1", "quant.weight.bits=8"});
+    all.insert(all.end(), more.begin(), more.end());
+    return lab_.row(all);
+  };
+  const Json row = drawn({}), quantized = row["quantized"]["generation"];
+  EXPECT_EQ(quantized["temperature"], 1.0);
+  EXPECT_GT(quantized["agreement"].get<double>(), 0.5);
+  EXPECT_NE(quantized["first"]["text"], lab_.row(written_)["quantized"]["generation"]["first"]["text"]);
+  const Json& interval = quantized["intervals"]["agreement"];
+  EXPECT_LE(interval[0].get<double>(), quantized["agreement"].get<double>());
+  EXPECT_GE(interval[1].get<double>(), quantized["agreement"].get<double>());
+  const Json other = drawn({"seed=7"});
+  EXPECT_NE(other["baseline"]["generation"]["first"], row["baseline"]["generation"]["first"]) << "not another's cache";
 }
 
 TEST_F(Decoded, TheModelItselfWritesTheSame) {

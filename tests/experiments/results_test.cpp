@@ -147,7 +147,9 @@ TEST(Results, NameEveryMeasurementCompletely) {
     const Json& p = row[which]["perplexity"].at(0);
     Strings names{"corpus",     "protocol", "bos", "seq_len",    "windows",          "tokens",
                   "token_hash", "nll",      "ppl", "ppl_stderr", "ppl_stderr_tokens"};
-    if (std::string(which) == "quantized") names.insert(names.end(), {"kl_mean", "kl_p99", "kl_max", "top1_agreement"});
+    if (std::string(which) == "quantized")
+      names.insert(names.end(), {"kl_mean", "kl_median", "kl_p90", "kl_p99", "kl_p999", "kl_max", "kl_not_finite",
+                                 "top1_agreement", "change_of_p", "by_top1_probability"});
     EXPECT_EQ(names_of(p), names);
     EXPECT_EQ(p["corpus"], lab.file("text.txt"));
     EXPECT_EQ(p["protocol"], "gptq");
@@ -369,7 +371,8 @@ TEST(RunDirectory, ItsCheckpointMeasuresBitForBitTheSame) {
   const Json first = lab.row();
   const Json restored = lab.row({"model.path=" + lab.directory(first) + "/checkpoint", "quant.method=none"});
   Json measured = first["quantized"];
-  for (const char* against_full : {"kl_mean", "kl_p99", "kl_max", "top1_agreement"})
+  for (const char* against_full : {"kl_mean", "kl_median", "kl_p90", "kl_p99", "kl_p999", "kl_max", "kl_not_finite",
+                                   "top1_agreement", "change_of_p", "by_top1_probability"})
     measured["perplexity"][0].erase(against_full);
   EXPECT_EQ(restored["quantized"], measured);
   EXPECT_EQ(restored["hashes"]["codes"], first["hashes"]["codes"]);

@@ -37,10 +37,19 @@ class RunProof : public Proof {
          [this] { changes_the_result("measure.perplexity[0].windows_from=spread"); }},
         {"measure.batch_tokens", [this] { batch_tokens(); }},
         {"measure.kl", [this] { kl(); }},
+        {"measure.noise_floor", [this] { noise_floor(); }},
+        {"measure.tasks.names", [this] { tasks("names", "[copa]", "[tiny_facts]"); }},
+        {"measure.tasks.limit", [this] { tasks("limit", "5", "7"); }},
+        {"measure.tasks.shots", [this] { tasks("shots", "0", "1"); }},
         {"measure.generation.corpus", [this] { generation_corpus(); }},
         {"measure.generation.prompts", [this] { generation("measure.generation.prompts=6"); }},
         {"measure.generation.prompt_tokens", [this] { generation("measure.generation.prompt_tokens=24"); }},
         {"measure.generation.new_tokens", [this] { generation("measure.generation.new_tokens=12"); }},
+        {"measure.generation.temperature", [this] { generation("measure.generation.temperature=0.8"); }},
+        {"measure.generation.top_p", [this] { top_p(); }},
+        {"measure.trajectory.corpus", [this] { trajectory("corpus", "tiny/valid", "tiny/test"); }},
+        {"measure.trajectory.seq_len", [this] { trajectory("seq_len", "16", "24"); }},
+        {"measure.trajectory.windows", [this] { trajectory("windows", "1", "2"); }},
         {"measure.latency.contexts", [this] { latency("contexts", "[4, 8]", "/contexts/1"); }},
         {"measure.latency.generate", [this] { latency("generate", "3", "/generate"); }},
         {"measure.latency.repetitions", [this] { latency("repetitions", "3", "/repetitions"); }},
@@ -188,6 +197,28 @@ class RunProof : public Proof {
     EXPECT_EQ(lab_.row(here)["quantized"]["perplexity"][0]["bos"], "once");
   }
   // Both models write; other prompts, another text.
+  // The model itself with noise of 2⁻⁹ is near to itself, and not equal.
+  void noise_floor() {
+    EXPECT_FALSE(lab_.row()["baseline"]["perplexity"][0].contains("noise_floor"));
+    const Json floor = lab_.row({"measure.noise_floor=true"})["baseline"]["perplexity"][0]["noise_floor"];
+    EXPECT_GT(floor["kl_mean"].get<double>(), 1e-8);
+    EXPECT_LT(floor["kl_mean"].get<double>(), 1e-3);
+    EXPECT_GT(floor["top1_agreement"].get<double>(), 0.95);
+  }
+  void tasks(const std::string& key, const std::string& before, const std::string& after) {
+    lab_.put("copa.jsonl",
+             R"({"premise": "It rains.", "choice1": "A.", "choice2": "B.", "question": "effect", "label": 0})");
+    const auto with = [&](const std::string& value) {
+      Strings all{"measure.tasks={names: [tiny_facts], limit: 6}"};
+      all.push_back(
+          fmt::format("measure.tasks.{}={}", key, value == "[copa]" ? "[" + lab_.file("copa.jsonl") + "]" : value));
+      return all;
+    };
+    const Json one = lab_.row(with(before)), other = lab_.row(with(after));
+    EXPECT_NE(one["id"], other["id"]);
+    EXPECT_NE(one["quantized"]["tasks"], other["quantized"]["tasks"]);
+    EXPECT_EQ(Lab::nll_of(one), Lab::nll_of(other));
+  }
   void generation(const std::string& assignment) {
     const Strings given = written();
     Strings changed = given;
@@ -199,6 +230,23 @@ class RunProof : public Proof {
   }
   Strings written() const {
     return {"measure.generation={corpus: " + lab_.file("text.txt") + ", prompts: 4, prompt_tokens: 16, new_tokens: 8}"};
+  }
+  void top_p() {
+    const auto at = [&](const char* share) {
+      Strings all = written();
+      all.insert(all.end(), {"measure.generation.temperature=1.5", std::string("measure.generation.top_p=") + share});
+      return lab_.row(all)["quantized"]["generation"]["first"];
+    };
+    EXPECT_NE(at("0.3"), at("1"));
+  }
+  void trajectory(const std::string& key, const std::string& before, const std::string& after) {
+    const auto with = [&](const std::string& value) {
+      return lab_.row({"measure.trajectory={corpus: tiny/test, seq_len: 32, windows: 2}",
+                       fmt::format("measure.trajectory.{}={}", key, value)});
+    };
+    const Json one = with(before), other = with(after);
+    EXPECT_NE(one["id"], other["id"]);
+    EXPECT_NE(one["quantized"]["trajectory"]["last"], other["quantized"]["trajectory"]["last"]);
   }
   void generation_corpus() {
     const std::string other = lab_.put("other.txt", std::string(60, 'x') + core::slurp(lab_.file("text.txt")));

@@ -115,6 +115,11 @@ TEST(Divergence, EqualsASlowReference) {
         const Divergence fast = divergence(full, logits, target);
         EXPECT_TRUE(fast.nll.equal(cross_entropy(logits, target))) << name << ": not bit for bit the loss alone";
         EXPECT_TRUE(fast.same_top.equal(full.argmax(-1) == logits.argmax(-1))) << name;
+        const at::Tensor p = full.to(at::kDouble).softmax(-1);
+        EXPECT_TRUE(at::allclose(fast.full_top.to(at::kDouble), p.amax(-1), 1e-5, 1e-9)) << name;
+        EXPECT_TRUE(
+            at::allclose(fast.full_target.to(at::kDouble), p.gather(-1, target.unsqueeze(-1)).squeeze(-1), 1e-4, 1e-9))
+            << name;
         for (int64_t row = 0; row < rows; ++row) {
           const double exact = slow_kl(full[row], logits[row]);
           // Only positive terms: at most 4,096 in a row, each with a few roundings, and the weights likewise.
