@@ -160,6 +160,10 @@ std::vector<Task> made_table() {
 
 }  // namespace
 
+bool Task::has(const std::string& metric) const {
+  return std::find(metrics.begin(), metrics.end(), metric) != metrics.end();
+}
+
 const std::vector<Task>& task_table() {
   static const std::vector<Task> table = made_table();
   return table;

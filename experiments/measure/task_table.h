@@ -36,6 +36,8 @@ struct Task {
   std::vector<std::string> metrics;                                  // the first one stands in tables
   std::function<Question(const core::JsonNode& document)> ask = {};  // of a task of questions
   std::function<Page(const core::JsonNode& document)> page = {};     // of one of pages
+
+  bool has(const std::string& metric) const;
 };
 
 // Names of metrics. acc: the choice of the largest log-likelihood is the right one (of a single choice: every token of

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "experiments/measure/measure.h"
-#include "experiments/measure/task_items.h"
+#include "experiments/measure/task_metrics.h"
 
 namespace experiments {
 
@@ -27,14 +27,5 @@ struct TasksConfig : Measure {
 
   TaskRequest request(const std::string& name) const;
 };
-
-// Which choice of an item wins: by log-likelihood, per character and per byte of the answer; the first of equal ones.
-struct Chosen {
-  int64_t plain = 0, by_character = 0, by_byte = 0;
-};
-Chosen chosen(const TaskItems::Item& item, const std::vector<Likelihood>& found);
-
-// The metrics of a task with their standard errors. found: of all requests, in their order.
-Json task_metrics(const TaskItems& items, const std::vector<Likelihood>& found);
 
 }  // namespace experiments

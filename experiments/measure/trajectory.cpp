@@ -63,13 +63,25 @@ struct Deviation {
   double mean(double sum) const { return positions > 0 ? sum / static_cast<double>(positions) : 0.0; }
 };
 
-// The sums over the rows of h and f, [t, D].
+// The sums over the rows of h and f, [t, D] on the CPU.
 Deviation deviation(const at::Tensor& h, const at::Tensor& f) {
-  const at::Tensor a = h.to(at::kDouble), b = f.to(at::kDouble);
-  const at::Tensor norm_a = a.square().sum(-1).sqrt(), norm_b = b.square().sum(-1).sqrt();
-  const at::Tensor error = (a - b).square().sum(-1).sqrt() / norm_b;
-  const at::Tensor cosine = (a * b).sum(-1) / (norm_a * norm_b);
-  return {error.sum().item<double>(), cosine.sum().item<double>(), h.size(0)};
+  const at::Tensor a = h.to(at::kFloat).contiguous(), b = f.to(at::kFloat).contiguous();
+  const int64_t width = a.size(1);
+  Deviation all{.positions = a.size(0)};
+  for (int64_t t = 0; t < all.positions; ++t) {
+    const float *x = a.const_data_ptr<float>() + t * width, *y = b.const_data_ptr<float>() + t * width;
+    double xx = 0, yy = 0, xy = 0, squares = 0;
+    for (int64_t i = 0; i < width; ++i) {
+      const double u = x[i], v = y[i];
+      xx += u * u;
+      yy += v * v;
+      xy += u * v;
+      squares += (u - v) * (u - v);
+    }
+    all.error += std::sqrt(squares / yy);
+    all.cosine += xy / std::sqrt(xx * yy);
+  }
+  return all;
 }
 
 struct BehindStep {
