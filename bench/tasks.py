@@ -5,7 +5,7 @@ loaded and warm, with the batch size that is given (its answers do not depend on
 starts, with measure.tasks on `few` and on `many` items, and the difference of its stage `baseline` is what `many - few` items
 cost. The harness scores exactly those items. Accuracies over all `many` items have to agree, else no ratio is printed.
 
-    REFRAIN_DATA=<test data> <python with lm_eval> bench/tasks.py --model <folder> --tasks piqa arc_easy
+    REFRAIN_DATA=<test data> <python with lm_eval> bench/tasks.py --model <folder or GGUF file> --tasks piqa arc_easy
 
 Needs the package lm_eval (0.4.13, with its Hugging Face models) beside torch and transformers; no network.
 """
@@ -74,10 +74,9 @@ def main():
     parser.add_argument("--repetitions", type=int, default=3)
     a = parser.parse_args()
     import torch
-    from lm_eval.models.huggingface import HFLM
 
     torch.set_num_threads(a.threads)
-    lm = HFLM(pretrained=str(a.model), device="cpu", dtype="float32", batch_size=a.batch)
+    lm = golden.model_of(a.model, a.batch)
     print(f"{a.model.name}, {a.many - a.few} items, {a.threads} threads, harness batch {a.batch}, median of {a.repetitions}")
     print("| task | acc | Refrain items/s | harness items/s | ratio | pairs |\n|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as name:

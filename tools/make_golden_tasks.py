@@ -5,7 +5,7 @@
     tools/make_golden_tasks.py scores MODEL TASKS    <model>.json: of the tasks in the folder TASKS (<task>.jsonl), the
                    [--limit N] [--name NAME] [--batch N]  log-likelihood and greediness of every request and the metrics
 
-MODEL is a folder that transformers loads; it computes in float32. Needs the package lm_eval
+MODEL is a folder or a GGUF file that transformers loads; it computes in float32. Needs the package lm_eval
 (0.4.13, with its Hugging Face models) beside torch and transformers; no network.
 """
 
@@ -112,9 +112,15 @@ def write_requests():
     (OUT / "documents.json").write_text(text + "\n")
 
 
-def write_scores(model, folder, limit, name, batch):
+def model_of(path, batch):
+    """The harness's model of a folder, or of a GGUF file (which needs the package gguf), in float32 on the CPU."""
     from lm_eval.models.huggingface import HFLM
-    lm = HFLM(pretrained=model, device="cpu", dtype="float32", batch_size=batch)
+    where = {"pretrained": str(path)} if path.is_dir() else {"pretrained": str(path.parent), "gguf_file": path.name}
+    return HFLM(**where, device="cpu", dtype="float32", batch_size=batch)
+
+
+def write_scores(model, folder, limit, name, batch):
+    lm = model_of(Path(model), batch)
     result = {}
     for file in sorted(Path(folder).glob("*.jsonl")):
         if file.stem not in FILES:
