@@ -10,8 +10,10 @@ Block::Block(const std::string& path) {
 }
 
 at::Tensor Block::forward(const at::Tensor& x, const Pass& pass) {
-  const at::Tensor h = x + attention_gate_->forward(attention(x, pass));  // 1. [B, T, D]
-  return h + mlp_gate_->forward(mlp(h, pass));                            // 2. [B, T, D]
+  at::Tensor h = x;  // [B, T, D]
+  if (pass.only != Half::feed_forward) h = h + attention_gate_->forward(attention(h, pass));
+  if (pass.only != Half::attention) h = h + mlp_gate_->forward(mlp(h, pass));
+  return h;
 }
 
 std::vector<Slot*> Block::slots() {

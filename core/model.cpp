@@ -93,7 +93,11 @@ std::shared_ptr<Block> Model::made_block(const std::string& path, int64_t index)
 at::Tensor Model::logits(const at::Tensor& hidden) { return head_->forward(norm_->forward(hidden)); }
 
 at::Tensor Model::run(const Step& step, const at::Tensor& x, const Pass& pass) {
-  if (step.parallel == 1) return block(step.block, step.replica).forward(x, pass);
+  if (step.parallel == 1) {
+    Pass own = pass;
+    own.only = step.only;
+    return block(step.block, step.replica).forward(x, own);
+  }
   return side_by_side_.at({step.block, step.replica, step.parallel})->forward(x, pass);
 }
 
@@ -311,12 +315,13 @@ Cost storage_of(Block& block) {
 namespace {
 
 // What running it once costs. computes_keys: not those of another step. at_hand: what it shares with the block was read
-// already, only what is its own has to be.
-Cost run_of(Block& block, bool computes_keys, bool at_hand) {
+// already, only what is its own has to be. only: as of Step.
+Cost run_of(Block& block, bool computes_keys, bool at_hand, Half only = Half::none) {
   Cost sum;
   for_each_loadable(block, [&](Loadable& loadable) {
     const auto* slot = dynamic_cast<const Slot*>(&loadable);
     if (slot != nullptr && makes_keys(slot->role()) && !computes_keys) return;
+    if (slot != nullptr && only != Half::none && half_of(slot->role()) != only) return;
     const Cost cost = loadable.cost();
     const double seen = slot != nullptr ? slot->token_fraction() : 1;
     const int64_t own = std::llround(static_cast<double>(cost.parameter_bits / 8) * seen);
@@ -348,7 +353,7 @@ Cost bill_of_block(Model& model, int64_t index, int64_t cache_bytes) {
     const int64_t since = blocks_since(plan, s);
     for (int64_t i = 0; i < step.parallel; ++i) {
       const bool at_hand = i > 0 || (since > 0 && since * bytes <= cache_bytes);
-      sum += run_of(model.block(index, step.replica + i), i == 0 && step.kv == Step::kOwn, at_hand);
+      sum += run_of(model.block(index, step.replica + i), i == 0 && step.kv == Step::kOwn, at_hand, step.only);
     }
   }
   return sum;

@@ -37,9 +37,10 @@ class Embedding : public Slot {
 struct Step {
   static constexpr int64_t kOwn = -1;
   int64_t block = 0;
-  int64_t replica = 0;   // the first of them
-  int64_t kv = kOwn;     // kOwn, or an earlier step whose keys and values are attended to
-  int64_t parallel = 1;  // replicas side by side
+  int64_t replica = 0;     // the first of them
+  int64_t kv = kOwn;       // kOwn, or an earlier step whose keys and values are attended to
+  int64_t parallel = 1;    // replicas side by side
+  Half only = Half::none;  // the half of the block that runs; none: both. Not of replicas side by side
 
   bool operator==(const Step&) const = default;
 };

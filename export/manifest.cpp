@@ -107,6 +107,7 @@ ordered_json to_json(const core::Step& step) {
   ordered_json json{{"block", step.block}, {"replica", step.replica}, {"kv", "own"}};
   if (step.kv != core::Step::kOwn) json["kv"] = step.kv;
   if (step.parallel != 1) json["parallel"] = step.parallel;
+  if (step.only != core::Half::none) json["only"] = step.only == core::Half::attention ? "attention" : "feed_forward";
   return json;
 }
 
@@ -114,6 +115,13 @@ core::Step read_step(const core::JsonObject& json) {
   core::Step step{
       .block = json.integer("block"), .replica = json.integer("replica", 0), .parallel = json.integer("parallel", 1)};
   if (json.has("kv") && json.raw()["kv"] != "own") step.kv = json.integer("kv");
+  if (json.has("only")) {
+    const std::string half = json.text("only");
+    core::require(half == "attention" || half == "feed_forward",
+                  "{}: only is `{}`; it must be attention or feed_forward. Write the checkpoint again.", json.where(),
+                  half);
+    step.only = half == "attention" ? core::Half::attention : core::Half::feed_forward;
+  }
   return step;
 }
 

@@ -137,7 +137,7 @@ int64_t bits_of_replicas(const ReplicationConfig& config, OwnParameters own, con
   int64_t each = kGate * strategy->gates();
   if (own.parameters || strategy->gives_parameters()) each += parameters;
   if (own.norms) each += norms;
-  return replicas * each;
+  return replicas * each + (replicas > 0 ? kGate * strategy->gates_of_block() : 0);
 }
 
 void add_further_inputs(const ReplicationConfig& config, core::Model& model,

@@ -87,6 +87,7 @@ class BlockStrategy : public Strategy {
   // Of that: whether parameters of quantization are among it, and how many gates.
   virtual bool gives_parameters() const { return false; }
   virtual int64_t gates() const { return 0; }
+  virtual int64_t gates_of_block() const { return 0; }  // that a block with replicas has itself
   // Whether blocks follow others whose codes they use, and the plan of a model without those that do.
   virtual bool has_followers() const { return false; }
   virtual core::Plan without_followers(const core::Shape& shape) const { return core::default_plan(shape.layers); }

@@ -5,6 +5,8 @@
 
 #include <vector>
 
+#include "core/nn/half.h"
+
 namespace core {
 
 // What a token attends to: [B, P + T, K, C], the past of the cache included.
@@ -52,6 +54,7 @@ struct Pass {
   KvCache* cache = nullptr;
   const KeyValues* given = nullptr;  // of another step: this one attends to them and computes none
   KeyValues* kept = nullptr;         // where this step leaves what it attends to
+  Half only = Half::none;            // the half of the block that runs; none: both
   bool all_experts = false;  // every token runs through every expert of a mixture; the outputs are those of the routed
   // Experts of the tokens of a mixture, [N, k] int64: a pass that finds none leaves its router's choice here, one that
   // finds some sends the tokens to them.

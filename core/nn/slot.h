@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "core/nn/half.h"
 #include "core/nn/linear.h"
 #include "core/nn/weights.h"
 
@@ -52,8 +53,6 @@ constexpr bool reads_norm(Role role) {
 }
 
 // The half of a block in which a linear stands; none: it is no linear of a block.
-enum class Half { none, attention, feed_forward };
-
 constexpr Half half_of(Role role) {
   switch (role) {
     case Role::q_proj:

@@ -34,7 +34,7 @@ double training_macs(const Spec& spec, const TrainingText& text, core::Model& mo
     const auto T = static_cast<double>(spec.calibration.seq_len);
     for (const core::Step& step : model.plan()) {
       const double one =
-          macs_of_block(model, step.block, spec.calibration.seq_len) * static_cast<double>(step.parallel);
+          macs_of_block(model, step.block, spec.calibration.seq_len, step.only) * static_cast<double>(step.parallel);
       all += one * (steps * batch * T * (1 + kBackward) + looks * held_out);
     }
   }
@@ -43,7 +43,7 @@ double training_macs(const Spec& spec, const TrainingText& text, core::Model& mo
     const bool taught = qat.model_objective() != "ce";
     double forward = 0, teacher = 0;  // of a token, without the head
     for (const core::Step& step : model.plan())
-      forward += macs_of_block(model, step.block, T) * static_cast<double>(step.parallel);
+      forward += macs_of_block(model, step.block, T, step.only) * static_cast<double>(step.parallel);
     for (int64_t i = 0; i < model.shape().layers; ++i) teacher += macs_of_block(model, i, T);
     const double heads = qat.model_objective() == "hidden" ? 0 : head, others = taught ? heads : 0;
     const double of_step = forward * (1 + kBackward + (qat.recompute ? 1 : 0)) + heads * (1 + kBackward) + others;

@@ -32,10 +32,14 @@ double speed_of_products(int64_t rows, int64_t width) {
 
 }  // namespace
 
-double macs_of_block(core::Model& model, int64_t block, int64_t T) {
-  double sum = static_cast<double>(T * model.shape().heads * model.shape().head_width);
-  for (const core::Slot* slot : model.block(block).slots())
+double macs_of_block(core::Model& model, int64_t block, int64_t T, core::Half only) {
+  const auto runs = [&](core::Half half) { return only == core::Half::none || half == only; };
+  double sum = 0;
+  if (runs(core::Half::attention)) sum += static_cast<double>(T * model.shape().heads * model.shape().head_width);
+  for (const core::Slot* slot : model.block(block).slots()) {
+    if (!runs(core::half_of(slot->role()))) continue;
     sum += slot->token_fraction() * static_cast<double>(slot->out_features() * slot->in_features());
+  }
   return sum;
 }
 

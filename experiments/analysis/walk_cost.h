@@ -19,7 +19,7 @@ struct WalkCost {
 };
 
 // Multiply-accumulates of one token of a window of T in a block: linears, and attention to half of the window.
-double macs_of_block(core::Model& model, int64_t block, int64_t T);
+double macs_of_block(core::Model& model, int64_t block, int64_t T, core::Half only = core::Half::none);
 // Of quantizing the linears of a block that `covers` names on so many tokens, their way through the block included.
 // With Hessians: measuring, factorizing and using them as gptq does; without, the products of the search for codes are
 // few.

@@ -87,7 +87,7 @@ Bill bill_of(core::Model& model, core::BlockSource& source, int64_t cache_bytes)
   if (bill.all.code_bits > 0) bill.code_hash = codes.hex();
   bill.mac_multiplier = static_cast<double>(bill.all.macs) / once;
   for (const core::Step& step : model.plan()) {
-    if (step.kv == core::Step::kOwn)
+    if (step.kv == core::Step::kOwn && step.only != core::Half::feed_forward)
       bill.kv_bytes += 2 * model.shape().kv_heads * model.shape().head_width * kKvTokens * 2;
   }
   return bill;

@@ -1,8 +1,10 @@
 // Replication of whole blocks in a run: the plan reaches the measurement, the checkpoint and the bill.
+#include <ATen/ATen.h>
 #include <gmock/gmock.h>
 
 #include "core/io/csv.h"
 #include "core/io/files.h"
+#include "models/registry.h"
 #include "tests/experiments/support.h"
 
 namespace experiments {
@@ -39,6 +41,89 @@ TEST(Blocks, ThePlanRunsOnTheFullPrecisionModelToo) {
   // Residency changes no bit: the gates outlive the blocks that come and go.
   open.push_back("model.residency=stream");
   EXPECT_EQ(Lab::nll_of(lab.row(open, /*force=*/true)), Lab::nll_of(opened));
+}
+
+// The states behind all blocks of the full-precision model, of which the second runs in the way that is told.
+class RepeatedBlock : public ::testing::Test {
+ protected:
+  using Adds = std::function<at::Tensor(core::Block& block, const at::Tensor& x)>;
+
+  // The mean loss of a run, and of the same by hand.
+  void expect_the_loss_of(const std::string& depth, const Adds& second) {
+    const Strings given{"quant.method=none", fmt::format("replication={{strategy: depth, depth: {}}}", depth)};
+    const double measured = lab_.nll(given);
+    Spec spec = lab_.points({"quant.method=none"}).front().spec;
+    Resources resources("");
+    const ModelFiles& files = resources.model(spec.model.path);
+    const auto model = models::build(files.config);
+    core::load(*model, weights_of(spec, files));
+    const core::Windows windows = windows_of(first_perplexity(spec), resources, files, model->shape());
+    const at::NoGradGuard no_gradient;
+    double sum = 0;
+    for (int64_t n = 0; n < windows.count; ++n) {
+      const auto ids = windows.window(n);
+      at::Tensor x = model->embed(at::tensor(std::vector<int64_t>(ids.begin(), ids.end())).unsqueeze(0));
+      for (int64_t i = 0; i < model->shape().layers; ++i)
+        x = i == 1 ? second(model->block(i), x) : model->block(i).forward(x, {.step = i});
+      const at::Tensor log_p = model->logits(x)[0].log_softmax(-1);
+      for (int64_t t = 0; t + 1 < windows.seq_len; ++t) sum -= log_p[t][ids[t + 1]].item<double>();
+    }
+    EXPECT_NEAR(measured, sum / static_cast<double>(windows.scored()), 1e-4) << depth;
+    EXPECT_GT(std::abs(measured - lab_.nll({"quant.method=none"})), 1e-3) << depth;
+  }
+  const Lab lab_{shallow_model()};
+};
+
+TEST_F(RepeatedBlock, RunsOneHalfAgain) {
+  expect_the_loss_of("{span: [1, 1], part: attention, gate_init: 0.5, kv: own}", [](auto& block, at::Tensor x) {
+    x = block.forward(x, {});
+    return x + 0.5 * block.attention(x, {});
+  });
+  expect_the_loss_of("{span: [1, 1], part: mlp, gate_init: 0.5, passes: 3}", [](auto& block, at::Tensor x) {
+    x = block.forward(x, {});
+    for (int pass = 0; pass < 2; ++pass) x = x + 0.5 * block.mlp(x, {});
+    return x;
+  });
+}
+
+TEST_F(RepeatedBlock, DampedTakesAllPassesInSmallerSteps) {
+  expect_the_loss_of("{span: [1, 1], damped: true, passes: 3}", [](auto& block, at::Tensor x) {
+    for (int pass = 0; pass < 3; ++pass) {
+      x = x + block.attention(x, {}) / 3;
+      x = x + block.mlp(x, {}) / 3;
+    }
+    return x;
+  });
+  expect_the_loss_of("{span: [1, 1], damped: true, part: attention}", [](auto& block, at::Tensor x) {
+    x = x + block.attention(x, {}) / 2;
+    x = x + block.mlp(x, {});
+    return x + block.attention(x, {}) / 2;
+  });
+}
+
+TEST_F(RepeatedBlock, IsWrittenAndBilledAsItRuns) {
+  const auto row = [&](const std::string& depth) {
+    return lab_.row({"quant={method: gptq, weight: {bits: 3, group_size: 64}}", "calibration.samples=4",
+                     "calibration.seq_len=64", fmt::format("replication={{strategy: depth, depth: {}}}", depth)});
+  };
+  double macs = 0;
+  for (const char* depth : {"{gate_init: 0.5, kv: own}", "{gate_init: 0.5, part: mlp}",
+                            "{damped: true, part: attention}", "{damped: true}"}) {
+    const Json one = row(depth);
+    EXPECT_EQ(lab_.nll({"model.path=" + lab_.directory(one) + "/checkpoint", "quant.method=none"}), Lab::nll_of(one))
+        << depth;
+    const double all = one["macs_per_token"].get<double>();
+    if (std::string(depth).find("part") == std::string::npos) {
+      EXPECT_TRUE(macs == 0 || all == macs) << depth;
+      macs = all;
+    } else {
+      EXPECT_LT(all, macs) << depth;
+    }
+  }
+  const auto mistake = [&](const std::string& depth) { return core::message_of([&] { row(depth); }); };
+  EXPECT_THAT(mistake("{damped: true, gate_init: 0.5}"), ::testing::HasSubstr("every pass adds 1 / passes"));
+  EXPECT_THAT(mistake("{damped: true, kv: shared}"), ::testing::HasSubstr("damped: true has no use for keys"));
+  EXPECT_THAT(mistake("{part: mlp, kv: shared}"), ::testing::HasSubstr("part: mlp has no use for keys"));
 }
 
 TEST(Blocks, NeighboursThatShareCodesStoreThemOnce) {

@@ -142,6 +142,9 @@ class ReplicationProof : public Proof {
         {"replication.depth.order", [this] { changes_the_result("replication.depth.order=span", kDepth); }},
         {"replication.depth.passes", [this] { changes_the_result("replication.depth.passes=3", kDepth); }},
         {"replication.depth.kv", [this] { changes_the_result("replication.depth.kv=own", kDepth); }},
+        {"replication.depth.part", [this] { each_choice_differs("replication.depth.part", kDepth); }},
+        {"replication.depth.damped",
+         [this] { changes_the_result("replication.depth.damped=true", {"replication.strategy=depth"}); }},
         {"replication.depth.gate_init", [this] { changes_the_result("replication.depth.gate_init=0.25", kDepth); }},
         {"replication.depth.jitter",
          [this] {
