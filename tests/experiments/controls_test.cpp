@@ -417,8 +417,9 @@ TEST(Efficiency, OfARunFollowsFromTheOutputErrorsOfBoth) {
 // The single replica need not have been run: then its errors are measured, and they are the same.
 TEST(Efficiency, TheReferenceIsTheSameWhetherRunOrMeasured) {
   for (const char* method : {"gptq", "rtn"}) {
-    const Strings given = with(kQuick, {std::string("quant.method=") + method, "replication.strategy=low_rank",
-                                        "quant.rules=[{match: \"*embed_tokens\", weight: {bits: 3}}]"});
+    const Strings given =
+        with(kQuick, {std::string("quant.method=") + method, "replication.strategy=low_rank",
+                      "calibration.targets=weight", "quant.rules=[{match: \"*embed_tokens\", weight: {bits: 3}}]"});
     const Lab one, other;
     const std::string text = "measure.perplexity[0].corpus=" + one.file("text.txt");
     const Json alone = other.row(with(given, {text})),

@@ -147,6 +147,8 @@ TEST(Runner, ARunOfAnotherVersionOfAnyStageIsMadeAnew) {
             "transform=[{smoothquant: {}}]", "calibration.propagate_error=false", "qat.seq_len=32",
             "qat.train=[scale, low_rank]", "runtime.prefix.tokens=[5]",
             "measure.generation={corpus: tiny/valid, prompts: 2, prompt_tokens: 8, new_tokens: 4}",
+            "measure.tasks={names: [tiny_facts], limit: 2}",
+            "measure.trajectory={corpus: tiny/valid, seq_len: 16, windows: 1}",
             "measure.latency={contexts: [8], generate: 2, repetitions: 1}"});
   const Strings averaged = with({"replication.strategy=parallel", "replication.average=true", "qat.scope=block"});
   const Strings experts{"model.path=tiny-deepseek-moe", "quant.expert_bits={policy: optimal}", "calibration.samples=2",
