@@ -136,7 +136,7 @@ std::vector<std::vector<std::string>> rows_of(const TaskItems& items, const std:
              core::csv_cell(choice.bytes),
              flag(one.greedy)};
       row.push_back(task.ask ? flag(index == item.gold) : "");
-      row.push_back(task.ask ? core::csv_cell(index == won.plain ? index : 0) : "");
+      row.push_back(task.ask && several ? core::csv_cell(index == won.plain ? index : 0) : "");
       row.push_back(task.ask ? right(won.plain) : "");
       row.push_back(task.has(kAccNorm) ? right(won.by_character) : "");
       row.push_back(several && task.ask ? "" : core::csv_cell(-one.sum));
