@@ -8,12 +8,11 @@
 #include "core/batches.h"
 #include "core/error.h"
 #include "core/nn/cross_entropy.h"
+#include "experiments/measure/score.h"
 
 namespace experiments {
 
 namespace {
-
-constexpr int64_t kLogits = 1 << 24;  // values of logits that exist at a time, per thread
 
 // Contexts and continuations one after the other in one row of tokens. The last token of a continuation is predicted
 // and not read.
@@ -56,12 +55,6 @@ struct Packed {
   int64_t tokens() const { return static_cast<int64_t>(ids.size()); }
 };
 
-int64_t tokens_of(const Continued& text) {
-  auto tokens = static_cast<int64_t>(text.context.size());
-  for (const auto& continuation : text.continuations) tokens += static_cast<int64_t>(continuation.size()) - 1;
-  return tokens;
-}
-
 // Rows of about batch_tokens. Those with the longest texts come first (core/batches.h wants tables to be made there).
 struct Rows {
   std::vector<Packed> rows;
@@ -72,10 +65,10 @@ Rows packed(const std::vector<Continued>& texts, int64_t batch_tokens) {
   std::vector<size_t> order(texts.size());
   for (size_t i = 0; i < order.size(); ++i) order[i] = i;
   std::stable_sort(order.begin(), order.end(),
-                   [&](size_t a, size_t b) { return tokens_of(texts[a]) > tokens_of(texts[b]); });
+                   [&](size_t a, size_t b) { return texts[a].tokens() > texts[b].tokens(); });
   Rows all;
   for (const size_t i : order) {
-    if (all.rows.empty() || all.rows.back().tokens() + tokens_of(texts[i]) > batch_tokens) {
+    if (all.rows.empty() || all.rows.back().tokens() + texts[i].tokens() > batch_tokens) {
       all.rows.emplace_back();
       all.texts.emplace_back();
     }
@@ -88,7 +81,7 @@ Rows packed(const std::vector<Continued>& texts, int64_t batch_tokens) {
 // Of the continuations of a row. hidden: [T, D] behind the last block.
 std::vector<Likelihood> scored(core::Model& model, const Packed& row, const at::Tensor& hidden) {
   const auto wanted = static_cast<int64_t>(row.positions.size());
-  const int64_t chunk = std::clamp<int64_t>(kLogits / model.shape().vocabulary, 64, 512);  // positions
+  const int64_t chunk = positions_at_a_time(model.shape());
   const at::Tensor positions = at::tensor(row.positions, at::kLong).to(hidden.device());
   const at::Tensor targets = at::tensor(row.targets, at::kLong).to(hidden.device());
   const at::Tensor losses = at::empty({wanted}, at::kFloat), hits = at::empty({wanted}, at::kBool);
@@ -113,6 +106,12 @@ std::vector<Likelihood> scored(core::Model& model, const Packed& row, const at::
 }
 
 }  // namespace
+
+int64_t Continued::tokens() const {
+  auto tokens = static_cast<int64_t>(context.size());
+  for (const auto& continuation : continuations) tokens += static_cast<int64_t>(continuation.size()) - 1;
+  return tokens;
+}
 
 std::vector<Likelihood> likelihoods(core::Model& model, core::BlockSource& source, const std::vector<Continued>& texts,
                                     const ContinuationOptions& options) {

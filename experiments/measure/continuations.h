@@ -14,6 +14,8 @@ namespace experiments {
 struct Continued {
   std::vector<int32_t> context;
   std::vector<std::vector<int32_t>> continuations;
+
+  int64_t tokens() const;  // that are read: all but the last one of every continuation
 };
 
 struct Likelihood {

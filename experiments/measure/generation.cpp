@@ -61,9 +61,13 @@ Prompts make_prompts(const GenerationConfig& config, const std::vector<int32_t>&
   return prompts;
 }
 
+namespace {
+
 double mean_of(const std::vector<double>& values) {
   return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
 }
+
+}  // namespace
 
 std::vector<double> Continuations::repeated_by_prompt() const {
   std::vector<double> shares;

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "core/error.h"
+
 // One line per measure: X(name) stands for measure/name.cpp, which defines make_name().
 #define MEASURES(X) X(perplexity) X(tasks) X(trajectory) X(generation) X(latency)
 
@@ -94,6 +96,11 @@ void MeasureConfig::keys(core::Keys& k) {
   for (OfKind& of : kinds_) {
     if (!of.kind.has_sections()) k.section(of.kind.name, *of.measurements.front(), of.kind.help).only_if_given();
   }
+}
+
+void MeasureConfig::check() const {
+  core::require(kl || !noise_floor, "{}: it is a KL divergence, and kl: false measures none. Leave one of the two out.",
+                where("noise_floor"));
 }
 
 std::vector<Asked> MeasureConfig::asked() const {

@@ -44,6 +44,7 @@ struct Asked {
 struct MeasureConfig : core::Section, MeasureSettings {
   MeasureConfig();
   void keys(core::Keys& k) override;
+  void check() const override;
 
   std::vector<Asked> asked() const;  // in the order of the table
 

@@ -20,8 +20,6 @@ at::Tensor batch_ids(const core::Windows& windows, int64_t first, int64_t last) 
   return at::from_blob(const_cast<int32_t*>(data), shape, at::kInt).to(at::kLong);
 }
 
-constexpr int64_t kLogits = 1 << 24;  // values of one model's logits that exist at a time, per thread
-
 // What is known of a scored position beside its loss.
 struct Position {
   float kl;      // nats
@@ -65,7 +63,7 @@ struct Sums {
 Sums score_window(core::Model& model, const at::Tensor& hidden, const at::Tensor& ids, int64_t n, int64_t first,
                   const Reference* reference, Position* positions) {
   const int64_t T = ids.size(0);
-  const int64_t chunk = std::clamp<int64_t>(kLogits / model.shape().vocabulary, 64, 512);  // positions
+  const int64_t chunk = positions_at_a_time(model.shape());
   Sums sums;
   for (int64_t t = first; t < T - 1; t += chunk) {
     const int64_t end = std::min(t + chunk, T - 1);
@@ -134,6 +132,11 @@ Distance distance_of(const std::vector<Sums>& windows, const std::vector<Positio
 }
 
 }  // namespace
+
+int64_t positions_at_a_time(const core::Shape& shape) {
+  constexpr int64_t kLogits = 1 << 24;
+  return std::clamp<int64_t>(kLogits / shape.vocabulary, 64, 512);
+}
 
 double quantile(std::vector<float> values, double fraction) {
   if (values.empty()) return 0.0;

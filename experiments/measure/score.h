@@ -53,6 +53,10 @@ struct ScoreOptions {
   std::function<void(int64_t, int64_t)> on_step = {};  // is told (done, total) of the walk
 };
 
+// Positions whose logits exist at a time, per thread: 2^24 values of one model at most, but 64 positions, and 512 at
+// most.
+int64_t positions_at_a_time(const core::Shape& shape);
+
 // Error when a window's loss is not finite.
 Scores score(core::Model& model, core::BlockSource& source, const core::Windows& windows,
              const ScoreOptions& options = {});

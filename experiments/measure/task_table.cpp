@@ -50,6 +50,25 @@ Question lettered(const JsonNode& d, const std::string& context, const std::stri
   return choose(context, texts(choices.at("text")), place_of(choices.at("label"), key));
 }
 
+Question way(const JsonNode& d) {
+  return choose(asked(d.at("goal").text()), {d.at("sol1").text(), d.at("sol2").text()}, number(d.at("label")));
+}
+
+Question school(const JsonNode& d) { return lettered(d, asked(d.at("question").text()), d.at("answerKey").text()); }
+
+Question open_book(const JsonNode& d) {
+  return lettered(d, d.at("question_stem").text(), left_stripped(d.at("answerKey").text()));
+}
+
+Question yes_or_no(const JsonNode& d) {
+  return choose(fmt::format("{}\n{}", d.at("passage").text(), asked(d.at("question").text() + "?")), {"no", "yes"},
+                number(d.at("label")));
+}
+
+Question fact(const JsonNode& d) {
+  return choose(d.at("question").text(), texts(d.at("answers")), number(d.at("label")));
+}
+
 // One text behind two contexts: the sentence with each of the options in the place of its gap.
 Question gap(const JsonNode& d) {
   const std::string sentence = d.at("sentence").text();
@@ -102,19 +121,15 @@ std::vector<Task> made_table() {
       {.name = "piqa",
        .help = "which of two ways reaches a goal (Bisk 2020, arXiv 1911.11641)",
        .metrics = {kAcc, kAccNorm},
-       .ask =
-           [](const JsonNode& d) {
-             return choose(asked(d.at("goal").text()), {d.at("sol1").text(), d.at("sol2").text()},
-                           number(d.at("label")));
-           }},
+       .ask = way},
       {.name = "arc_easy",
        .help = "questions of science at school, the easy set (Clark 2018, arXiv 1803.05457)",
        .metrics = {kAcc, kAccNorm},
-       .ask = [](const JsonNode& d) { return lettered(d, asked(d.at("question").text()), d.at("answerKey").text()); }},
+       .ask = school},
       {.name = "arc_challenge",
        .help = "the same, the set that needs more than words in common",
        .metrics = {kAcc, kAccNorm},
-       .ask = [](const JsonNode& d) { return lettered(d, asked(d.at("question").text()), d.at("answerKey").text()); }},
+       .ask = school},
       {.name = "hellaswag",
        .help = "how a scene goes on (Zellers 2019, arXiv 1905.07830)",
        .metrics = {kAcc, kAccNorm},
@@ -130,19 +145,11 @@ std::vector<Task> made_table() {
       {.name = "boolq",
        .help = "yes or no, from a passage (Clark 2019, arXiv 1905.10044)",
        .metrics = {kAcc},
-       .ask =
-           [](const JsonNode& d) {
-             const std::string context =
-                 fmt::format("{}\nQuestion: {}?\nAnswer:", d.at("passage").text(), d.at("question").text());
-             return choose(context, {"no", "yes"}, number(d.at("label")));
-           }},
+       .ask = yes_or_no},
       {.name = "openbookqa",
        .help = "elementary science beside a book of facts that is not shown (Mihaylov 2018, arXiv 1809.02789)",
        .metrics = {kAcc, kAccNorm},
-       .ask =
-           [](const JsonNode& d) {
-             return lettered(d, d.at("question_stem").text(), left_stripped(d.at("answerKey").text()));
-           }},
+       .ask = open_book},
       {.name = "copa", .help = "a cause or an effect (Roemmele 2011)", .metrics = {kAcc}, .ask = because},
       {.name = "wikitext",
        .help = "perplexity of whole pages of WikiText-2 per word and byte (Merity 2016, arXiv 1609.07843)",
@@ -151,10 +158,7 @@ std::vector<Task> made_table() {
       {.name = "tiny_facts",
        .help = "facts of the invented world that the embedded models know (data/README.md)",
        .metrics = {kAcc, kAccNorm},
-       .ask =
-           [](const JsonNode& d) {
-             return choose(d.at("question").text(), texts(d.at("answers")), number(d.at("label")));
-           }},
+       .ask = fact},
   };
 }
 

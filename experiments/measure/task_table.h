@@ -32,8 +32,8 @@ struct Page {
 
 struct Task {
   std::string name;
-  std::string help;                                                  // one line
-  std::vector<std::string> metrics;                                  // the first one stands in tables
+  std::string help;                                                  // one line, for --list tasks
+  std::vector<std::string> metrics;                                  // names below
   std::function<Question(const core::JsonNode& document)> ask = {};  // of a task of questions
   std::function<Page(const core::JsonNode& document)> page = {};     // of one of pages
 
@@ -41,8 +41,8 @@ struct Task {
 };
 
 // Names of metrics. acc: the choice of the largest log-likelihood is the right one (of a single choice: every token of
-// it is the likeliest one); acc_norm, acc_bytes: of the largest log-likelihood per character or byte of the answer;
-// perplexity: exp of minus the mean log-likelihood of the single choice; word_perplexity, byte_perplexity,
+// it is the likeliest one); acc_norm: of the largest log-likelihood per character of the answer, and with it acc_bytes,
+// per byte; perplexity: exp of minus the mean log-likelihood of the single choice; word_perplexity, byte_perplexity,
 // bits_per_byte: of pages.
 inline constexpr const char* kAcc = "acc";
 inline constexpr const char* kAccNorm = "acc_norm";

@@ -34,18 +34,10 @@ TaskRequest TasksConfig::request(const std::string& name) const {
   return {.name = name, .limit = limit, .shots = shots, .where = where("names")};
 }
 
-// ---- the measure ----
-
 namespace {
 
 // Texts that are scored between two looks at what is kept of an interrupted measurement.
 constexpr int64_t kPortion = 1 << 16;  // tokens
-
-int64_t tokens_of(const Continued& text) {
-  auto tokens = static_cast<int64_t>(text.context.size());
-  for (const auto& continuation : text.continuations) tokens += static_cast<int64_t>(continuation.size());
-  return tokens;
-}
 
 // What an interrupted measurement has found, and goes on from.
 class Unfinished {
@@ -89,9 +81,9 @@ std::vector<Likelihood> scored(const TaskItems& items, const Subject& subject) {
   while (done.texts < items.texts.size()) {
     const auto first = items.texts.begin() + static_cast<std::ptrdiff_t>(done.texts);
     auto last = first;
-    for (int64_t tokens = 0; last != items.texts.end() && (last == first || tokens + tokens_of(*last) <= kPortion);
+    for (int64_t tokens = 0; last != items.texts.end() && (last == first || tokens + last->tokens() <= kPortion);
          ++last)
-      tokens += tokens_of(*last);
+      tokens += last->tokens();
     const auto before = static_cast<int64_t>(done.texts), count = static_cast<int64_t>(last - first);
     const std::vector<Likelihood> found = likelihoods(
         subject.model, subject.source, {first, last},

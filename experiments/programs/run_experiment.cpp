@@ -18,6 +18,7 @@
 #include "experiments/analysis/experts.h"
 #include "experiments/analysis/sensitivity.h"
 #include "experiments/analysis/training_cost.h"
+#include "experiments/measure/task_table.h"
 #include "experiments/programs/program.h"
 #include "experiments/results/check_expect.h"
 #include "experiments/results/compare.h"
@@ -75,6 +76,10 @@ void print_corpora() {
   for (const std::string& name : core::list_corpora()) fmt::print("{}\n", name);
 }
 
+void print_tasks() {
+  for (const experiments::Task& task : experiments::task_table()) fmt::print("{:<14} {}\n", task.name, task.help);
+}
+
 // What packed products run with, the best first.
 void print_kernels() {
   for (const quant::kernels::Kernel& kernel : quant::kernels::kernels())
@@ -86,20 +91,30 @@ void print_keys() {
   fmt::print("{}", core::key_table(spec));
 }
 
-// What --list knows; without a name it prints all but the keys.
-int print_list(const std::string& what) {
-  const std::vector<std::pair<std::string, void (*)()>> lists{
-      {"methods", print_methods}, {"transforms", print_transforms}, {"strategies", print_strategies},
-      {"models", print_models},   {"corpora", print_corpora},       {"kernels", print_kernels},
-      {"keys", print_keys}};
+// What --list knows.
+const std::vector<std::pair<std::string, void (*)()>>& lists() {
+  static const std::vector<std::pair<std::string, void (*)()>> all{
+      {"methods", print_methods},       {"transforms", print_transforms},
+      {"strategies", print_strategies}, {"models", print_models},
+      {"corpora", print_corpora},       {"tasks", print_tasks},
+      {"kernels", print_kernels},       {"keys", print_keys}};
+  return all;
+}
+
+std::vector<std::string> names_of_lists() {
   std::vector<std::string> names;
-  for (const auto& [name, print] : lists) {
-    names.push_back(name);
+  for (const auto& [name, print] : lists()) names.push_back(name);
+  return names;
+}
+
+// Without a name all are printed but the keys.
+int print_list(const std::string& what) {
+  for (const auto& [name, print] : lists()) {
     if (what == name) return print(), 0;
     if (what.empty() && name != "keys") fmt::print("{}:\n", name), print(), fmt::print("\n");
   }
-  core::require(what.empty(), "--list: there is no list of `{}`.{} Lists: {}.", what, core::did_you_mean(what, names),
-                core::joined(names));
+  core::require(what.empty(), "--list: there is no list of `{}`.{} Lists: {}.", what,
+                core::did_you_mean(what, names_of_lists()), core::joined(names_of_lists()));
   return 0;
 }
 
@@ -243,7 +258,7 @@ int parse_and_run(int argc, char** argv) {
           ->expected(0, 1);
   const CLI::Option* list =
       app.add_option("--list", options.list,
-                     "methods, transforms, strategies, models, corpora, kernels, or keys (as Markdown)")
+                     core::joined(names_of_lists()) + " (as Markdown); without a name all but the last")
           ->expected(0, 1);
   app.add_option("--compare", options.compared, "two run directories: is B better than A, window by window?")
       ->expected(2);

@@ -183,7 +183,7 @@ Comparison compare_one(const std::vector<std::pair<Measured, Measured>>& pairs, 
 
 // What is written about a row: who is better, or why nobody is.
 std::string verdict(const Comparison& c) {
-  if (!c.excludes_zero() || (c.p && *c.p >= 0.05)) return "undecided";
+  if (!c.is_no_chance()) return "undecided";
   if (!c.seeds_agree()) return "undecided: the seeds disagree";
   return c.b_is_better() ? "B is better" : "A is better";
 }

@@ -26,9 +26,11 @@ struct Comparison {
   std::optional<double> changed = {};  // share of items with another answer, in the first pair; none: they have none
 
   double difference() const { return b - a; }
-  bool excludes_zero() const { return low > 0 || high < 0; }
-  bool seeds_agree() const;                                          // all differences have one sign
-  bool decided() const { return excludes_zero() && seeds_agree(); }  // what a verdict needs
+  // Whether items by themselves could hardly differ so: the interval excludes 0, and of shares McNemar's p is below
+  // 0.05.
+  bool is_no_chance() const { return (low > 0 || high < 0) && (!p || *p < 0.05); }
+  bool seeds_agree() const;                                         // all differences have one sign
+  bool decided() const { return is_no_chance() && seeds_agree(); }  // what a verdict needs
   bool b_is_better() const { return quantity.less_is_better ? b <= a : b > a; }
 };
 

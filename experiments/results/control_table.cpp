@@ -104,7 +104,7 @@ class Beside {
 // The replica is B. At another width, bits that are equal here may not be.
 std::string verdict(const Comparison& c, const std::string& control, double replica_at_4096, double control_at_4096) {
   constexpr double kSame = 1.01;
-  if (!c.excludes_zero()) return "undecided";
+  if (!c.is_no_chance()) return "undecided";
   if (!c.seeds_agree())
     return control == replication::kRandomSelection ? "undecided: the draws disagree" : "undecided: the seeds disagree";
   const replication::Control* row = replication::find_control(control);  // null: a rung of the ladder

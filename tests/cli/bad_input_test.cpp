@@ -322,7 +322,7 @@ TEST_F(BadInput, OverrideOfAMissingItem) {
 TEST_F(BadInput, UnknownList) {
   refused(
       "--list: there is no list of `method`. Did you mean `methods`? Lists: methods, transforms, strategies, "
-      "models, corpora, kernels, keys.",
+      "models, corpora, tasks, kernels, keys.",
       {"--list", "method"});
 }
 

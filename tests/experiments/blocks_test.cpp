@@ -4,7 +4,6 @@
 
 #include "core/io/csv.h"
 #include "core/io/files.h"
-#include "models/registry.h"
 #include "tests/experiments/support.h"
 
 namespace experiments {
@@ -52,23 +51,14 @@ class RepeatedBlock : public ::testing::Test {
   void expect_the_loss_of(const std::string& depth, const Adds& second) {
     const Strings given{"quant.method=none", fmt::format("replication={{strategy: depth, depth: {}}}", depth)};
     const double measured = lab_.nll(given);
-    Spec spec = lab_.points({"quant.method=none"}).front().spec;
-    Resources resources("");
-    const ModelFiles& files = resources.model(spec.model.path);
-    const auto model = models::build(files.config);
-    core::load(*model, weights_of(spec, files));
-    const core::Windows windows = windows_of(first_perplexity(spec), resources, files, model->shape());
-    const at::NoGradGuard no_gradient;
-    double sum = 0;
-    for (int64_t n = 0; n < windows.count; ++n) {
-      const auto ids = windows.window(n);
-      at::Tensor x = model->embed(at::tensor(std::vector<int64_t>(ids.begin(), ids.end())).unsqueeze(0));
-      for (int64_t i = 0; i < model->shape().layers; ++i)
-        x = i == 1 ? second(model->block(i), x) : model->block(i).forward(x, {.step = i});
-      const at::Tensor log_p = model->logits(x)[0].log_softmax(-1);
-      for (int64_t t = 0; t + 1 < windows.seq_len; ++t) sum -= log_p[t][ids[t + 1]].item<double>();
-    }
-    EXPECT_NEAR(measured, sum / static_cast<double>(windows.scored()), 1e-4) << depth;
+    const Spec spec = lab_.points({"quant.method=none"}).front().spec;
+    const auto logits = [&](core::Model& model, const std::vector<int64_t>& ids) {
+      at::Tensor x = model.embed(at::tensor(ids).unsqueeze(0));
+      for (int64_t i = 0; i < model.shape().layers; ++i)
+        x = i == 1 ? second(model.block(i), x) : model.block(i).forward(x, {.step = i});
+      return model.logits(x)[0];
+    };
+    EXPECT_NEAR(measured, loss_by_hand(spec, logits), 1e-4) << depth;
     EXPECT_GT(std::abs(measured - lab_.nll({"quant.method=none"})), 1e-3) << depth;
   }
   const Lab lab_{shallow_model()};

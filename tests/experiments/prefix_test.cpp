@@ -23,22 +23,12 @@ class PrefixedRuns : public testing::Test {
 // The mean loss of the windows behind the two tokens, by hand.
 TEST_F(PrefixedRuns, MeasureFullPrecisionBehindTheTokens) {
   const Json row = lab_.row(with({"quant.method=none"}));
-  Resources resources("");
   const Spec spec = lab_.points(with({"quant.method=none"})).front().spec;
-  const ModelFiles& files = resources.model(spec.model.path);
-  const auto model = models::build(files.config);
-  core::load(*model, weights_of(spec, files));
-  const core::Windows windows = windows_of(first_perplexity(spec), resources, files, model->shape());
-  const at::NoGradGuard no_gradient;
-  double sum = 0;
-  for (int64_t n = 0; n < windows.count; ++n) {
-    const auto ids = windows.window(n);
+  const double mean = loss_by_hand(spec, [](core::Model& model, const std::vector<int64_t>& ids) {
     std::vector<int64_t> all{5, 17};
     all.insert(all.end(), ids.begin(), ids.end());
-    const at::Tensor logits = model->forward(at::tensor(all, at::kLong).unsqueeze(0))[0].log_softmax(-1);
-    for (int64_t t = windows.first; t + 1 < windows.seq_len; ++t) sum -= logits[t + 2][ids[t + 1]].item<double>();
-  }
-  const double mean = sum / static_cast<double>(windows.scored());
+    return model.forward(at::tensor(all, at::kLong).unsqueeze(0))[0].slice(0, 2);
+  });
   EXPECT_NEAR(row["baseline"]["perplexity"][0]["nll"].get<double>(), mean, 1e-4);
   EXPECT_EQ(row["prefix"]["tokens"], Json({5, 17}));
   const Json without = lab_.row({"quant.method=none"});

@@ -204,6 +204,10 @@ class RunProof : public Proof {
     EXPECT_GT(floor["kl_mean"].get<double>(), 1e-8);
     EXPECT_LT(floor["kl_mean"].get<double>(), 1e-3);
     EXPECT_GT(floor["top1_agreement"].get<double>(), 0.95);
+    EXPECT_THAT(core::message_of([&] {
+                  lab_.points({"measure.kl=false", "measure.noise_floor=true"});
+                }),
+                ::testing::HasSubstr("measure.noise_floor: it is a KL divergence, and kl: false measures none"));
   }
   void tasks(const std::string& key, const std::string& before, const std::string& after) {
     lab_.put("copa.jsonl",

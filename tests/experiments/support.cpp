@@ -9,6 +9,7 @@
 #include <filesystem>
 
 #include "core/io/files.h"
+#include "models/registry.h"
 
 namespace experiments {
 
@@ -85,6 +86,23 @@ std::string Lab::id(const Strings& overrides) const {
 }
 
 const PerplexityConfig& first_perplexity(const Spec& spec) { return *spec.measure.all<PerplexityConfig>().front(); }
+
+double loss_by_hand(const Spec& spec,
+                    const std::function<at::Tensor(core::Model&, const std::vector<int64_t>& ids)>& logits_of) {
+  Resources resources("");
+  const ModelFiles& files = resources.model(spec.model.path);
+  const auto model = models::build(files.config);
+  core::load(*model, weights_of(spec, files));
+  const core::Windows windows = windows_of(first_perplexity(spec), resources, files, model->shape());
+  const at::NoGradGuard no_gradient;
+  double sum = 0;
+  for (int64_t n = 0; n < windows.count; ++n) {
+    const auto ids = windows.window(n);
+    const at::Tensor log_p = logits_of(*model, {ids.begin(), ids.end()}).log_softmax(-1);
+    for (int64_t t = windows.first; t + 1 < windows.seq_len; ++t) sum -= log_p[t][ids[t + 1]].item<double>();
+  }
+  return sum / static_cast<double>(windows.scored());
+}
 
 core::Windows windows_of(const PerplexityConfig& config, Resources& resources, const ModelFiles& files,
                          const core::Shape& shape) {

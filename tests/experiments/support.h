@@ -3,6 +3,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -53,6 +54,11 @@ class Lab {
 const PerplexityConfig& first_perplexity(const Spec& spec);
 core::Windows windows_of(const PerplexityConfig& config, Resources& resources, const ModelFiles& files,
                          const core::Shape& shape);
+
+// The mean loss of the first perplexity that `spec` asks for of its full-precision model, by plain loops. logits_of:
+// the logits that predict ids[1 …] of a window of T ids, [T, V] or more rows of which the first T count.
+double loss_by_hand(const Spec& spec,
+                    const std::function<at::Tensor(core::Model&, const std::vector<int64_t>& ids)>& logits_of);
 
 // A bfloat16 matrix in the blocks of GGUF's Q8_0: the largest weight of 32 is 127 steps.
 std::string as_q8_0(const core::TensorView& view);

@@ -286,6 +286,19 @@ TEST(TaskRuns, MistakesAreToldBeforeAnythingIsComputed) {
   EXPECT_THAT(mistake("{names: [tiny_facts], shots: 17}"), HasSubstr("16 documents, and 17 shots are asked for"));
 }
 
+// An interval over few items may leave 0 out where the exact test does not.
+TEST(McNemar, DecidesBesideTheInterval) {
+  Comparison c{.low = 0.01, .high = 0.05, .by_seed = {0.03}};
+  EXPECT_TRUE(c.decided());
+  c.p = 0.06;
+  EXPECT_FALSE(c.decided());
+  EXPECT_THAT(comparison_text({c}), HasSubstr("undecided"));
+  c.p = 0.04;
+  EXPECT_TRUE(c.decided());
+  c.low = -0.01;
+  EXPECT_FALSE(c.decided());
+}
+
 TEST(McNemar, IsTheExactBinomialTest) {
   EXPECT_DOUBLE_EQ(mcnemar(0, 0), 1);
   EXPECT_NEAR(mcnemar(1, 5), 2 * 7.0 / 64, 1e-12);
