@@ -166,7 +166,9 @@ TEST_F(ScoredTasks, LongTextsAreCutAndPagesReadInWindows) {
   for (const Continued& window : items.texts) {
     const std::vector<int32_t>& one = window.continuations.at(0);
     EXPECT_LE(window.context.size() + one.size(), 7U);
-    if (!predicted.empty()) EXPECT_EQ(window.context.size() + one.size(), 7U) << "as much context as there is room for";
+    if (!predicted.empty()) {
+      EXPECT_EQ(window.context.size() + one.size(), 7U) << "as much context as there is room for";
+    }
     predicted.insert(predicted.end(), one.begin(), one.end());
   }
   EXPECT_EQ(predicted, ids);
@@ -288,7 +290,11 @@ TEST(TaskRuns, MistakesAreToldBeforeAnythingIsComputed) {
 
 // An interval over few items may leave 0 out where the exact test does not.
 TEST(McNemar, DecidesBesideTheInterval) {
-  Comparison c{.low = 0.01, .high = 0.05, .by_seed = {0.03}};
+  Comparison c{.measured_on = "a task",
+               .quantity = {.column = "acc", .name = "acc"},
+               .low = 0.01,
+               .high = 0.05,
+               .by_seed = {0.03}};
   EXPECT_TRUE(c.decided());
   c.p = 0.06;
   EXPECT_FALSE(c.decided());
@@ -344,8 +350,8 @@ void expect_the_scores_of_the_harness(int64_t limit) {
     ASSERT_EQ(found.size(), expected.size());
     const Json metrics = task_metrics(items, found);
     for (const char* metric : {"acc", "acc_norm"}) {  // up to the order of a sum
-      if (task["metrics"].contains(metric))
-        EXPECT_NEAR(metrics[metric].get<double>(), task["metrics"][metric].get<double>(), 1e-9) << metric;
+      if (!task["metrics"].contains(metric)) continue;
+      EXPECT_NEAR(metrics[metric].get<double>(), task["metrics"][metric].get<double>(), 1e-9) << metric;
     }
   }
 }
