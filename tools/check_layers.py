@@ -41,6 +41,7 @@ FOLLOWS_ITS_INPUT = "scalar_type() == at::kDouble"  # a line that keeps float64 
 REGISTRIES = [
     ("quant/methods", "quant/registry.cpp", "METHODS"),
     ("replication/strategies", "replication/registry.cpp", "STRATEGIES"),
+    ("export/exporters", "export/exporter.cpp", "EXPORTERS"),
 ]
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*(["<])([^">]+)[">]')

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <cctype>
 #include <cstring>
 #include <vector>
 
@@ -37,13 +38,13 @@ void f32(Bytes b, float* w) { w[0] = std::bit_cast<float>(little32(b)); }
 void f16(Bytes b, float* w) { w[0] = half_at(b); }
 void bf16(Bytes b, float* w) { w[0] = std::bit_cast<float>(little16(b) << 16); }
 
-// 128 weights ±d: d, a bit each.
-void q1_0(Bytes b, float* w) {
-  const float d = half_at(b);
-  for (int i = 0; i < 128; ++i) w[i] = (b[2 + i / 8] >> i % 8 & 1) != 0 ? d : -d;
-}
-
 // ---- blocks of codes, taken apart ----
+
+// 128 weights ±d: d, a bit each.
+void q1_0(Bytes b, GgmlBlock& to) {
+  to.scale = half_at(b);
+  for (int i = 0; i < 128; ++i) to.codes[i] = b[2 + i / 8] >> i % 8 & 1;
+}
 
 // 64 weights (c - 1) d: d, two bits each.
 void q2_0(Bytes b, GgmlBlock& to) {
@@ -160,8 +161,8 @@ void put_levels(const GgmlGrid& grid, const GgmlBlock& block, int64_t weights, f
     const float scale = grid.is_two_level() ? block.scale * static_cast<float>(block.multiple[t]) : block.scale;
     const uint8_t* k = block.codes.data() + first;
     if (!grid.has_minimum) {
-      const int zero = static_cast<int>(grid.zero);
-      for (int64_t i = 0; i < grid.group; ++i) w[first + i] = static_cast<float>(k[i] - zero) * scale;
+      const int zero = static_cast<int>(grid.zero), step = static_cast<int>(grid.step);
+      for (int64_t i = 0; i < grid.group; ++i) w[first + i] = static_cast<float>(step * k[i] - zero) * scale;
       continue;
     }
     const float minimum =
@@ -217,6 +218,7 @@ void take_apart(const std::byte* block, GgmlBlock& to) {
 constexpr GgmlGrid symmetric(int64_t bits, int64_t group, int64_t zero, int64_t scale_bits = 0) {
   return {bits, group, zero, false, scale_bits, true};
 }
+constexpr GgmlGrid plus_and_minus(int64_t group) { return {1, group, 1, false, 0, true, 2}; }
 constexpr GgmlGrid with_minimum(int64_t bits, int64_t group, int64_t scale_bits = 0) {
   return {bits, group, 0, true, scale_bits, false};
 }
@@ -240,7 +242,7 @@ const std::vector<GgmlType>& types() {
       readable<f32, 1, 4>(0, "F32"),
       readable<f16, 1, 2>(1, "F16"),
       readable<bf16, 1, 2>(30, "BF16"),
-      readable<q1_0, 128, 18>(41, "Q1_0"),
+      coded<q1_0, 128, 18, plus_and_minus(128)>(41, "Q1_0"),
       coded<q2_0, 64, 18, symmetric(2, 64, 1)>(42, "Q2_0"),
       coded<q4_0, 32, 18, symmetric(4, 32, 8)>(2, "Q4_0"),
       coded<q4_1, 32, 20, with_minimum(4, 32)>(3, "Q4_1"),
@@ -282,6 +284,24 @@ const std::vector<GgmlType>& types() {
 const GgmlType* find_ggml_type(uint32_t id) {
   const auto found = std::find_if(types().begin(), types().end(), [&](const GgmlType& type) { return type.id == id; });
   return found == types().end() ? nullptr : &*found;
+}
+
+const GgmlType* find_ggml_type(std::string_view name) {
+  const auto equal = [](char a, char b) { return a == std::toupper(static_cast<unsigned char>(b)); };
+  const auto found = std::find_if(types().begin(), types().end(), [&](const GgmlType& type) {
+    const std::string_view own = type.name;
+    return std::equal(own.begin(), own.end(), name.begin(), name.end(), equal);
+  });
+  return found == types().end() ? nullptr : &*found;
+}
+
+std::vector<const GgmlType*> coded_ggml_types() {
+  std::vector<const GgmlType*> all;
+  for (const GgmlType& type : types()) {
+    if (type.take_apart != nullptr) all.push_back(&type);
+  }
+  std::stable_sort(all.begin(), all.end(), [](const auto* a, const auto* b) { return a->bits() < b->bits(); });
+  return all;
 }
 
 std::string readable_ggml_types() {

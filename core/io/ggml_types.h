@@ -6,10 +6,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <string_view>
+#include <vector>
 
 namespace core {
 
-// How the blocks of a type are made of codes: those of a group of weights have the levels s (k - zero), or s k + m
+// How the blocks of a type are made of codes: those of a group of weights have the levels s (step k - zero), or s k + m
 // where a minimum is stored.
 struct GgmlGrid {
   int64_t bits;          // of a code
@@ -18,6 +20,7 @@ struct GgmlGrid {
   bool has_minimum;      // m
   int64_t scale_bits;    // two-level: s = scale * multiple, m = -minimum * minimum multiple; 0: s = scale, m = minimum
   bool signed_multiple;  // of scales: from -2^(scale_bits - 1) on; otherwise from 0
+  int64_t step = 1;
 
   bool is_two_level() const { return scale_bits > 0; }
 };
@@ -46,6 +49,11 @@ struct GgmlType {
 
 // Null: no such type.
 const GgmlType* find_ggml_type(uint32_t id);
+
+const GgmlType* find_ggml_type(std::string_view name);  // "Q4_1", in letters of any case
+
+// Those whose blocks are made of codes, with fewer bits per weight first.
+std::vector<const GgmlType*> coded_ggml_types();
 
 // "F32, F16, BF16, ...": those that we read.
 std::string readable_ggml_types();

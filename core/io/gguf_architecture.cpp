@@ -35,6 +35,12 @@ const GgufArchitecture& architecture_of(const Gguf& file) {
        fmt::join(known, ", "));
 }
 
+const GgufArchitecture* find_architecture(std::string_view model_type) {
+  const auto found = std::find_if(kArchitectures.begin(), kArchitectures.end(),
+                                  [&](const GgufArchitecture& a) { return model_type == a.model_type; });
+  return found == kArchitectures.end() ? nullptr : found;
+}
+
 int64_t GgufKeys::count(const std::string& key) const {
   const std::vector<int64_t>& values = file_.integers(path(key));
   const bool equal = !values.empty() && std::equal(values.begin() + 1, values.end(), values.begin());

@@ -1,9 +1,9 @@
-// The architectures of GGUF files that Refrain reads, and the keys of one. Used by gguf_config.cpp and
-// gguf_tensors.cpp.
+// The architectures of GGUF files that Refrain reads and writes, and the keys of one.
 #pragma once
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 
 #include "core/io/gguf.h"
 
@@ -18,10 +18,21 @@ struct GgufArchitecture {
   unsigned parts;           // beside `always`
   bool interleaved;         // rows of q and k
   const char* experts_key;  // config.json's name for their number; null: dense
+
+  bool has(GgufPart part) const { return (parts & part) != 0; }
+  // Whether rows of a tensor of blocks stand in the order of llama.cpp's rotary embedding.
+  bool interleaves(std::string_view tensor) const { return interleaved && (tensor == "attn_q" || tensor == "attn_k"); }
+  // Hugging Face's name of the module of shared experts.
+  const char* shared_experts() const {
+    const bool qwen = experts_key != nullptr && experts_key == std::string_view("num_experts");
+    return qwen ? "shared_expert" : "shared_experts";
+  }
 };
 
 // That of a file. Error: another one, by name, with those that are read.
 const GgufArchitecture& architecture_of(const Gguf& file);
+// That of a model_type of config.json; null: there is none.
+const GgufArchitecture* find_architecture(std::string_view model_type);
 
 // The keys of one architecture: `attention.head_count` is `llama.attention.head_count`.
 class GgufKeys {

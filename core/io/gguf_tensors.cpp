@@ -1,7 +1,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <map>
 #include <optional>
 #include <vector>
@@ -10,47 +9,12 @@
 #include "core/error.h"
 #include "core/io/gguf_architecture.h"
 #include "core/io/gguf_model.h"
+#include "core/io/gguf_names.h"
 #include "core/io/json_text.h"
 #include "core/io/mapped_file.h"
 
 namespace core {
 namespace {
-
-// The tensors of a block: blk.3.<ours> is model.layers.3.<theirs>.
-struct TensorName {
-  const char* ours;
-  const char* theirs;
-  GgufPart part = always;
-};
-constexpr std::array kBlockTensors{
-    TensorName{"attn_norm", "input_layernorm"},
-    TensorName{"ffn_norm", "post_attention_layernorm"},
-    TensorName{"attn_q", "self_attn.q_proj"},
-    TensorName{"attn_k", "self_attn.k_proj"},
-    TensorName{"attn_v", "self_attn.v_proj"},
-    TensorName{"attn_output", "self_attn.o_proj"},
-    TensorName{"ffn_gate", "mlp.gate_proj"},
-    TensorName{"ffn_up", "mlp.up_proj"},
-    TensorName{"ffn_down", "mlp.down_proj"},
-    TensorName{"attn_q_norm", "self_attn.q_norm", head_norms},
-    TensorName{"attn_k_norm", "self_attn.k_norm", head_norms},
-    TensorName{"ffn_gate_inp", "mlp.gate", mixture},
-    TensorName{"ffn_gate_exps", "gate_proj", mixture},
-    TensorName{"ffn_up_exps", "up_proj", mixture},
-    TensorName{"ffn_down_exps", "down_proj", mixture},
-    TensorName{"ffn_gate_shexp", "gate_proj", shared_experts},
-    TensorName{"ffn_up_shexp", "up_proj", shared_experts},
-    TensorName{"ffn_down_shexp", "down_proj", shared_experts},
-    TensorName{"ffn_gate_inp_shexp", "mlp.shared_expert_gate", shared_experts},
-    TensorName{"attn_q_a", "self_attn.q_a_proj", latent},
-    TensorName{"attn_q_a_norm", "self_attn.q_a_layernorm", latent},
-    TensorName{"attn_q_b", "self_attn.q_b_proj", latent},
-    TensorName{"attn_kv_a_mqa", "self_attn.kv_a_proj_with_mqa", latent},
-    TensorName{"attn_kv_a_norm", "self_attn.kv_a_layernorm", latent},
-    TensorName{"attn_kv_b", "self_attn.kv_b_proj", latent},
-    TensorName{"attn_k_b", "self_attn.kv_b_proj", latent},
-    TensorName{"attn_v_b", "self_attn.kv_b_proj", latent},
-};
 
 // Where a Hugging Face tensor lies.
 struct Place {
@@ -64,13 +28,6 @@ struct Place {
 void decode_rows(const GgufTensor& tensor, int64_t first, int64_t count, float* to) {
   tensor.type->decode(tensor.data + static_cast<size_t>(first) * tensor.row_bytes(),
                       count * tensor.row_length() / tensor.type->block, to);
-}
-
-// The row of the file that is row `row` of q_proj or k_proj: a head's first half holds the even ones, its second half
-// the odd ones.
-int64_t interleaved_row(int64_t row, int64_t head_width) {
-  const int64_t half = head_width / 2, within = row % head_width;
-  return row - within + (within < half ? 2 * within : 2 * (within - half) + 1);
 }
 
 // Rows of kv_b_proj [H (plain + value), rank]: of each head the columns of its part of k_b [H, rank, plain], then its
@@ -198,28 +155,26 @@ class GgufTensors : public TensorSource {
                                     [](char c) { return c >= '0' && c <= '9'; });
     if (!digits) unknown(tensor);
     const std::string part = tensor.name.substr(dot + 1, end - dot - 1), kind = tensor.name.substr(end);
-    const auto row = std::find_if(kBlockTensors.begin(), kBlockTensors.end(),
-                                  [&](const TensorName& name) { return part == name.ours; });
-    const unsigned parts = keys_.architecture.parts | always;
-    if (row == kBlockTensors.end() || (row->part & parts) == 0 || (kind != ".weight" && kind != ".bias"))
+    const auto row = std::find_if(kGgufBlockTensors.begin(), kGgufBlockTensors.end(),
+                                  [&](const GgufTensorName& name) { return part == name.ours; });
+    if (row == kGgufBlockTensors.end() || !row->is_of(keys_.architecture) || (kind != ".weight" && kind != ".bias"))
       unknown(tensor);
     add_of_block(tensor, *row, "model.layers." + tensor.name.substr(number, dot - number) + ".", kind);
   }
 
-  void add_of_block(const GgufTensor& tensor, const TensorName& row, const std::string& block,
+  void add_of_block(const GgufTensor& tensor, const GgufTensorName& row, const std::string& block,
                     const std::string& kind) {
     const std::string ours = row.ours;
     if (ours.ends_with("_exps")) return add_experts(tensor, block + "mlp.experts.", row.theirs, kind);
     if (ours.ends_with("_shexp") && ours != "ffn_gate_inp_shexp") {
-      const bool qwen = keys_.architecture.experts_key == std::string_view("num_experts");
-      return put(block + (qwen ? "mlp.shared_expert." : "mlp.shared_experts.") + row.theirs + kind,
+      return put(block + "mlp." + keys_.architecture.shared_experts() + "." + row.theirs + kind,
                  {&tensor, tensor.shape});
     }
     if (ours == "attn_v_b") return;  // with attn_k_b
     if (ours == "attn_k_b") return add_kv_b(tensor, block + row.theirs + kind);
     Place place{&tensor, tensor.shape};
     if (ours == "ffn_gate_inp_shexp" && tensor.shape.size() == 1) place.shape = {1, tensor.shape[0]};
-    if (keys_.architecture.interleaved && (ours == "attn_q" || ours == "attn_k")) {
+    if (keys_.architecture.interleaves(ours)) {
       place.interleaved = head_width_;
       require(head_width_ % 2 == 0 && tensor.shape[0] % head_width_ == 0,
               "{}: {} has {} rows, not whole heads of {}. Convert the model again.", file_.where(), tensor.name,

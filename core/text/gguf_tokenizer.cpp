@@ -1,5 +1,7 @@
 #include "core/text/gguf_tokenizer.h"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <bit>
 #include <nlohmann/json.hpp>
@@ -7,15 +9,13 @@
 
 #include "core/error.h"
 #include "core/io/json_text.h"
+#include "core/text/gguf_pre_tokenizer.h"
 #include "core/text/utf8.h"
 
 namespace core {
 namespace {
 
 using nlohmann::json;
-
-// tokenizer.ggml.token_type, the kinds of sentencepiece.
-enum Kind : int64_t { normal = 1, unknown = 2, control = 3, user_defined = 4, unused = 5, byte = 6 };
 
 constexpr const char* kConvertAgain = "Convert the model again with a recent llama.cpp.";
 
@@ -52,89 +52,15 @@ json added_token(const GgufVocabulary& vocabulary, size_t id) {
 
 // ---- gpt2 ----
 
-json split(const std::string& regex) {
-  return {{"type", "Split"}, {"pattern", {{"Regex", regex}}}, {"behavior", "Isolated"}, {"invert", false}};
-}
-json digits() { return {{"type", "Digits"}, {"individual_digits", true}}; }
-json bytes(bool use_regex) {
-  return {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", use_regex}};
-}
-
-// The pattern of GPT-4's tokenizer as Llama 3 and Qwen have it: numbers of so many digits are one word.
-std::string words(const std::string& digits_of_a_number) {
-  return R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N})" + digits_of_a_number +
-         R"(| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-}
-
-struct Range {
-  char32_t first, last;
-};
-
-std::string character_class(const std::vector<Range>& ranges) {
-  std::string text = "[";
-  for (const Range& range : ranges) {
-    append_utf8(text, range.first);
-    if (range.last == range.first) continue;
-    text += '-';
-    append_utf8(text, range.last);
-  }
-  return text + "]";
-}
-
-// Letters with case, as far as DeepSeek's tokenizer knows them.
-const std::vector<Range>& cased_letters() {
-  static const std::vector<Range> ranges{
-      {0x41, 0x5A},       {0x61, 0x7A},       {0xB5, 0xB5},       {0xC0, 0xD6},       {0xD8, 0xF6},
-      {0xF8, 0x1BA},      {0x1BC, 0x1BF},     {0x1C4, 0x293},     {0x295, 0x2AF},     {0x370, 0x373},
-      {0x376, 0x377},     {0x37B, 0x37D},     {0x37F, 0x37F},     {0x386, 0x386},     {0x388, 0x38A},
-      {0x38C, 0x38C},     {0x38E, 0x3A1},     {0x3A3, 0x3F5},     {0x3F7, 0x481},     {0x48A, 0x52F},
-      {0x531, 0x556},     {0x10A0, 0x10C5},   {0x13A0, 0x13F5},   {0x13F8, 0x13FD},   {0x1C90, 0x1CBA},
-      {0x1CBD, 0x1CBF},   {0x1D00, 0x1D2B},   {0x1D6B, 0x1D77},   {0x1D79, 0x1D9A},   {0x1E00, 0x1F15},
-      {0x1F18, 0x1F1D},   {0x1F20, 0x1F45},   {0x1F48, 0x1F4D},   {0x1F50, 0x1F57},   {0x1F59, 0x1F59},
-      {0x1F5B, 0x1F5B},   {0x1F5D, 0x1F5D},   {0x1F5F, 0x1F7D},   {0x1F80, 0x1FB4},   {0x1FB6, 0x1FBC},
-      {0x1FC2, 0x1FC4},   {0x1FC6, 0x1FCC},   {0x1FD0, 0x1FD3},   {0x1FD6, 0x1FDB},   {0x1FE0, 0x1FEC},
-      {0x1FF2, 0x1FF4},   {0x1FF6, 0x1FFC},   {0x2102, 0x2102},   {0x2107, 0x2107},   {0x210A, 0x2113},
-      {0x2115, 0x2115},   {0x2119, 0x211D},   {0x2124, 0x2124},   {0x2126, 0x2126},   {0x2128, 0x2128},
-      {0x212A, 0x212D},   {0x212F, 0x2134},   {0x2139, 0x2139},   {0x213C, 0x213F},   {0x2145, 0x2149},
-      {0x214E, 0x214E},   {0x2183, 0x2184},   {0x2C00, 0x2C7B},   {0x2C7E, 0x2CE4},   {0x2CEB, 0x2CEE},
-      {0x2CF2, 0x2CF3},   {0xA640, 0xA66D},   {0xA680, 0xA69B},   {0xA722, 0xA76F},   {0xA771, 0xA787},
-      {0xA78B, 0xA78E},   {0xAB70, 0xABBF},   {0xFB00, 0xFB06},   {0xFB13, 0xFB17},   {0xFF21, 0xFF3A},
-      {0xFF41, 0xFF5A},   {0x10400, 0x1044F}, {0x104B0, 0x104D3}, {0x104D8, 0x104FB}, {0x10C80, 0x10CB2},
-      {0x10CC0, 0x10CF2}, {0x118A0, 0x118DF}, {0x1E900, 0x1E943}};
-  return ranges;
-}
-
-json deepseek_words() {
-  const std::string marks =
-      character_class({{'!', '/'}, {':', '~'}, {0xFF01, 0xFF0F}, {0xFF1A, 0xFF5E}, {0x2018, 0x201F}, {0x3000, 0x3002}});
-  const std::string east_asian = character_class({{0x4E00, 0x9FA5}, {0x0800, 0x4E00}, {0xAC00, 0xD7FF}});
-  return json::array({split("[\\r\\n]"), split("\\s?" + character_class(cased_letters()) + "+"),
-                      split("\\s?" + marks + "+"), split("\\s+$"), split(east_asian + "+"), digits(), bytes(false)});
-}
-
-// How a text is cut into words, by the name that llama.cpp has for it.
-struct PreTokenizerKind {
-  json stages;
-  bool nfc = false;
-  bool ignore_merges = false;
-};
-
 std::string pre_tokenizer_name(const Gguf& file) { return file.text("tokenizer.ggml.pre", "default"); }
 
 bool is_llama3(const std::string& name) { return name == "llama-bpe" || name == "llama3" || name == "llama-v3"; }
 
-PreTokenizerKind pre_tokenizer_kind(const Gguf& file) {
+GgufPreTokenizer pre_tokenizer(const Gguf& file) {
   const std::string name = pre_tokenizer_name(file);
-  if (name == "gpt-2") return {json::array({bytes(true)})};
-  if (name == "smollm") return {json::array({digits(), bytes(true)})};
-  if (name == "qwen2") return {json::array({split(words("")), bytes(false)}), /*nfc=*/true};
-  if (is_llama3(name))
-    return {json::array({split(words("{1,3}")), bytes(false)}), /*nfc=*/false, /*ignore_merges=*/true};
-  if (name == "deepseek-llm") return {deepseek_words()};
-  fail(
-      "{}: tokenizer.ggml.pre `{}` is not implemented. Use a model with one of: gpt-2, smollm, qwen2, llama-bpe, "
-      "deepseek-llm.",
-      file.where(), printable(name));
+  if (auto known = gguf_pre_tokenizer(is_llama3(name) ? "llama-bpe" : name)) return *std::move(known);
+  fail("{}: tokenizer.ggml.pre `{}` is not implemented. Use a model with one of: {}.", file.where(), printable(name),
+       fmt::join(gguf_pre_tokenizers(), ", "));
 }
 
 // "a b", cut at the first space behind the first character; a merge of spaces has none before.
@@ -186,7 +112,7 @@ std::string tokenizer_json(const Gguf& file, const GgufVocabulary& vocabulary) {
   }
   const std::vector<std::string_view>& pairs = file.texts("tokenizer.ggml.merges");
   for (size_t i = 0; i < pairs.size(); ++i) merges.push_back(merge_of(file, pairs[i], i));
-  PreTokenizerKind kind = pre_tokenizer_kind(file);
+  GgufPreTokenizer kind = pre_tokenizer(file);
   const json tokenizer{{"version", "1.0"},
                        {"truncation", nullptr},
                        {"padding", nullptr},
@@ -194,7 +120,7 @@ std::string tokenizer_json(const Gguf& file, const GgufVocabulary& vocabulary) {
                        {"normalizer", kind.nfc ? json{{"type", "NFC"}} : json()},
                        {"pre_tokenizer", {{"type", "Sequence"}, {"pretokenizers", std::move(kind.stages)}}},
                        {"post_processor", post_processor(file, vocabulary)},
-                       {"decoder", bytes(true)},
+                       {"decoder", byte_level(true)},
                        {"model",
                         {{"type", "BPE"},
                          {"dropout", nullptr},

@@ -4,6 +4,7 @@
 
 #include "core/error.h"
 #include "experiments/config/controls.h"
+#include "quant/grids/ggml_grid.h"
 
 namespace experiments {
 
@@ -245,6 +246,7 @@ std::vector<Point> read_points(const std::string& file, const std::vector<std::s
       require_sweepable(key, value);
       core::assign(document, key, value);
     }
+    quant::expand_presets(document);
   }
   const std::vector<std::vector<InactiveKey>> inactive = take_inactive(documents, all);
   std::vector<Point> points;

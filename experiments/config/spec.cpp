@@ -96,6 +96,7 @@ void Spec::keys(core::Keys& k) {
   k.section("runtime", runtime, "how the quantized model runs while it is measured");
   k.section("machine", machine, "the machine that the bill is for");
   k.key("checkpoint", checkpoint, "whether the quantized model is kept in the run directory", {"keep", "discard"});
+  k.section("exports", exports, "files for other programs, made from the checkpoint").only_if_given().not_identity();
   k.section("sweep", sweep, "many runs from one file").only_if_given();
   k.node("expect", expect,
          "map of paths in results.json to bounds (min, max, equal, tolerance, point): a regression test")

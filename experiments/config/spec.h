@@ -9,6 +9,7 @@
 #include "experiments/config/calibration.h"
 #include "experiments/config/expect.h"
 #include "experiments/measure/measures.h"
+#include "export/exporter.h"
 #include "quant/config.h"
 #include "quant/qat/config.h"
 #include "quant/transform.h"
@@ -76,6 +77,7 @@ struct Spec : core::Section {
   RuntimeConfig runtime;
   MachineConfig machine;
   std::string checkpoint = "keep";
+  exports::ExportConfig exports;
   SweepConfig sweep;
   core::Node expect;  // null in every point
   std::string out = "runs";

@@ -8,6 +8,7 @@
 #include "experiments/analysis/experts.h"
 #include "experiments/inputs/assignments.h"
 #include "experiments/inputs/prefix.h"
+#include "experiments/run/check_exports.h"
 #include "models/registry.h"
 #include "quant/kernels/product.h"
 #include "quant/stage/apply_transforms.h"
@@ -52,10 +53,15 @@ void check_model(const Run& run, core::Model& model) {
 }
 
 // What is quantized, and the texts for that.
-void resolve_quantization(Run& run, core::Model& model, Resources& resources) {
+void resolve_quantization(Run& run, const std::shared_ptr<core::Model>& skeleton, Resources& resources) {
   const Spec& spec = run.spec();
-  if (!run.quantizes()) return follow_plan(spec, model);
+  core::Model& model = *skeleton;
+  if (!run.quantizes()) {
+    follow_plan(spec, model);
+    return check_exports(spec, *run.files, skeleton, {});
+  }
   const std::vector<quant::Assignment> assigned = assignments(spec, model);
+  check_exports(spec, *run.files, skeleton, assigned);
   check_expert_bits(spec, model);
   if (reads_calibration(spec, assigned)) run.calibration = &resources.calibration(*run.files, spec, run.shape);
   if (!spec.qat.selected()) return;
@@ -90,7 +96,7 @@ Run resolve(Point point, Resources& resources) {
   check_model(run, *model);
   run.measurements = measurements_of(run, resources);
   try {
-    resolve_quantization(run, *model, resources);
+    resolve_quantization(run, model, resources);
   } catch (const replication::NoControl& none) {
     run.no_control = none.what();
   }

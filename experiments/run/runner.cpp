@@ -12,6 +12,7 @@
 #include "core/io/file_lock.h"
 #include "core/io/files.h"
 #include "experiments/results/control_table.h"
+#include "experiments/run/exports.h"
 #include "experiments/run/run_point.h"
 #include "experiments/run/stages.h"
 
@@ -62,6 +63,7 @@ class Sweep {
       } else {
         spdlog::info("finished before; --force runs it again");
       }
+      if (run.no_control.empty()) write_exports(run);
     } catch (const core::HeldElsewhere& held) {
       if (runs_.size() == 1) throw;
       spdlog::info("held by another runner ({}); the others first", held.holder);
@@ -175,6 +177,7 @@ class Sweep {
 std::vector<Run> resolved(std::vector<Point> points, Resources& resources) {
   std::vector<Run> runs;
   for (Point& point : points) runs.push_back(resolve(std::move(point), resources));
+  check_export_paths(runs);
   return runs;
 }
 

@@ -128,6 +128,20 @@ at::Tensor AffineGrid::decode(const at::Tensor& codes, const Parameters& paramet
   return (position * scale.unsqueeze(-1) + minimum).reshape(codes.sizes());
 }
 
+std::optional<AffineGrid::Levels> AffineGrid::levels(const Parameters& parameters) const {
+  const ScaleFormat::Parts scale = scale_format().parts(parameters);
+  Levels levels{.shared = scale.shared, .multiple = scale.multiple};
+  if (!stores_minimum()) {
+    levels.zero = shift(parameters, scale_format().scale(parameters));
+    return levels;
+  }
+  if (parameters.has("offset")) return std::nullopt;
+  const ScaleFormat::Parts minimum = scale_format().minimum_parts(parameters);
+  levels.shared_minimum = minimum.shared;
+  levels.minimum_multiple = minimum.multiple;
+  return levels;
+}
+
 Parameters AffineGrid::layout(int64_t out_features, int64_t in_features) const {
   const std::vector<int64_t> shape = group_shape(out_features, in_features);
   Parameters parameters = scale_format().layout(shape);

@@ -32,6 +32,16 @@ class AffineGrid : public ScalarGrid {
   Parameters layout(int64_t out_features, int64_t in_features) const override;
   ElementGrid element_grid(const Parameters& parameters, int64_t out_features, int64_t in_features) const override;
 
+  // What the levels of groups are made of: scale = shared · multiple and z − o, or minimum = −shared_minimum ·
+  // minimum_multiple. [O, G] each (the matrix as one group: one row); undefined: the other one is stored.
+  struct Levels {
+    at::Tensor shared, multiple;
+    at::Tensor zero = {};
+    at::Tensor shared_minimum = {}, minimum_multiple = {};
+  };
+  // None: minima beside an offset.
+  std::optional<Levels> levels(const Parameters& parameters) const;
+
   // For methods that train a range: the one that `range` and `clip` ask for, [O, G] (one group: [1, 1]), and the
   // parameters that store a range.
   Range range_of(const at::Tensor& w, const Statistics& x) const;

@@ -28,19 +28,26 @@ at::Tensor best_of(const at::Tensor& groups, const Range& range, const at::Tenso
   at::Tensor best = at::ones_like(range.lo);
   at::Tensor least = loss(groups, approximate(groups, range), importance, search.norm);
   const auto candidates = static_cast<int64_t>(std::ceil(search.grid * search.max_shrink - 1e-9));
-  for (int64_t i = 1; i < candidates; ++i) {
-    const at::Tensor p = at::full({}, 1 - static_cast<double>(i) / search.grid, range.lo.options());
+  const auto attempt = [&](double factor) {
+    const at::Tensor p = at::full({}, factor, range.lo.options());
     const at::Tensor found = loss(groups, approximate(groups, range.scaled(p)), importance, search.norm);
     const at::Tensor better = found < least;
     best = at::where(better, p, best);
     least = at::where(better, found, least);
-  }
+  };
+  for (int64_t i = 1; i < candidates; ++i) attempt(1 - static_cast<double>(i) / search.grid);
+  for (int64_t i = 0; search.both_signs && i < candidates; ++i) attempt(static_cast<double>(i) / search.grid - 1);
   return best;
 }
 
 }  // namespace
 
 Range Range::of(const at::Tensor& groups) { return {groups.amin(-1).clamp_max(0.0), groups.amax(-1).clamp_min(0.0)}; }
+
+Range Range::scaled(const at::Tensor& factor) const {
+  const at::Tensor a = lo * factor, b = hi * factor;
+  return {at::minimum(a, b), at::maximum(a, b)};
+}
 
 at::Tensor Range::largest() const { return at::maximum(hi, -lo); }
 

@@ -121,10 +121,16 @@ Parameters ScaleFormat::stored_minimum(const at::Tensor& minimum) const {
   return parameters;
 }
 
+ScaleFormat::Parts ScaleFormat::minimum_parts(const Parameters& parameters) const {
+  if (!two_level()) return {-parameters.at("minimum"), at::ones_like(parameters.at("minimum"))};
+  const at::Tensor n = parameters.at("minimum_codes").to(at::kFloat);
+  return {per_group(parameters.at("super_minimum"), n.size(1)), n};
+}
+
 at::Tensor ScaleFormat::minimum(const Parameters& parameters) const {
   if (!two_level()) return parameters.at("minimum");
-  const at::Tensor n = parameters.at("minimum_codes").to(at::kFloat);
-  return -(per_group(parameters.at("super_minimum"), n.size(1)) * n);
+  const Parts parts = minimum_parts(parameters);
+  return -(parts.shared * parts.multiple);
 }
 
 int64_t imprecise_scales(const Parameters& parameters) {
@@ -139,13 +145,19 @@ int64_t imprecise_scales(const Parameters& parameters) {
   return count;
 }
 
-at::Tensor ScaleFormat::scale(const Parameters& parameters) const {
-  if (!two_level()) return parameters.at("scale");
+ScaleFormat::Parts ScaleFormat::parts(const Parameters& parameters) const {
+  if (!two_level()) return {parameters.at("scale"), at::ones_like(parameters.at("scale"))};
   const at::Tensor codes = parameters.at("scale_codes").to(at::kFloat);  // [O, G]
   at::Tensor q = scale_zero_ ? codes - bias() : codes + 1;
   if (is_signed_ && !scale_zero_)
     q = at::where(codes >= magnitudes(), magnitudes() - 1 - codes, q);  // −((code − magnitudes) + 1)
-  return per_group(parameters.at("super_scale"), codes.size(1)) * q;
+  return {per_group(parameters.at("super_scale"), codes.size(1)), q};
+}
+
+at::Tensor ScaleFormat::scale(const Parameters& parameters) const {
+  if (!two_level()) return parameters.at("scale");
+  const Parts found = parts(parameters);
+  return found.shared * found.multiple;
 }
 
 }  // namespace quant

@@ -32,6 +32,13 @@ class ScaleFormat {
   // The scales that they stand for, [O, G] float32. Differentiable.
   at::Tensor scale(const Parameters& parameters) const;
 
+  // What they are made of: scale = shared · multiple, [O, G] float32 each; one-level: multiples of 1.
+  struct Parts {
+    at::Tensor shared, multiple;
+  };
+  Parts parts(const Parameters& parameters) const;
+  Parts minimum_parts(const Parameters& parameters) const;  // of −minimum
+
   // The parameters with these scales in place of theirs; none where several groups or rows share what is stored.
   std::optional<Parameters> replaced(Parameters parameters, const at::Tensor& scale) const;
 

@@ -6,6 +6,7 @@
 #include <functional>
 
 #include "core/error.h"
+#include "core/io/ggml_types.h"
 
 namespace quant {
 
@@ -13,6 +14,10 @@ void RangeSearch::keys(core::Keys& k) {
   k.key("grid", grid, "candidates are p = 1 - i/grid", {1, 10000});
   k.key("max_shrink", max_shrink, "for i < grid * max_shrink", {0, 1, /*low_open=*/true});
   k.key("norm", norm, "exponent of the error that is least: sum of |w - w'|^norm", {0.1, 16});
+  core::Key& signs = k.key(
+      "both_signs", both_signs,
+      "also try the range mirrored at 0, which matters to signed_full: its level of largest magnitude has one sign");
+  if (!both_signs) signs.only_if_given();
 }
 
 void NoiseConfig::keys(core::Keys& k) {
@@ -31,7 +36,23 @@ void IncoherenceConfig::keys(core::Keys& k) {
   k.key("signs", signs, "random signs before each matrix, drawn from the seed");
 }
 
+std::vector<std::string> presets() {
+  std::vector<std::string> names;
+  for (const core::GgmlType* type : core::coded_ggml_types()) {
+    std::string name = type->name;
+    std::transform(name.begin(), name.end(), name.begin(), [](unsigned char c) { return std::tolower(c); });
+    names.push_back(std::move(name));
+  }
+  return names;
+}
+
 void WeightConfig::keys(core::Keys& k) {
+  std::vector<std::string> choices = presets();
+  choices.insert(choices.begin(), "none");
+  k.key("preset", preset,
+        "the grid of an element type of GGUF files, in place of the keys that make it; the resolved file holds those",
+        choices)
+      .only_if_given();
   k.key("bits", bits,
         "bits of a code, 1 to 8; 16 leaves the module in full precision and out of the bill's denominator", {1, 16});
   k.key("group_size", group_size,
@@ -106,6 +127,8 @@ void WeightConfig::check_levels() const {
 }
 
 void WeightConfig::check() const {
+  core::require(preset == "none", "{}: a preset stands for keys, and has no place here. Write the keys.",
+                where("preset"));
   if (!covered()) return;
   core::require(bits <= 8, "{} must be 1 to 8, or 16 for full precision, not {}.", where("bits"), bits);
   const bool one_sided = unread("symmetry").empty() && (symmetry == "narrow" || symmetry == "noclip");

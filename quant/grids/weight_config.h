@@ -14,6 +14,7 @@ struct RangeSearch : core::Section {
   int64_t grid = 100;
   double max_shrink = 0.8;
   double norm = 2.4;
+  bool both_signs = false;
 
   void keys(core::Keys& k) override;
 };
@@ -36,9 +37,12 @@ struct IncoherenceConfig : core::Section {
   bool selected() const { return hadamard != "none"; }
 };
 
+std::vector<std::string> presets();  // "q2_0", ...: every type of GGUF files whose blocks are made of codes
+
 struct WeightConfig : core::Section {
   static constexpr int64_t kFullPrecision = 16;  // `bits` of a module that is left as it is
 
+  std::string preset = "none";  // only in documents, see quant/grids/ggml_grid.h
   int64_t bits = 4;
   int64_t group_size = 64;
   std::string symmetry = "asymmetric";

@@ -1,10 +1,5 @@
 // Codes that are there already: those of a GGUF file, with its scales and minima, so that anybody's file is measured
-// beside the model in full precision without being rounded again. Every type is a grid of ours, bit for bit:
-//   Q4_0, Q5_0, Q8_0            symmetry: signed_full, groups of 32
-//   Q2_0, TQ2_0                 signed_full with the opposite sign of code and scale, groups of 64 and 256
-//   Q4_1, Q5_1                  zero_point: min, groups of 32
-//   Q2_K, Q4_K, Q5_K            zero_point: min, two-level scales and minima with scale_zero, groups of 16, 32 and 32
-//   Q3_K, Q6_K                  signed_full, two-level scales with scale_zero, groups of 16
+// beside the model in full precision without being rounded again (quant/grids/ggml_grid.h says on which grid).
 // Tensors that the file has as floats stay as the model has them.
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
@@ -15,6 +10,7 @@
 
 #include "core/error.h"
 #include "core/io/model_path.h"
+#include "quant/grids/ggml_grid.h"
 #include "quant/method.h"
 
 namespace quant {
@@ -24,23 +20,10 @@ namespace {
 using core::GgmlBlock;
 using core::GgmlGrid;
 
-WeightConfig config_of(const core::StoredCodes& codes) {
-  const GgmlGrid& grid = codes.grid;
-  WeightConfig config;
-  config.bits = grid.bits;
-  config.group_size = grid.group;
-  config.symmetry = grid.has_minimum ? "asymmetric" : "signed_full";
-  if (grid.has_minimum) config.zero_point = "min";
-  config.scale_bits = grid.scale_bits;
-  config.scale_zero = grid.is_two_level();
-  if (grid.is_two_level()) config.scale_group = codes.block / grid.group;
-  return config;
-}
-
 // Q2_0 and TQ2_0 have their level 0 at code 1; signed_full has it at 2.
 bool is_mirrored(const GgmlGrid& grid) { return !grid.has_minimum && grid.zero != int64_t{1} << (grid.bits - 1); }
 
-// [O, I] codes, and the parameters of a format that config_of has made.
+// [O, I] codes, and the parameters of a format that weight_config_of has made.
 Encoded read_codes(const core::StoredCodes& stored, int64_t O, int64_t I, const WeightFormat& format) {
   const GgmlGrid& grid = stored.grid;
   const int64_t blocks = I / stored.block, groups = stored.block / grid.group;  // of a row; of a block
@@ -57,7 +40,8 @@ Encoded read_codes(const core::StoredCodes& stored, int64_t O, int64_t I, const 
       for (int64_t b = 0; b < blocks; ++b, k += stored.block) {
         const GgmlBlock& block = row[static_cast<size_t>(b)];
         std::copy_n(block.codes.begin(), stored.block, k);
-        scale.mutable_data_ptr<float>()[o * blocks + b] = mirrored ? -block.scale : block.scale;
+        scale.mutable_data_ptr<float>()[o * blocks + b] =
+            static_cast<float>(grid.step) * (mirrored ? -block.scale : block.scale);
         if (grid.has_minimum) minimum.mutable_data_ptr<float>()[o * blocks + b] = block.minimum;
         for (int64_t g = 0; grid.is_two_level() && g < groups; ++g) {
           const int64_t at = (o * blocks + b) * groups + g;
@@ -102,7 +86,7 @@ struct Stored : Method {
     const std::vector<int64_t> shape{slot.out_features(), slot.in_features()};
     core::require(stored.shape == shape, "{}: {} is [{}] in {}, and [{}] in the model. Give the GGUF of this model.",
                   where("file"), name, fmt::join(stored.shape, ", "), file, fmt::join(shape, ", "));
-    if (stored.codes) return BroughtCodes{name, config_of(*stored.codes)};
+    if (stored.codes) return BroughtCodes{name, weight_config_of(stored.codes->grid, stored.codes->block)};
     core::require(stored.view || stored.type == "F32" || stored.type == "F16" || stored.type == "BF16",
                   "{}: {} is {} in {}, whose codes are no grid of ours. Measure the file itself: model.path, method: "
                   "none.",

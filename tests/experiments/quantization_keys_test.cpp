@@ -94,6 +94,7 @@ class QuantizationProof : public Proof {
         {"calibration.min_token_fraction", [this] { experts("calibration.min_token_fraction=0.3"); }},
         {"calibration.fallback",
          [this] { experts("calibration.fallback=pooled", {"calibration.min_token_fraction=0.3"}); }},
+        {"quant.weight.preset", [this] { preset(); }},
         {"quant.weight.bits", [this] { changes_the_result("quant.weight.bits=3"); }},
         {"quant.weight.group_size", [this] { changes_the_result("quant.weight.group_size=32"); }},
         {"quant.weight.symmetry", [this] { each_choice_differs("quant.weight.symmetry"); }},
@@ -116,6 +117,10 @@ class QuantizationProof : public Proof {
          [this] { changes_the_result("quant.weight.range_search.max_shrink=0.1", kSearched); }},
         {"quant.weight.range_search.norm",
          [this] { changes_the_result("quant.weight.range_search.norm=1", kSearched); }},
+        {"quant.weight.range_search.both_signs",
+         [this] {
+           changes_the_result("quant.weight.range_search.both_signs=true", {"quant.weight.symmetry=signed_full"});
+         }},
         {"quant.weight.clip", [this] { changes_the_result("quant.weight.clip=0.9"); }},
         {"quant.weight.offset", [this] { changes_the_result("quant.weight.offset=0.25"); }},
         {"quant.weight.rounding", [this] { changes_the_result("quant.weight.rounding=stochastic"); }},
@@ -158,6 +163,16 @@ class QuantizationProof : public Proof {
   }
 
  private:
+  // Stands for keys: a run has the id of the same run with those.
+  void preset() {
+    const Strings preset{"quant.weight={preset: q4_0}"},
+        keys{"quant.weight={bits: 4, group_size: 32, symmetry: signed_full}"};
+    EXPECT_EQ(lab_.id(preset), lab_.id(keys));
+    EXPECT_NE(lab_.nll(preset), lab_.nll());
+    EXPECT_EQ(
+        lab_.id({"quant.rules=[{match: '*.up_proj', weight: {preset: q4_0}}]"}),
+        lab_.id({"quant.rules=[{match: '*.up_proj', weight: {bits: 4, group_size: 32, symmetry: signed_full}}]"}));
+  }
   // In one of the files every matrix has a code that is another one.
   void stored_file() {
     const auto with = [&](const std::string& name, const core::GgufBytes& file) {

@@ -2,11 +2,14 @@
 // replication and qat.
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
+#include <fmt/ranges.h>
 
 #include <cmath>
 #include <filesystem>
+#include <set>
 
 #include "core/io/files.h"
+#include "core/io/gguf.h"
 #include "core/text/load_tokenizer.h"
 #include "tests/experiments/keys.h"
 
@@ -58,6 +61,11 @@ class RunProof : public Proof {
         {"runtime.prefix.tokens", [this] { changes_the_result("runtime.prefix.tokens=[5, 17]"); }},
         {"machine.cache_bytes", [this] { cache_bytes(); }},
         {"checkpoint", [this] { checkpoint(); }},
+        {"exports.gguf.path", [this] { export_path(); }},
+        {"exports.gguf.type", [this] { EXPECT_EQ(exported("type: q4_0"), "BF16 F32 Q4_0"); }},
+        {"exports.gguf.allow_refit", [this] { allow_refit(); }},
+        {"exports.gguf.embedding", [this] { EXPECT_EQ(exported("embedding: q8_0"), "F32 Q2_0 Q8_0"); }},
+        {"exports.gguf.split_above", [this] { split_above(); }},
         {"sweep.grid", [this] { EXPECT_EQ(lab_.run({"sweep.grid={quant.weight.bits: [2, 3]}"}).rows.size(), 2u); }},
         {"sweep.cases",
          [this] { EXPECT_EQ(lab_.run({"sweep.cases=[{quant.weight.bits: 2}, {}, {}]"}).rows.size(), 3u); }},
@@ -114,6 +122,47 @@ class RunProof : public Proof {
     EXPECT_NEAR(rounded["quantized"]["perplexity"][0]["kl_of_inputs"], kl(rounded) - kl(floats), 1e-9);
     EXPECT_FALSE(floats["quantized"]["perplexity"][0].contains("kl_of_inputs"));
   }
+  // The types of a run's tensors in its GGUF file.
+  std::string exported(const std::string& options, const std::string& grid = "symmetry=signed_full") {
+    const std::string file = lab_.file("exported.gguf");
+    const Json row = lab_.row({"quant.weight." + grid, "exports.gguf={path: " + file + ", " + options + "}"});
+    EXPECT_EQ(row["id"], lab_.id({"quant.weight." + grid})) << "an export changes no result";
+    std::set<std::string> types;
+    const core::Gguf gguf = core::Gguf::open(file);
+    for (const core::GgufTensor& tensor : gguf.tensors()) types.insert(tensor.type->name);
+    return fmt::format("{}", fmt::join(types, " "));
+  }
+  // In the run directory unless it is said where to; also of a run that was finished before.
+  void export_path() {
+    const Strings plain{"quant.weight.symmetry=signed_full"}, asked{plain[0], "exports.gguf={}"};
+    const std::string file = lab_.directory(lab_.row(plain)) + "/model.gguf";
+    EXPECT_FALSE(fs::exists(file));
+    lab_.row(asked);
+    EXPECT_TRUE(fs::exists(file));
+    EXPECT_EQ(exported("type: auto"), "BF16 F32 Q2_0");
+    EXPECT_THAT(core::message_of([&] {
+                  lab_.run({"exports.gguf={path: x.gguf}", "sweep.grid={quant.weight.symmetry: [span, narrow]}"});
+                }),
+                ::testing::HasSubstr("several runs would write x.gguf"));
+    EXPECT_THAT(core::message_of([&] {
+                  lab_.run({asked[0], asked[1], "checkpoint=discard"});
+                }),
+                ::testing::HasSubstr("Use checkpoint: keep"));
+  }
+  void allow_refit() {
+    const std::string table = "codebook=normal_float";
+    EXPECT_THAT(core::message_of([&] { exported("allow_refit: false", table); }),
+                ::testing::HasSubstr("no type holds"));
+    EXPECT_EQ(exported("allow_refit: true", table), "BF16 F32 Q2_0");
+  }
+  void split_above() {
+    lab_.row({"quant.weight.symmetry=signed_full",
+              "exports.gguf={split_above: 0.0001, path: " + lab_.file("parts.gguf") + "}"});
+    const Strings files = lab_.listing();
+    EXPECT_GE(
+        std::count_if(files.begin(), files.end(), [](const auto& file) { return file.starts_with("parts-0000"); }), 2);
+  }
+
   void rows() {
     const Strings packed{"runtime.linears=packed"};
     const Json by_tile = lab_.row(packed), by_code = lab_.row({packed[0], "runtime.rows=1000000"});

@@ -10,6 +10,7 @@
 
 #include "core/io/data_roots.h"
 #include "core/io/files.h"
+#include "core/io/model_path.h"
 #include "experiments/measure/task_text.h"
 #include "experiments/results/compare.h"
 #include "models/registry.h"
@@ -313,26 +314,30 @@ TEST(McNemar, IsTheExactBinomialTest) {
   EXPECT_DOUBLE_EQ(mcnemar(4, 4), 1);
 }
 
-// Documents of the test data, the first `limit` of each task (0: all), as the harness scores them on wiki-qwen3. There
-// is no item whose two best answers lie so near that accuracies could differ.
-void expect_the_scores_of_the_harness(int64_t limit) {
+// Documents of the test data, the first `limit` of each task (0: all that the golden file has), as the harness scores
+// them. There is no item whose two best answers lie so near that accuracies could differ.
+void expect_the_scores_of_the_harness(const std::string& name_of_model, int64_t limit) {
   const char* data = std::getenv("REFRAIN_DATA");
   if (data == nullptr || !core::is_directory(std::string(data) + "/tasks"))
     GTEST_SKIP() << "REFRAIN_DATA holds no tasks: it names the test data";
-  const Json golden = Json::parse(core::read_file(kGolden + "wiki-qwen3.json"))["tasks"];
+  const std::vector<std::string> models = core::list_models();
+  if (std::find(models.begin(), models.end(), name_of_model) == models.end())
+    GTEST_SKIP() << name_of_model << " is not here. Fetch it: tools/get_model " << name_of_model;
+  const Json file = Json::parse(core::read_file(kGolden + name_of_model + ".json")), golden = file["tasks"];
   ASSERT_EQ(golden.size(), 4U);
+  const int64_t items_of_task = limit > 0 ? limit : file["limit"].is_null() ? 0 : file["limit"].get<int64_t>();
   Resources resources("");
   Spec spec;
   spec.device = "cpu";
-  const ModelFiles& files = resources.model("wiki-qwen3");
+  const ModelFiles& files = resources.model(name_of_model);
   const auto model = models::build(files.config);
   const core::Weights weights = weights_of(spec, files);
   model->load_embedding_and_head(weights);
   core::ResidentSource source(weights);
   for (const auto& [name, task] : golden.items()) {
     SCOPED_TRACE(name);
-    const TaskItems items =
-        task_items(task_texts({.name = name, .limit = limit, .where = "names"}), *files.tokenizer, model->shape());
+    const TaskItems items = task_items(task_texts({.name = name, .limit = items_of_task, .where = "names"}),
+                                       *files.tokenizer, model->shape());
     const std::vector<Likelihood> found = likelihoods(*model, source, items.texts, {.batch_tokens = 4096});
     const auto expected = task["loglikelihoods"].get<std::vector<double>>();
     const auto greedy = task["greedy"].get<std::vector<int>>();
@@ -356,8 +361,9 @@ void expect_the_scores_of_the_harness(int64_t limit) {
   }
 }
 
-TEST(GoldenTasks, WikiQwen3) { expect_the_scores_of_the_harness(150); }
-TEST(LongGoldenTasks, WikiQwen3) { expect_the_scores_of_the_harness(0); }
+TEST(GoldenTasks, WikiQwen3) { expect_the_scores_of_the_harness("wiki-qwen3", 150); }
+TEST(LongGoldenTasks, WikiQwen3) { expect_the_scores_of_the_harness("wiki-qwen3", 0); }
+TEST(LongReal, TasksOfSmolLm2) { expect_the_scores_of_the_harness("smollm2-135m", 0); }
 
 }  // namespace
 }  // namespace experiments

@@ -84,4 +84,7 @@ if(NOT REFRAIN_SANITIZE)
   find_package(Python3 REQUIRED COMPONENTS Interpreter)
   refrain_test(test_bootstrap quick FALSE ${Python3_EXECUTABLE} -B -m unittest discover
                -s ${CMAKE_SOURCE_DIR}/tests/bootstrap -p *_test.py)
+  # What we export, run by stock llama.cpp, which is one of the Python tools of .venv.
+  refrain_test(test_llama_cpp quick TRUE ${CMAKE_SOURCE_DIR}/.venv/bin/python -B -m unittest discover
+               -s ${CMAKE_SOURCE_DIR}/tests/export -p *_test.py)
 endif()

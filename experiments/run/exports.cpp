@@ -1,0 +1,51 @@
+#include "experiments/run/exports.h"
+
+#include <filesystem>
+#include <map>
+
+#include "core/error.h"
+#include "experiments/run/directories.h"
+
+namespace experiments {
+
+namespace {
+
+// Where an exporter of the run writes to.
+std::string path_of(const Run& run, const exports::Exporter& exporter) {
+  const std::string given = exporter.path();
+  return given.empty() ? run.directory + "/" + exporter.default_name() : given;
+}
+
+}  // namespace
+
+void check_export_paths(const std::vector<Run>& runs) {
+  std::map<std::string, size_t> writers;
+  for (const Run& run : runs) {
+    for (const auto& [name, exporter] : run.spec().exports.asked()) {
+      const std::string path = exporter->path();
+      core::require(path.empty() || ++writers[path] == 1,
+                    "{}: several runs would write {}. Leave path out: each then writes into its own directory.",
+                    exporter->where("path"), path);
+    }
+  }
+}
+
+void write_exports(const Run& run) {
+  const auto asked = run.spec().exports.asked();
+  if (asked.empty()) return;
+  std::optional<exports::ModelToExport> model;
+  for (const auto& [name, exporter] : asked) {
+    const std::string path = path_of(run, *exporter);
+    if (exporter->path().empty() && std::filesystem::exists(exports::table_beside(path))) continue;
+    if (!model) {
+      const std::string checkpoint = checkpoint_directory(run.directory);
+      core::require(!run.quantizes() || std::filesystem::exists(checkpoint),
+                    "{}: its checkpoint is gone, and exports are made from it. Run it again with --force.",
+                    run.directory);
+      model = exports::open_to_export(run.quantizes() ? checkpoint : run.files->path);
+    }
+    exports::exported(name, *exporter, *model, path);
+  }
+}
+
+}  // namespace experiments

@@ -1,0 +1,16 @@
+// What a run writes for other programs: the section `exports`.
+#pragma once
+
+#include <vector>
+
+#include "experiments/run/run.h"
+
+namespace experiments {
+
+// Refuses runs that would write over each other.
+void check_export_paths(const std::vector<Run>& runs);
+
+// Writes them for a finished run, from its checkpoint; what lies in its directory already stays.
+void write_exports(const Run& run);
+
+}  // namespace experiments

@@ -1,0 +1,136 @@
+"""Stock llama.cpp (the package xllamacpp) on files that ./export_model has written: logits of transformers on the golden
+folders, decoded blocks of every type, and a quantized model's perplexity as Refrain measures it."""
+
+import ctypes
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "bench"))
+
+try:
+    import numpy
+    from safetensors.numpy import load_file
+
+    import llama_cpp
+except ImportError as missing:
+    raise unittest.SkipTest(f"{missing.name} is not installed; ./run_tests installs it") from missing
+
+GOLDEN = ROOT / "tests" / "golden" / "models"
+TOKENIZER = {  # of no text: ids are given
+    "added_tokens": [], "normalizer": None, "post_processor": None, "decoder": {"type": "ByteLevel"},
+    "pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "ByteLevel", "add_prefix_space": False}]},
+    "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": ["a b"]}}
+
+
+def run(program, *arguments):
+    done = subprocess.run([ROOT / program, "--no-build", *map(str, arguments)], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(done.stderr.strip())
+    return done.stdout
+
+
+class Exported(unittest.TestCase):
+    def setUp(self):
+        self.folder = Path(self.enterContext(tempfile.TemporaryDirectory()))
+
+    def golden(self, name, config=lambda keys: keys):
+        """A golden folder with a tokenizer, exported."""
+        folder = self.folder / name
+        folder.mkdir()
+        for file in (GOLDEN / name).iterdir():
+            if file.suffix in (".json", ".safetensors"):
+                (folder / file.name).write_bytes(file.read_bytes())
+        keys = config(json.loads((folder / "config.json").read_text()))
+        (folder / "config.json").write_text(json.dumps(keys))
+        (folder / "tokenizer.json").write_text(json.dumps(TOKENIZER))
+        file = self.folder / f"{name}.gguf"
+        run("export_model", folder, "--gguf", file)
+        return file
+
+    def test_golden_folders_have_the_logits_of_transformers(self):
+        for name in ("llama_llama3", "llama_linear", "llama_biases", "qwen3_tied", "qwen3_moe", "deepseek"):
+            with self.subTest(name):
+                expected = load_file(GOLDEN / name / "expected.safetensors")
+                model = llama_cpp.LlamaCpp(self.golden(name), 1, 256)
+                for ids, logits in zip(expected["ids"], expected["logits"]):
+                    difference = numpy.abs(model.logits_of(ids) - logits).max()
+                    self.assertLess(difference, 0.02 * numpy.abs(logits).max())  # weights of 16 bits: inputs too
+                model.close()
+
+    def test_latent_attention_is_read_unsplit(self):
+        def plain(keys):  # without a stretched context, of which llama.cpp has one factor
+            keys["rope_scaling"] = None
+            return keys
+
+        model = llama_cpp.LlamaCpp(self.golden("deepseek_v2_yarn", plain), 1, 256)
+        self.assertEqual(model.logits_of(numpy.arange(7)).shape, (7, model.vocabulary))
+        model.close()
+
+    def test_a_quantized_model_has_its_perplexity(self):
+        text = (ROOT / "data" / "corpora" / "tiny" / "valid.txt")
+        config = self.folder / "a.yaml"
+        config.write_text(
+            "name: a\nmodel: {path: tiny-qwen3}\n"
+            "quant: {method: rtn, weight: {preset: q2_0}}\n"
+            "measure: {perplexity: [{corpus: tiny/valid, seq_len: 128, windows: 20}]}\n"
+            "sweep: {cases: [{}, {quant.weight: {preset: q4_0}}, {quant.weight: {preset: q5_1}}]}\n"
+            "exports: {gguf: {}}\n")
+        run("run_experiment", config, "--out", self.folder / "runs")
+        directories = [file.parent for file in (self.folder / "runs").glob("a/*/results.json")]
+        self.assertEqual(len(directories), 3)
+        for directory in directories:
+            ours = json.loads((directory / "results.json").read_text())["quantized"]["perplexity"][0]["ppl"]
+            model = llama_cpp.LlamaCpp(directory / "model.gguf", 1, 128)
+            theirs = model.perplexity(model.tokens_of(text.read_text()), 128, 20)
+            self.assertLess(abs(theirs / ours - 1), 0.005, directory)  # llama.cpp rounds inputs to 8 bits
+            model.close()
+
+    def test_blocks_decode_as_ggml_decodes_them(self):
+        """What Refrain says a block is, asked of ggml itself, on files of every type that rows of 128 hold."""
+        lib = llama_cpp.library()
+        for kind in ("q2_0", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0"):
+            file, again = self.folder / f"{kind}.gguf", self.folder / f"{kind}.f32.gguf"
+            run("export_model", "tiny-qwen3", "--gguf", file, "--set", f"gguf.embedding={kind}")
+            run("export_model", file, "--gguf", again, "--set", "gguf.embedding=f32")
+            raw, floats = tensor_of(file, "token_embd.weight"), tensor_of(again, "token_embd.weight")
+            count = len(floats) // 4
+            decoded = numpy.empty(count, numpy.float32)
+            decode = getattr(lib, f"dequantize_row_{kind}")
+            decode.argtypes = [ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int64]
+            decode(raw, decoded.ctypes.data, count)
+            numpy.testing.assert_array_equal(decoded, numpy.frombuffer(floats, numpy.float32), kind)
+
+
+def tensor_of(file, name):
+    """The bytes of a tensor, found by the gguf library of ggml."""
+    lib = llama_cpp.library()
+
+    class Parameters(ctypes.Structure):  # gguf_init_params
+        _fields_ = [("no_alloc", ctypes.c_bool), ("ctx", ctypes.c_void_p)]
+
+    for function, result, arguments in [
+        ("gguf_init_from_file", ctypes.c_void_p, [ctypes.c_char_p, Parameters]),
+        ("gguf_find_tensor", ctypes.c_int64, [ctypes.c_void_p, ctypes.c_char_p]),
+        ("gguf_get_tensor_offset", ctypes.c_size_t, [ctypes.c_void_p, ctypes.c_int64]),
+        ("gguf_get_tensor_size", ctypes.c_size_t, [ctypes.c_void_p, ctypes.c_int64]),
+        ("gguf_get_data_offset", ctypes.c_size_t, [ctypes.c_void_p]),
+        ("gguf_free", None, [ctypes.c_void_p])]:
+        getattr(lib, function).restype, getattr(lib, function).argtypes = result, arguments
+    context = lib.gguf_init_from_file(str(file).encode(), Parameters(True, None))
+    index = lib.gguf_find_tensor(context, name.encode())
+    start = lib.gguf_get_data_offset(context) + lib.gguf_get_tensor_offset(context, index)
+    size = lib.gguf_get_tensor_size(context, index)
+    lib.gguf_free(context)
+    return Path(file).read_bytes()[start : start + size]
+
+
+if __name__ == "__main__":
+    unittest.main()
