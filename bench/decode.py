@@ -1,8 +1,8 @@
 """Reading a prompt and writing tokens by Refrain with packed weights beside llama.cpp: tokens per second on this machine.
 
 Both get the same shape, threads, prompt length and number of tokens to write, one sequence, greedy. Refrain is the
-program that a user starts, with the measure `latency`; llama.cpp is the library inside the package `xllamacpp`, called
-through ctypes in this process. Rounds of the two alternate, so that a change of the machine's load meets both. Medians
+program that a user starts, with the measure `latency`; llama.cpp is the library inside the package `xllamacpp`
+(bench/llama_cpp.py). Rounds of the two alternate, so that a change of the machine's load meets both. Medians
 of the rounds are printed, and the best round, which a busy machine disturbs least.
 
 Without --peer a GGUF of random blocks is written in the model's shape: the time does not depend on what weights say.
@@ -14,7 +14,6 @@ Its embedding is Q8_0, or Q6_K beside Q2_K, as llama.cpp's own converter would h
 """
 
 import argparse
-import ctypes
 import json
 import os
 import statistics
@@ -25,14 +24,11 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-# How threads wait is for each side's own program to say: our setting would put llama.cpp's to sleep.
-for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"):
-    os.environ.pop(name, None)
-
 try:
     import gguf
     import numpy
-    import xllamacpp
+
+    import llama_cpp
 except ImportError as missing:
     sys.exit(f"decode: {missing.name} is not installed. Run: pip install xllamacpp gguf numpy")
 
@@ -51,72 +47,26 @@ class Rates:
 # ---- llama.cpp ----
 
 
-class Batch(ctypes.Structure):  # llama_batch
-    _fields_ = [("n_tokens", ctypes.c_int32)] + [
-        (name, ctypes.c_void_p) for name in ("token", "embd", "pos", "n_seq_id", "seq_id", "logits")
-    ]
-
-
-class Settings(ctypes.Structure):
-    """llama_model_params or llama_context_params. Longer than both, in every version: a structure of this size is
-    returned and passed in memory, where the library reads and writes as much of it as it knows."""
-
-    _fields_ = [("words", ctypes.c_uint32 * 256)]
-
-
-class LlamaCpp:
+class Timed:
     def __init__(self, file, threads, context):
-        lib = self.lib = ctypes.CDLL(xllamacpp.xllamacpp.__file__)
-        silent = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
-        self.silent = silent(lambda level, text, data: None)
-        lib.llama_log_set(self.silent, None)
-        lib.llama_model_default_params.restype = lib.llama_context_default_params.restype = Settings
-        lib.llama_model_load_from_file.restype = lib.llama_init_from_model.restype = ctypes.c_void_p
-        lib.llama_model_load_from_file.argtypes = [ctypes.c_char_p, Settings]
-        lib.llama_init_from_model.argtypes = [ctypes.c_void_p, Settings]
-        lib.llama_get_memory.restype, lib.llama_get_memory.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
-        lib.llama_memory_clear.argtypes = [ctypes.c_void_p, ctypes.c_bool]
-        lib.llama_set_n_threads.argtypes = [ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32]
-        lib.llama_batch_get_one.restype, lib.llama_batch_get_one.argtypes = Batch, [ctypes.c_void_p, ctypes.c_int32]
-        lib.llama_decode.argtypes = [ctypes.c_void_p, Batch]
-        lib.llama_get_logits_ith.restype = ctypes.POINTER(ctypes.c_float)
-        lib.llama_get_logits_ith.argtypes = [ctypes.c_void_p, ctypes.c_int32]
-        lib.llama_model_get_vocab.restype, lib.llama_model_get_vocab.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
-        lib.llama_vocab_n_tokens.argtypes = [ctypes.c_void_p]
-        lib.llama_print_system_info.restype = ctypes.c_char_p
-        lib.llama_backend_init()
-        model = lib.llama_model_load_from_file(str(file).encode(), lib.llama_model_default_params())
-        if not model:
-            sys.exit(f"decode: llama.cpp cannot read {file}.")
-        settings = lib.llama_context_default_params()
-        settings.words[0] = context  # n_ctx; n_batch and n_ubatch stay 2048 and 512
-        self.context = lib.llama_init_from_model(model, settings)
-        if not self.context:
-            sys.exit(f"decode: llama.cpp makes no context of {context} tokens for {file}.")
-        lib.llama_set_n_threads(self.context, threads, threads)
-        self.vocabulary = lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(model))
-
-    def likeliest_after(self, tokens):
-        """Reads tokens (int32) and returns the likeliest next one."""
-        batch = self.lib.llama_batch_get_one(tokens.ctypes.data, len(tokens))
-        if self.lib.llama_decode(self.context, batch) != 0:
-            sys.exit("decode: llama_decode failed.")
-        logits = self.lib.llama_get_logits_ith(self.context, -1)
-        return int(numpy.ctypeslib.as_array(logits, (self.vocabulary,)).argmax())
+        try:
+            self.model = llama_cpp.LlamaCpp(file, threads, context)
+        except RuntimeError as error:
+            sys.exit(f"decode: {error}")
 
     def run(self, prompt, generate):
         """Returns the seconds to the first token and of all behind it, as the measure `latency` takes them."""
-        self.lib.llama_memory_clear(self.lib.llama_get_memory(self.context), True)
+        self.model.clear()
         start = time.perf_counter()
-        token = self.likeliest_after(prompt)
+        token = self.model.likeliest_after(prompt)
         first = time.perf_counter() - start
         for _ in range(generate):
-            token = self.likeliest_after(numpy.array([token], numpy.int32))
+            token = self.model.likeliest_after(numpy.array([token], numpy.int32))
         return first, time.perf_counter() - start - first
 
     def round(self, a):
         """Mean tokens per second of the prompt and of writing, over the repetitions of a round."""
-        prompt = numpy.random.default_rng(0).integers(0, self.vocabulary, a.context).astype(numpy.int32)
+        prompt = numpy.random.default_rng(0).integers(0, self.model.vocabulary, a.context).astype(numpy.int32)
         runs = [self.run(prompt, a.generate) for _ in range(a.repetitions + 1)][1:]  # the first warms up
         return (
             statistics.mean(a.context / first for first, _ in runs),
@@ -262,7 +212,7 @@ def main():
             peer_file = folder / "random.gguf"
             config = json.loads((a.model / "config.json").read_text())
             write_random(peer_file, config, gguf.GGMLQuantizationType[kind])
-        peer = LlamaCpp(peer_file, a.threads, a.context + a.generate)
+        peer = Timed(peer_file, a.threads, a.context + a.generate)
         name = f"llama.cpp, {a.peer.name if a.peer else kind}"
         rates = {bits: Rates() for bits in a.bits}
         peer_rates = Rates()
@@ -272,8 +222,8 @@ def main():
                 own.prompt.append(prompt)
                 own.decode.append(decode)
     print(f"{a.threads} threads, prompt of {a.context} tokens, {a.generate} written, {a.rounds} rounds of {a.repetitions};")
-    print(f"xllamacpp {xllamacpp.__version__}, load average {os.getloadavg()[0]:.1f}")
-    print(f"{peer.lib.llama_print_system_info().decode()}\nRatios are those to llama.cpp, by medians and by best rounds.\n")
+    print(f"xllamacpp {llama_cpp.xllamacpp.__version__}, load average {os.getloadavg()[0]:.1f}")
+    print(f"{peer.model.lib.llama_print_system_info().decode()}\nRatios are those to llama.cpp, by medians and by best rounds.\n")
     print("| what | tokens/s | best | ratio | of best | goal | prompt tokens/s | best | ratio | of best | goal |")
     print("|---|---|---|---|---|---|---|---|---|---|---|")
     row(name, peer_rates, peer_rates, None)

@@ -24,6 +24,10 @@ class Settings(ctypes.Structure):
     _fields_ = [("words", ctypes.c_uint32 * 256)]
 
 
+class GgufParameters(ctypes.Structure):  # gguf_init_params
+    _fields_ = [("no_alloc", ctypes.c_bool), ("ctx", ctypes.c_void_p)]
+
+
 def library():
     """The library, with the types of the functions that are called."""
     lib = ctypes.CDLL(xllamacpp.xllamacpp.__file__)
@@ -48,10 +52,65 @@ def library():
         ("llama_print_system_info", text, []),
         ("ggml_quantize_chunk", ctypes.c_size_t, [ctypes.c_int, pointer, pointer, ctypes.c_int64, ctypes.c_int64,
                                                   ctypes.c_int64, pointer]),
+        ("gguf_init_from_file", pointer, [text, GgufParameters]),
+        ("gguf_free", None, [pointer]),
+        ("gguf_get_n_tensors", ctypes.c_int64, [pointer]),
+        ("gguf_get_tensor_name", text, [pointer, ctypes.c_int64]),
+        ("gguf_get_tensor_type", ctypes.c_int, [pointer, ctypes.c_int64]),
+        ("gguf_get_tensor_offset", ctypes.c_size_t, [pointer, ctypes.c_int64]),
+        ("gguf_get_tensor_size", ctypes.c_size_t, [pointer, ctypes.c_int64]),
+        ("gguf_get_data_offset", ctypes.c_size_t, [pointer]),
+        ("ggml_type_name", text, [ctypes.c_int]),
     ]:
         function = getattr(lib, name)
         function.restype, function.argtypes = result, arguments
     return lib
+
+
+class Tensors:
+    """The tensors of a GGUF file, found by ggml's own library."""
+
+    def __init__(self, file):
+        self.lib, self.file = library(), file
+        held = self.lib.gguf_init_from_file(str(file).encode(), GgufParameters(True, None))
+        if not held:
+            raise RuntimeError(f"ggml cannot read {file}")
+        start = self.lib.gguf_get_data_offset(held)
+        self.places = {}  # name: number of the type, first byte, bytes
+        for i in range(self.lib.gguf_get_n_tensors(held)):
+            self.places[self.lib.gguf_get_tensor_name(held, i).decode()] = (
+                self.lib.gguf_get_tensor_type(held, i),
+                start + self.lib.gguf_get_tensor_offset(held, i),
+                self.lib.gguf_get_tensor_size(held, i),
+            )
+        self.lib.gguf_free(held)
+
+    def bytes_of(self, name):
+        _, start, size = self.places[name]
+        with open(self.file, "rb") as file:
+            file.seek(start)
+            return file.read(size)
+
+    def type_of(self, name):
+        return self.lib.ggml_type_name(self.places[name][0]).decode()
+
+    def floats_of(self, name):
+        """The tensor decoded by ggml, flat float32."""
+        kind, raw = self.type_of(name), self.bytes_of(name)
+        if kind == "f32":
+            return numpy.frombuffer(raw, numpy.float32)
+        if kind == "f16":
+            return numpy.frombuffer(raw, numpy.float16).astype(numpy.float32)
+        if kind == "bf16":
+            return (numpy.frombuffer(raw, numpy.uint16).astype(numpy.uint32) << 16).view(numpy.float32)
+        self.lib.ggml_blck_size.restype = ctypes.c_int64
+        self.lib.ggml_type_size.restype = ctypes.c_size_t
+        number = self.places[name][0]
+        values = numpy.empty(len(raw) // self.lib.ggml_type_size(number) * self.lib.ggml_blck_size(number), numpy.float32)
+        decode = getattr(self.lib, f"dequantize_row_{kind}")
+        decode.restype, decode.argtypes = None, [ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int64]
+        decode(raw, values.ctypes.data, len(values))
+        return values
 
 
 class LlamaCpp:

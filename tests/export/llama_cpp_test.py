@@ -1,11 +1,7 @@
 """Stock llama.cpp (the package xllamacpp) on files that ./export_model has written: logits of transformers on the golden
 folders, decoded blocks of every type, and a quantized model's perplexity as Refrain measures it."""
 
-import ctypes
 import json
-import math
-import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -95,41 +91,14 @@ class Exported(unittest.TestCase):
 
     def test_blocks_decode_as_ggml_decodes_them(self):
         """What Refrain says a block is, asked of ggml itself, on files of every type that rows of 128 hold."""
-        lib = llama_cpp.library()
         for kind in ("q2_0", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0"):
             file, again = self.folder / f"{kind}.gguf", self.folder / f"{kind}.f32.gguf"
             run("export_model", "tiny-qwen3", "--gguf", file, "--set", f"gguf.embedding={kind}")
             run("export_model", file, "--gguf", again, "--set", "gguf.embedding=f32")
-            raw, floats = tensor_of(file, "token_embd.weight"), tensor_of(again, "token_embd.weight")
-            count = len(floats) // 4
-            decoded = numpy.empty(count, numpy.float32)
-            decode = getattr(lib, f"dequantize_row_{kind}")
-            decode.argtypes = [ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int64]
-            decode(raw, decoded.ctypes.data, count)
-            numpy.testing.assert_array_equal(decoded, numpy.frombuffer(floats, numpy.float32), kind)
-
-
-def tensor_of(file, name):
-    """The bytes of a tensor, found by the gguf library of ggml."""
-    lib = llama_cpp.library()
-
-    class Parameters(ctypes.Structure):  # gguf_init_params
-        _fields_ = [("no_alloc", ctypes.c_bool), ("ctx", ctypes.c_void_p)]
-
-    for function, result, arguments in [
-        ("gguf_init_from_file", ctypes.c_void_p, [ctypes.c_char_p, Parameters]),
-        ("gguf_find_tensor", ctypes.c_int64, [ctypes.c_void_p, ctypes.c_char_p]),
-        ("gguf_get_tensor_offset", ctypes.c_size_t, [ctypes.c_void_p, ctypes.c_int64]),
-        ("gguf_get_tensor_size", ctypes.c_size_t, [ctypes.c_void_p, ctypes.c_int64]),
-        ("gguf_get_data_offset", ctypes.c_size_t, [ctypes.c_void_p]),
-        ("gguf_free", None, [ctypes.c_void_p])]:
-        getattr(lib, function).restype, getattr(lib, function).argtypes = result, arguments
-    context = lib.gguf_init_from_file(str(file).encode(), Parameters(True, None))
-    index = lib.gguf_find_tensor(context, name.encode())
-    start = lib.gguf_get_data_offset(context) + lib.gguf_get_tensor_offset(context, index)
-    size = lib.gguf_get_tensor_size(context, index)
-    lib.gguf_free(context)
-    return Path(file).read_bytes()[start : start + size]
+            theirs = llama_cpp.Tensors(file)
+            self.assertEqual(theirs.type_of("token_embd.weight"), kind)
+            numpy.testing.assert_array_equal(theirs.floats_of("token_embd.weight"),
+                                             llama_cpp.Tensors(again).floats_of("token_embd.weight"), kind)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,159 @@
+"""Files that Refrain exports, run by stock llama.cpp, beside the numbers that Refrain measured; and what ggml itself makes
+of the same weights in the same bytes.
+
+    .venv/bin/python bench/gguf.py run RUN...             perplexity of each run's model.gguf by llama.cpp beside the run's
+                      [--text FILE] [--prompts 20]        own, greedy text of both, tokens per second, bytes
+    .venv/bin/python bench/gguf.py requantize OURS FULL OUT   the file OURS with the tensors of blocks quantized by
+                      [--importance MODULES]                  ggml_quantize_chunk from those of FULL, a file in full
+                                                              precision; OUT is as large as OURS
+RUN is a run directory with `exports: {gguf: {}}`. With windows of the first perplexity of the run; --text is its corpus.
+"""
+
+import argparse
+import ctypes
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+try:
+    import numpy
+
+    import llama_cpp
+except ImportError as missing:
+    sys.exit(f"gguf: {missing.name} is not installed. Run: pip install xllamacpp numpy")
+
+ROOT = Path(__file__).resolve().parent.parent
+NEAR = 0.1  # nats between the two likeliest tokens, below which either may be written
+
+
+def generated(model, prompt, tokens):
+    """What ./generate writes behind a prompt, greedily, as a text."""
+    command = [ROOT / "generate", model, "--no-build", "--temperature", "0", "--tokens", str(tokens), "--prompt", prompt]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return done.stdout[len(prompt) :]
+
+
+def parts_ways(model, prompt, text, tokens):
+    """Writes greedily by llama.cpp until its token is another than that of `text`; the difference in nats between the two
+    likeliest tokens there, or None where it never is."""
+    wanted = model.tokens_of(prompt + text)
+    start = len(model.tokens_of(prompt))
+    logits = model.logits_of(wanted[:-1])
+    for place in range(start, min(len(wanted), start + tokens)):
+        row = logits[place - 1]
+        if int(row.argmax()) != int(wanted[place]):
+            first, second = numpy.sort(row)[-2:][::-1]
+            return float(first - second)
+    return None
+
+
+def run(a):
+    text = Path(a.text).read_text()
+    print("| run | bytes | perplexity, Refrain | llama.cpp | ratio | texts that part early | tokens/s, llama.cpp |")
+    print("|---|---|---|---|---|---|---|")
+    for directory in map(Path, a.runs):
+        results = json.loads((directory / "results.json").read_text())
+        measured = results["quantized"]["perplexity"][0]
+        length, windows = measured["seq_len"], measured["windows"]
+        file = directory / "model.gguf"
+        model = llama_cpp.LlamaCpp(file, a.threads, 2048)
+        tokens = model.tokens_of(text)
+        theirs = model.perplexity(tokens, length, windows)
+        early = []
+        for prompt in prompts_of(text, a.prompts):
+            gap = parts_ways(model, prompt, generated(directory / "checkpoint", prompt, a.tokens), a.tokens)
+            if gap is not None and gap >= NEAR:
+                early.append(gap)
+        model.clear()
+        token, start = int(tokens[0]), time.perf_counter()
+        for _ in range(a.tokens):
+            token = model.likeliest_after(numpy.array([token], numpy.int32))
+        speed = a.tokens / (time.perf_counter() - start)
+        print(f"| {directory.name} | {file.stat().st_size} | {measured['ppl']:.4f} | {theirs:.4f} "
+              f"| {theirs / measured['ppl']:.5f} | {len(early)} of {a.prompts} | {speed:.1f} |", flush=True)
+        model.close()
+
+
+def prompts_of(text, count):
+    """Beginnings of paragraphs, a few dozen words each."""
+    paragraphs = [line.strip() for line in text.split("\n") if len(line) > 400]
+    step = max(1, len(paragraphs) // count)
+    return [line[:200].rsplit(" ", 1)[0] for line in paragraphs[::step][:count]]
+
+
+def importance_of(file):
+    """Mean squares of inputs per tensor of an imatrix file in GGUF's form: name -> [columns] float32."""
+    tensors = llama_cpp.Tensors(file)
+    found = {}
+    for name in tensors.places:
+        if name.endswith(".in_sum2"):
+            base = name.removesuffix(".in_sum2")
+            sums, counts = tensors.floats_of(name), tensors.floats_of(base + ".counts")
+            if len(counts) == 1 and counts[0] > 0:
+                found[base] = numpy.ascontiguousarray(sums / counts[0], numpy.float32)
+    return found
+
+
+def requantize(a):
+    ours, full = llama_cpp.Tensors(a.ours), llama_cpp.Tensors(a.full)
+    importance = importance_of(a.importance) if a.importance else {}
+    shutil.copyfile(a.ours, a.out)
+    lib, changed = ours.lib, 0
+    lib.ggml_blck_size.restype, lib.ggml_type_size.restype = ctypes.c_int64, ctypes.c_size_t
+    with open(a.out, "r+b") as out:
+        for name, (kind, start, size) in ours.places.items():
+            if not name.startswith("blk.") or ours.type_of(name) in ("f32", "f16", "bf16"):
+                continue
+            weights = numpy.ascontiguousarray(full.floats_of(name), numpy.float32)
+            raw = ctypes.create_string_buffer(size)
+            columns = columns_of(ours, name)
+            scale = importance.get(name)
+            lib.ggml_quantize_chunk(kind, weights.ctypes.data, raw, 0, len(weights) // columns, columns,
+                                    scale.ctypes.data if scale is not None else None)
+            out.seek(start)
+            out.write(raw.raw)
+            changed += 1
+    print(f"{changed} tensors quantized by ggml, {len(importance)} with importance: {a.out}")
+
+
+def columns_of(tensors, name):
+    """Weights of a row."""
+    lib = tensors.lib
+    for function, result, arguments in [("ggml_get_tensor", ctypes.c_void_p, [ctypes.c_void_p, ctypes.c_char_p])]:
+        getattr(lib, function).restype, getattr(lib, function).argtypes = result, arguments
+    if not hasattr(tensors, "graph"):
+        tensors.graph = ctypes.c_void_p()
+        lib.gguf_init_from_file(str(tensors.file).encode(),
+                                llama_cpp.GgufParameters(True, ctypes.addressof(tensors.graph)))
+    tensor = lib.ggml_get_tensor(tensors.graph, name.encode())
+    # struct ggml_tensor: type (int), buffer (pointer), ne[4] (int64), …
+    return ctypes.cast(tensor + 16, ctypes.POINTER(ctypes.c_int64))[0]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True)
+    one = commands.add_parser("run")
+    one.add_argument("runs", nargs="+")
+    one.add_argument("--text", required=True)
+    one.add_argument("--prompts", type=int, default=20)
+    one.add_argument("--tokens", type=int, default=32)
+    one.add_argument("--threads", type=int, default=os.cpu_count())
+    one.set_defaults(do=run)
+    other = commands.add_parser("requantize")
+    other.add_argument("ours")
+    other.add_argument("full")
+    other.add_argument("out")
+    other.add_argument("--importance")
+    other.set_defaults(do=requantize)
+    a = parser.parse_args()
+    a.do(a)
+
+
+if __name__ == "__main__":
+    main()
