@@ -41,8 +41,8 @@ def generated(model, prompt, tokens):
 def parts_ways(model, prompt, text, tokens):
     """Writes greedily by llama.cpp until its token is another than that of `text`; the difference in nats between the two
     likeliest tokens there, or None where it never is."""
-    wanted = model.tokens_of(prompt + text)
-    start = len(model.tokens_of(prompt))
+    before = model.tokens_of(prompt)
+    wanted, start = numpy.concatenate([before, model.tokens_of(text)]), len(before)
     logits = model.logits_of(wanted[:-1])
     for place in range(start, min(len(wanted), start + tokens)):
         row = logits[place - 1]

@@ -17,7 +17,7 @@
 #include "models/registry.h"
 
 // One line per exporter: X(name) stands for exporters/name.cpp, which defines make_name().
-#define EXPORTERS(X) X(gguf)
+#define EXPORTERS(X) X(gguf) X(huggingface)
 
 namespace exports {
 
@@ -103,15 +103,15 @@ void say(const std::string& name, const Written& written, int64_t bytes) {
     spdlog::info("{}: {} tensors of {}, {:.4f} bits per weight, {}", name, total.tensors, type,
                  8.0 * static_cast<double>(total.bytes) / static_cast<double>(total.weights), error);
   }
-  spdlog::info("{}: {} ({:.1f} MB, {:.4f} bits per weight, all in all)", name, fmt::join(written.files, ", "),
-               1e-6 * static_cast<double>(bytes), 8.0 * static_cast<double>(bytes) / static_cast<double>(weights));
+  const std::string where = written.files.size() > 8 ? fs::path(written.files[0]).parent_path().string()
+                                                     : fmt::format("{}", fmt::join(written.files, ", "));
+  spdlog::info("{}: {} ({:.1f} MB, {:.4f} bits per weight, all in all)", name, where, 1e-6 * static_cast<double>(bytes),
+               8.0 * static_cast<double>(bytes) / static_cast<double>(weights));
 }
 
 }  // namespace
 
-std::string table_beside(const std::string& path) {
-  return fs::path(path).replace_extension(".tensors.csv").string();
-}
+std::string table_beside(const std::string& path) { return fs::path(path).replace_extension(".tensors.csv").string(); }
 
 Written exported(const std::string& name, const Exporter& exporter, const ModelToExport& model,
                  const std::string& path) {

@@ -5,7 +5,9 @@
     tools/make_golden_tasks.py scores MODEL TASKS    <model>.json: of the tasks in the folder TASKS (<task>.jsonl), the
                    [--limit N] [--name NAME] [--batch N]  log-likelihood and greediness of every request and the metrics
 
-MODEL is a folder or a GGUF file that transformers loads; it computes in float32. Needs the package lm_eval
+MODEL is a folder or a GGUF file that transformers loads; it computes in float32. Of a GGUF file transformers leaves out
+what tokenizer.ggml.pre says of digits: --tokenizer names a folder with the tokenizer.json of the model (every checkpoint
+that Refrain writes has one). Needs the package lm_eval
 (0.4.13, with its Hugging Face models) beside torch and transformers; no network.
 """
 
@@ -112,15 +114,15 @@ def write_requests():
     (OUT / "documents.json").write_text(text + "\n")
 
 
-def model_of(path, batch):
+def model_of(path, batch, tokenizer):
     """The harness's model of a folder, or of a GGUF file (which needs the package gguf), in float32 on the CPU."""
     from lm_eval.models.huggingface import HFLM
     where = {"pretrained": str(path)} if path.is_dir() else {"pretrained": str(path.parent), "gguf_file": path.name}
-    return HFLM(**where, device="cpu", dtype="float32", batch_size=batch)
+    return HFLM(**where, tokenizer=tokenizer, device="cpu", dtype="float32", batch_size=batch)
 
 
-def write_scores(model, folder, limit, name, batch):
-    lm = model_of(Path(model), batch)
+def write_scores(model, folder, limit, name, batch, tokenizer):
+    lm = model_of(Path(model), batch, tokenizer)
     result = {}
     for file in sorted(Path(folder).glob("*.jsonl")):
         if file.stem not in FILES:
@@ -155,12 +157,14 @@ def main():
     parser.add_argument("--limit", type=int)
     parser.add_argument("--name")
     parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--tokenizer")
     options = parser.parse_args()
     assert lm_eval.__version__ == VERSION, f"lm_eval {VERSION} is what the tables of tasks follow"
     if options.what == "requests":
         write_requests()
     else:
-        write_scores(options.model, options.tasks, options.limit, options.name or Path(options.model).name, options.batch)
+        write_scores(options.model, options.tasks, options.limit, options.name or Path(options.model).name, options.batch,
+                     options.tokenizer)
 
 
 if __name__ == "__main__":

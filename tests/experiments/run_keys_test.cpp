@@ -10,6 +10,7 @@
 
 #include "core/io/files.h"
 #include "core/io/gguf.h"
+#include "core/io/safetensors.h"
 #include "core/text/load_tokenizer.h"
 #include "tests/experiments/keys.h"
 
@@ -66,6 +67,18 @@ class RunProof : public Proof {
         {"exports.gguf.allow_refit", [this] { allow_refit(); }},
         {"exports.gguf.embedding", [this] { EXPECT_EQ(exported("embedding: q8_0"), "F32 Q2_0 Q8_0"); }},
         {"exports.gguf.split_above", [this] { split_above(); }},
+        {"exports.huggingface.path", [this] { EXPECT_TRUE(fs::exists(folder("dtype: float16") + "/config.json")); }},
+        {"exports.huggingface.format",
+         [this] {
+           EXPECT_THAT(tensors("format: gptq"), ::testing::HasSubstr("self_attn.q_proj.qweight"));
+           EXPECT_THAT(tensors("format: compressed_tensors", "{bits: 4, group_size: 64}"),
+                       ::testing::HasSubstr("self_attn.q_proj.weight_packed"));
+         }},
+        {"exports.huggingface.dtype",
+         [this] {
+           const core::Checkpoint written = core::Checkpoint::open(folder("dtype: float16"));
+           EXPECT_EQ(written.at("model.norm.weight").dtype, core::DType::F16);
+         }},
         {"sweep.grid", [this] { EXPECT_EQ(lab_.run({"sweep.grid={quant.weight.bits: [2, 3]}"}).rows.size(), 2u); }},
         {"sweep.cases",
          [this] { EXPECT_EQ(lab_.run({"sweep.cases=[{quant.weight.bits: 2}, {}, {}]"}).rows.size(), 3u); }},
@@ -87,6 +100,7 @@ class RunProof : public Proof {
     EXPECT_NEAR(Lab::nll_of(after), Lab::nll_of(before), 1e-5);
   }
 
+  int folders_ = 0;
   const Strings kDepth{"replication.strategy=depth", "replication.depth.gate_init=0.5"};
   // Blocks that fit are not billed as read again.
   void cache_bytes() {
@@ -131,6 +145,15 @@ class RunProof : public Proof {
     const core::Gguf gguf = core::Gguf::open(file);
     for (const core::GgufTensor& tensor : gguf.tensors()) types.insert(tensor.type->name);
     return fmt::format("{}", fmt::join(types, " "));
+  }
+  // The folder of a run with these options.
+  std::string folder(const std::string& options, const std::string& weight = "{bits: 2, group_size: 64}") {
+    const std::string made = lab_.file(fmt::format("folder{}", folders_++));
+    lab_.row({"quant.weight=" + weight, "exports.huggingface={path: " + made + ", " + options + "}"});
+    return made;
+  }
+  std::string tensors(const std::string& options, const std::string& weight = "{bits: 2, group_size: 64}") {
+    return fmt::format("{}", fmt::join(core::Checkpoint::open(folder(options, weight)).names(), " "));
   }
   // In the run directory unless it is said where to; also of a run that was finished before.
   void export_path() {
