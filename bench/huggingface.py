@@ -51,14 +51,15 @@ def by_compressed_tensors(tensors, path, config):
 
 
 def by_gptqmodel(tensors, path, config):
-    from gptqmodel.nn_modules.qlinear.torch import TorchQuantLinear
+    from gptqmodel.nn_modules.qlinear.torch import TorchLinear
 
     parts = parts_of(tensors, path)
     outputs, inputs = parts["scales"].shape[1], parts["g_idx"].shape[0]
-    linear = TorchQuantLinear(bits=config["bits"], group_size=config["group_size"], sym=config["sym"], desc_act=False,
+    linear = TorchLinear(bits=config["bits"], group_size=config["group_size"], sym=config["sym"], desc_act=False,
                               in_features=inputs, out_features=outputs, bias=False, register_buffers=True)
     for name in ("qweight", "qzeros", "scales", "g_idx"):
         getattr(linear, name).copy_(parts[name])
+    linear.scales = linear.scales.float()  # products of scales and levels in float32, as ours
     linear.qzero_format(format=2)
     linear.post_init()
     return linear.dequantize_weight().t().float()

@@ -3,6 +3,7 @@
 #include "core/text/utf8.h"
 
 namespace core {
+
 using nlohmann::json;
 
 json byte_level(bool use_regex) {
@@ -72,7 +73,8 @@ json deepseek_words() {
 json essence(const json& stage) {
   json kept{{"type", stage.value("type", "")}};
   if (kept["type"] == "Split") {
-    kept["pattern"] = stage.value("pattern", json());
+    kept["pattern"] =
+        nfc(stage.value("pattern", json()).dump());  // DeepSeek's is found in both spellings of its letters
     kept["behavior"] = stage.value("behavior", "");
     kept["invert"] = stage.value("invert", false);
   } else if (kept["type"] == "Digits") {

@@ -78,7 +78,8 @@ TEST(HuggingFaceExport, SaysWhyNot) {
   EXPECT_THAT(message_of([&] { write_folder(kSmallDense, out.file("folder"), gptq); }),
               HasSubstr("nothing in it is quantized"));
   core::create_directories(out.file("folder"));
-  EXPECT_THAT(message_of([&] { write_folder(kSmallDense, out.file("folder"), "{}"); }), HasSubstr("it is there already"));
+  EXPECT_THAT(message_of([&] { write_folder(kSmallDense, out.file("folder"), "{}"); }),
+              HasSubstr("it is there already"));
 }
 
 // Linears that stay as they are are named, so that nobody looks for codes of them.

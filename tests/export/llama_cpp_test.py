@@ -77,11 +77,13 @@ class Exported(unittest.TestCase):
             "name: a\nmodel: {path: tiny-qwen3}\n"
             "quant: {method: rtn, weight: {preset: q2_0}}\n"
             "measure: {perplexity: [{corpus: tiny/valid, seq_len: 128, windows: 20}]}\n"
-            "sweep: {cases: [{}, {quant.weight: {preset: q4_0}}, {quant.weight: {preset: q5_1}}]}\n"
+            "sweep: {cases: [{}, {quant.weight: {preset: q4_0}}, {quant.weight: {preset: q5_1}}, "
+            + ", ".join(f"{{quant.rules: [{{match: '*.down_proj', weight: {{preset: {kind}}}}}]}}"
+                        for kind in ("tq2_0", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k")) + "]}\n"
             "exports: {gguf: {}}\n")
         run("run_experiment", config, "--out", self.folder / "runs")
         directories = [file.parent for file in (self.folder / "runs").glob("a/*/results.json")]
-        self.assertEqual(len(directories), 3)
+        self.assertEqual(len(directories), 9)  # rows of down_proj hold blocks of 256
         for directory in directories:
             ours = json.loads((directory / "results.json").read_text())["quantized"]["perplexity"][0]["ppl"]
             model = llama_cpp.LlamaCpp(directory / "model.gguf", 1, 128)

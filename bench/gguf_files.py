@@ -1,9 +1,9 @@
 """Files that Refrain exports, run by stock llama.cpp, beside the numbers that Refrain measured; and what ggml itself makes
 of the same weights in the same bytes.
 
-    .venv/bin/python bench/gguf.py run RUN...             perplexity of each run's model.gguf by llama.cpp beside the run's
+    .venv/bin/python bench/gguf_files.py run RUN...             perplexity of each run's model.gguf by llama.cpp beside the run's
                       [--text FILE] [--prompts 20]        own, greedy text of both, tokens per second, bytes
-    .venv/bin/python bench/gguf.py requantize OURS FULL OUT   the file OURS with the tensors of blocks quantized by
+    .venv/bin/python bench/gguf_files.py requantize OURS FULL OUT   the file OURS with the tensors of blocks quantized by
                       [--importance MODULES]                  ggml_quantize_chunk from those of FULL, a file in full
                                                               precision; OUT is as large as OURS
 RUN is a run directory with `exports: {gguf: {}}`. With windows of the first perplexity of the run; --text is its corpus.
@@ -25,7 +25,7 @@ try:
 
     import llama_cpp
 except ImportError as missing:
-    sys.exit(f"gguf: {missing.name} is not installed. Run: pip install xllamacpp numpy")
+    sys.exit(f"gguf_files: {missing.name} is not installed. Run: pip install xllamacpp numpy")
 
 ROOT = Path(__file__).resolve().parent.parent
 NEAR = 0.1  # nats between the two likeliest tokens, below which either may be written
