@@ -31,7 +31,7 @@ std::string character_class(const std::vector<Range>& ranges) {
   for (const Range& range : ranges) {
     append_utf8(text, range.first);
     if (range.last == range.first) continue;
-    text += '-';
+    if (range.last > range.first + 1) text += '-';
     append_utf8(text, range.last);
   }
   return text + "]";
