@@ -12,6 +12,7 @@
 #include "core/io/safetensors.h"
 #include "core/text/model_texts.h"
 #include "export/checkpoint.h"
+#include "export/dtype.h"
 #include "quant/linear/input_quantized_linear.h"
 #include "quant/linear/quantized_linear.h"
 
@@ -22,21 +23,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* kEnds = "ends.safetensors";
-
-core::DType dtype_of(const at::Tensor& tensor) {
-  switch (tensor.scalar_type()) {
-    case at::kFloat:
-      return core::DType::F32;
-    case at::kHalf:
-      return core::DType::F16;
-    case at::kBFloat16:
-      return core::DType::BF16;
-    case at::kByte:
-      return core::DType::U8;
-    default:
-      TORCH_CHECK(false, "tensors of ", tensor.scalar_type(), " are not stored");
-  }
-}
 
 // A parameter as the file holds it. What was rounded before encoding is stored without a loss.
 at::Tensor stored(const quant::Parameter& parameter) {

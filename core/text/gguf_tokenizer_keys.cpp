@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <bit>
 #include <nlohmann/json.hpp>
 
@@ -119,6 +120,10 @@ void put_piece(const ModelTexts& texts, std::string_view bytes, int64_t id, Toke
     if (piece.field() == 2) score = piece.real();
     if (piece.field() == 3) kind = static_cast<int32_t>(piece.number());
   }
+  // A single character is found by byte pair encoding too. Readers cut texts at user-defined tokens, and put a space
+  // behind them that was not there.
+  const auto characters = std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xC0) != 0x80; });
+  if (kind == user_defined && characters == 1) kind = normal;
   tokens.put(texts, id, text, kind, score);
 }
 

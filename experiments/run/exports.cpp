@@ -4,9 +4,13 @@
 #include <map>
 
 #include "core/error.h"
+#include "core/io/data_roots.h"
+#include "core/io/files.h"
 #include "experiments/run/directories.h"
 
 namespace experiments {
+
+namespace fs = std::filesystem;
 
 namespace {
 
@@ -14,6 +18,11 @@ namespace {
 std::string path_of(const Run& run, const exports::Exporter& exporter) {
   const std::string given = exporter.path();
   return given.empty() ? run.directory + "/" + exporter.default_name() : given;
+}
+
+std::string options_of(const Run& run, const std::string& exporter) {
+  Spec copy = run.spec();
+  return core::to_yaml(*core::to_node(copy.exports).find(exporter));
 }
 
 }  // namespace
@@ -35,16 +44,22 @@ void write_exports(const Run& run) {
   if (asked.empty()) return;
   std::optional<exports::ModelToExport> model;
   for (const auto& [name, exporter] : asked) {
-    const std::string path = path_of(run, *exporter);
-    if (exporter->path().empty() && std::filesystem::exists(exports::table_beside(path))) continue;
+    const std::string path = path_of(run, *exporter), note = run.directory + "/" + name + ".path";
+    const std::string asked_for = path + "\n" + options_of(run, name);
+    const std::string noted = core::is_file(note) ? core::read_file(note) : "";
+    const bool newer =
+        noted == asked_for && fs::last_write_time(note) >= fs::last_write_time(run.directory + "/results.json");
+    if (newer && core::is_file(exports::table_beside(path))) continue;
     if (!model) {
       const std::string checkpoint = checkpoint_directory(run.directory);
-      core::require(!run.quantizes() || std::filesystem::exists(checkpoint),
+      core::require(!run.quantizes() || fs::exists(checkpoint),
                     "{}: its checkpoint is gone, and exports are made from it. Run it again with --force.",
                     run.directory);
       model = exports::open_to_export(run.quantizes() ? checkpoint : run.files->path);
     }
+    if (noted.starts_with(path + "\n")) fs::remove_all(path);  // of the run before it was made anew, or asked otherwise
     exports::exported(name, *exporter, *model, path);
+    core::write_atomically(note, asked_for);
   }
 }
 

@@ -155,6 +155,7 @@ struct Gguf : Exporter {
       if (module.activation.covered()) add("quant.activation rounds inputs as no type does", path);
       if (module.weight.noise.in_inference()) add("quant.weight.noise is stored nowhere", path);
       const int64_t columns = columns_of(*model.model, path);
+      if (module.format == "token_adaptive") add("replication.strategy token_adaptive has no weight of its own", path);
       if (candidate_types(types(), 1, columns).empty())
         add(fmt::format("rows of {} weights are no whole blocks of {}", columns,
                         types().wanted == nullptr ? "any type" : types().wanted->name),

@@ -216,8 +216,7 @@ GgufTensorWriter::Encoded GgufTensorWriter::refitted(const Stack& stack,
   return encoded;
 }
 
-GgufTensorWriter::Encoded GgufTensorWriter::floats(const Stack&,
-                                                   const std::vector<std::shared_ptr<core::Linear>>& linears,
+GgufTensorWriter::Encoded GgufTensorWriter::floats(const std::vector<std::shared_ptr<core::Linear>>& linears,
                                                    const GgmlType* type) const {
   std::vector<at::Tensor> weights;
   for (const auto& linear : linears) weights.push_back(linear->weight().to(at::kFloat).cpu().contiguous());
@@ -233,13 +232,14 @@ GgufTensorWriter::Encoded GgufTensorWriter::floats(const Stack&,
   return encoded;
 }
 
-// dense: the type of what is no quantized linear; null: the smallest that holds it exactly.
+// dense: the type, whatever it is; null: of a quantized linear as its codes say, else the smallest that holds it
+// exactly.
 void GgufTensorWriter::write(const Stack& stack, const GgmlType* dense) {
   std::vector<std::shared_ptr<core::Linear>> linears;
   for (const core::Slot* slot : stack.slots) linears.push_back(slot->in_memory());
   const bool quantized = std::all_of(linears.begin(), linears.end(), [](const auto& l) { return as_quantized(l); });
   std::optional<Encoded> encoded = dense == nullptr && !quantized ? copied(stack) : std::nullopt;
-  if (!encoded) encoded = quantized ? coded(stack, linears) : floats(stack, linears, dense);
+  if (!encoded) encoded = quantized && dense == nullptr ? coded(stack, linears) : floats(linears, dense);
   const core::Slot& first = *stack.slots.front();
   const int64_t O = first.out_features(), I = first.in_features();
   std::vector<int64_t> shape{O, I};

@@ -8,31 +8,11 @@
 
 #include "core/error.h"
 #include "core/io/files.h"
+#include "export/dtype.h"
 
 namespace exports {
 
 namespace fs = std::filesystem;
-
-namespace {
-
-core::DType dtype_of(const at::Tensor& tensor) {
-  switch (tensor.scalar_type()) {
-    case at::kFloat:
-      return core::DType::F32;
-    case at::kHalf:
-      return core::DType::F16;
-    case at::kBFloat16:
-      return core::DType::BF16;
-    case at::kInt:
-      return core::DType::I32;
-    case at::kLong:
-      return core::DType::I64;
-    default:
-      TORCH_CHECK(false, "tensors of ", tensor.scalar_type(), " are not exported");
-  }
-}
-
-}  // namespace
 
 Folder::Folder(std::string path) : path_(std::move(path)), temporary_(path_ + ".part") {
   core::require(!fs::exists(path_), "{}: it is there already. Remove it, or choose another place.", path_);

@@ -162,6 +162,14 @@ class RunProof : public Proof {
     EXPECT_FALSE(fs::exists(file));
     lab_.row(asked);
     EXPECT_TRUE(fs::exists(file));
+    const auto written = fs::last_write_time(file);
+    lab_.row(asked);
+    EXPECT_EQ(fs::last_write_time(file), written) << "it was there";
+    lab_.row(asked, /*force=*/true);
+    EXPECT_NE(fs::last_write_time(file), written) << "the run was made anew";
+    const Strings folder{plain[0], "exports.huggingface={}"};
+    lab_.row(folder);
+    lab_.row(folder, /*force=*/true);
     EXPECT_EQ(exported("type: auto"), "BF16 F32 Q2_0");
     EXPECT_THAT(core::message_of([&] {
                   lab_.run({"exports.gguf={path: x.gguf}", "sweep.grid={quant.weight.symmetry: [span, narrow]}"});
