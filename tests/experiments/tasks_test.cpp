@@ -315,8 +315,9 @@ TEST(McNemar, IsTheExactBinomialTest) {
 }
 
 // Documents of the test data, the first `limit` of each task (0: all that the golden file has), as the harness scores
-// them. There is no item whose two best answers lie so near that accuracies could differ.
-void expect_the_scores_of_the_harness(const std::string& name_of_model, int64_t limit) {
+// them. There is no item whose two best answers lie so near that accuracies could differ. lost_per_token: nats by which
+// the harness may be off.
+void expect_the_scores_of_the_harness(const std::string& name_of_model, int64_t limit, double lost_per_token = 0) {
   const char* data = std::getenv("REFRAIN_DATA");
   if (data == nullptr || !core::is_directory(std::string(data) + "/tasks"))
     GTEST_SKIP() << "REFRAIN_DATA holds no tasks: it names the test data";
@@ -342,10 +343,15 @@ void expect_the_scores_of_the_harness(const std::string& name_of_model, int64_t 
     const auto expected = task["loglikelihoods"].get<std::vector<double>>();
     const auto greedy = task["greedy"].get<std::vector<int>>();
     ASSERT_LE(found.size(), expected.size());
+    std::vector<int64_t> tokens;  // of the continuations, in the order of `found`
+    for (const Continued& text : items.texts) {
+      for (const auto& continuation : text.continuations) tokens.push_back(std::ssize(continuation));
+    }
+    ASSERT_EQ(tokens.size(), found.size());
     double worst = 0;
     int64_t others = 0;
     for (size_t i = 0; i < found.size(); ++i) {
-      worst = std::max(worst, std::abs(found[i].sum - expected[i]));
+      worst = std::max(worst, std::abs(found[i].sum - expected[i]) - lost_per_token * static_cast<double>(tokens[i]));
       others += found[i].greedy == (greedy[i] != 0) ? 0 : 1;
     }
     EXPECT_LT(worst, 1e-3);
@@ -363,7 +369,10 @@ void expect_the_scores_of_the_harness(const std::string& name_of_model, int64_t 
 
 TEST(GoldenTasks, WikiQwen3) { expect_the_scores_of_the_harness("wiki-qwen3", 150); }
 TEST(LongGoldenTasks, WikiQwen3) { expect_the_scores_of_the_harness("wiki-qwen3", 0); }
-TEST(LongReal, TasksOfSmolLm2) { expect_the_scores_of_the_harness("smollm2-135m", 0); }
+// The harness adds up 49,152 exponentials in float32 and loses what is small beside their sum: its log-likelihoods
+// are 8.5e-6 nats per token higher than from the same logits in float64 (three long answers of piqa), which ours equal
+// to 2e-5 in all.
+TEST(LongReal, TasksOfSmolLm2) { expect_the_scores_of_the_harness("smollm2-135m", 0, /*lost_per_token=*/1e-5); }
 
 }  // namespace
 }  // namespace experiments
