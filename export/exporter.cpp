@@ -17,7 +17,7 @@
 #include "models/registry.h"
 
 // One line per exporter: X(name) stands for exporters/name.cpp, which defines make_name().
-#define EXPORTERS(X) X(gguf) X(huggingface)
+#define EXPORTERS(X) X(gguf) X(huggingface) X(imatrix)
 
 namespace exports {
 

@@ -9,9 +9,7 @@
 #include "core/error.h"
 #include "core/io/ggml_encode.h"
 #include "export/gguf/coded_rows.h"
-#include "export/gguf/float_rows.h"
-#include "quant/grids/ggml_grid.h"
-#include "quant/grids/make_format.h"
+#include "export/gguf/rounded_rows.h"
 #include "quant/linear/quantized_linear.h"
 
 namespace exports {
@@ -196,34 +194,18 @@ GgufTensorWriter::Encoded GgufTensorWriter::refitted(const Stack& stack,
   for (const auto& linear : linears) bits = std::max(bits, stored_bits(*as_quantized(linear)));
   const auto enough =
       std::find_if(types.begin(), types.end(), [&](const auto* type) { return type->bits() > bits - 0.01; });
-  const GgmlType& type = **(enough == types.end() ? types.end() - 1 : enough);
-  quant::WeightConfig config = quant::weight_config_of(type.grid, type.block);
-  config.range = "mse";
-  config.range_search.both_signs = !type.grid.has_minimum;
-  Encoded encoded{&type, {}};
-  double error = 0, weights = 0;
-  for (const auto& linear : linears) {
-    const auto format = quant::make_format(config, first.path(), first.in_features());
-    const at::Tensor w = linear->weight().to(at::kFloat).cpu();
-    const quant::Encoded rounded = format->encode(w, format->fit(w, {}));
-    auto bytes = CodedRows(*format, rounded).in(type);
-    TORCH_CHECK(bytes.has_value(), type.name, " does not hold its own grid");
-    encoded.parts.push_back(*std::move(bytes));
-    error += at::sub(format->decode(rounded.codes, rounded.parameters), w).square().sum().item<double>();
-    weights += w.square().sum().item<double>();
-  }
-  encoded.error = weights > 0 ? error / weights : 0;
-  return encoded;
+  return rounded(linears, enough == types.end() ? types.back() : *enough);
 }
 
-GgufTensorWriter::Encoded GgufTensorWriter::floats(const std::vector<std::shared_ptr<core::Linear>>& linears,
-                                                   const GgmlType* type) const {
+// The weights themselves, rounded to the type; null: the smallest that holds them exactly.
+GgufTensorWriter::Encoded GgufTensorWriter::rounded(const std::vector<std::shared_ptr<core::Linear>>& linears,
+                                                    const GgmlType* type) const {
   std::vector<at::Tensor> weights;
   for (const auto& linear : linears) weights.push_back(linear->weight().to(at::kFloat).cpu().contiguous());
   Encoded encoded{type != nullptr ? type : exact_float_type(weights), {}};
   double error = 0, all = 0;
   for (const at::Tensor& w : weights) {
-    FloatRows rows = rows_of(w, *encoded.type);
+    RoundedRows rows = rows_of(w, *encoded.type);
     encoded.parts.push_back(std::move(rows.bytes));
     error += rows.error;
     all += w.square().sum().item<double>();
@@ -239,7 +221,7 @@ void GgufTensorWriter::write(const Stack& stack, const GgmlType* dense) {
   for (const core::Slot* slot : stack.slots) linears.push_back(slot->in_memory());
   const bool quantized = std::all_of(linears.begin(), linears.end(), [](const auto& l) { return as_quantized(l); });
   std::optional<Encoded> encoded = dense == nullptr && !quantized ? copied(stack) : std::nullopt;
-  if (!encoded) encoded = quantized && dense == nullptr ? coded(stack, linears) : floats(linears, dense);
+  if (!encoded) encoded = quantized && dense == nullptr ? coded(stack, linears) : rounded(linears, dense);
   const core::Slot& first = *stack.slots.front();
   const int64_t O = first.out_features(), I = first.in_features();
   std::vector<int64_t> shape{O, I};

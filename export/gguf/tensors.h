@@ -53,7 +53,7 @@ class GgufTensorWriter {
   std::optional<Encoded> copied(const Stack& stack) const;
   Encoded coded(const Stack& stack, const std::vector<std::shared_ptr<core::Linear>>& linears) const;
   Encoded refitted(const Stack& stack, const std::vector<std::shared_ptr<core::Linear>>& linears) const;
-  Encoded floats(const std::vector<std::shared_ptr<core::Linear>>& linears, const core::GgmlType* type) const;
+  Encoded rounded(const std::vector<std::shared_ptr<core::Linear>>& linears, const core::GgmlType* type) const;
   void write_vector(const std::string& name, const at::Tensor& values);
   core::GgufPlace place_of(const std::string& name) const;
 

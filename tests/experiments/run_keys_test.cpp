@@ -67,6 +67,11 @@ class RunProof : public Proof {
         {"exports.gguf.allow_refit", [this] { allow_refit(); }},
         {"exports.gguf.embedding", [this] { EXPECT_EQ(exported("embedding: q8_0"), "F32 Q2_0 Q8_0"); }},
         {"exports.gguf.split_above", [this] { split_above(); }},
+        {"exports.imatrix.path", [this] { EXPECT_EQ(imatrix().text("general.type"), "imatrix"); }},
+        {"exports.imatrix.corpus",
+         [this] { EXPECT_EQ(imatrix().texts("imatrix.datasets").at(0), lab_.file("text.txt")); }},
+        {"exports.imatrix.seq_len", [this] { EXPECT_EQ(imatrix("seq_len: 24").integer("imatrix.chunk_size"), 24); }},
+        {"exports.imatrix.windows", [this] { EXPECT_EQ(imatrix("windows: 5, seq_len: 32").integer("imatrix.chunk_count"), 5); }},
         {"exports.huggingface.path", [this] { EXPECT_TRUE(fs::exists(folder("dtype: float16") + "/config.json")); }},
         {"exports.huggingface.format",
          [this] {
@@ -145,6 +150,12 @@ class RunProof : public Proof {
     const core::Gguf gguf = core::Gguf::open(file);
     for (const core::GgufTensor& tensor : gguf.tensors()) types.insert(tensor.type->name);
     return fmt::format("{}", fmt::join(types, " "));
+  }
+  // The matrix of a run with these options.
+  core::Gguf imatrix(const std::string& options = "seq_len: 32") {
+    const std::string made = lab_.file(fmt::format("imatrix{}.gguf", folders_++));
+    lab_.row({"exports.imatrix={path: " + made + ", corpus: " + lab_.file("text.txt") + ", " + options + "}"});
+    return core::Gguf::open(made);
   }
   // The folder of a run with these options.
   std::string folder(const std::string& options, const std::string& weight = "{bits: 2, group_size: 64}") {

@@ -13,7 +13,7 @@
 #include "core/io/model_path.h"
 #include "export/exporter.h"
 #include "export/gguf/coded_rows.h"
-#include "export/gguf/float_rows.h"
+#include "export/gguf/rounded_rows.h"
 #include "quant/grids/ggml_grid.h"
 #include "quant/grids/make_format.h"
 #include "tests/export/support.h"
@@ -143,14 +143,14 @@ TEST(BothSigns, LeaveNoLargerError) {
   EXPECT_TRUE((both < 0.99 * one).any().item<bool>());
 }
 
-TEST(FloatRows, FindTheSmallestTypeThatLosesNothing) {
+TEST(RoundedRows, FindTheSmallestTypeThatLosesNothing) {
   const auto name = [](const at::Tensor& w) { return std::string(exact_float_type({w})->name); };
   const at::Tensor w = at::arange(256, at::kFloat).mul(0.7391).sin().reshape({4, 64});
   EXPECT_EQ(name(w), "F32");
   EXPECT_EQ(name(w.to(at::kBFloat16).to(at::kFloat)), "BF16");
   EXPECT_EQ(name(w.to(at::kHalf).to(at::kFloat)), "F16");
   const core::GgmlType& q8_0 = *core::find_ggml_type("Q8_0");
-  const FloatRows rows = rows_of(w, q8_0);
+  const RoundedRows rows = rows_of(w, q8_0);
   at::Tensor rounded = at::empty_like(w);
   q8_0.decode(rows.bytes.data(), 8, rounded.mutable_data_ptr<float>());
   EXPECT_GT(rows.error, 0);

@@ -1,4 +1,4 @@
-#include "export/gguf/float_rows.h"
+#include "export/gguf/rounded_rows.h"
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
@@ -74,8 +74,8 @@ bool holds(const GgmlType& type, const at::Tensor& w) {
 
 }  // namespace
 
-FloatRows rows_of(const at::Tensor& w, const GgmlType& type) {
-  FloatRows rows{};
+RoundedRows rows_of(const at::Tensor& w, const GgmlType& type) {
+  RoundedRows rows{};
   if (type.take_apart == nullptr) {
     rows.bytes = bytes_of(w.to(dtype_of(type)));
   } else {
@@ -86,6 +86,7 @@ FloatRows rows_of(const at::Tensor& w, const GgmlType& type) {
     } else {
       quant::WeightConfig config = quant::weight_config_of(type.grid, type.block);
       config.range = "mse";
+      config.range_search.both_signs = !type.grid.has_minimum;
       const auto format = quant::make_format(config, "", w.size(1));
       auto bytes = CodedRows(*format, format->encode(w, format->fit(w, {}))).in(type);
       TORCH_CHECK(bytes.has_value(), type.name, " does not hold its own grid");
