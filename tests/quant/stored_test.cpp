@@ -81,7 +81,7 @@ TEST_F(StoredCodes, OfEveryTypeAreAGridOfOursBitForBit) {
   for (const core::GgufTensor& tensor : golden().tensors()) {
     if (tensor.type->take_apart != nullptr) put(types++, tensor);
   }
-  EXPECT_EQ(types, 12);
+  EXPECT_EQ(types, 13);
   const QuantConfig config = this->config();
   int64_t i = 0;
   for (const core::GgufTensor& tensor : golden().tensors()) {
