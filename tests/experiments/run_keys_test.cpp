@@ -71,7 +71,8 @@ class RunProof : public Proof {
         {"exports.imatrix.corpus",
          [this] { EXPECT_EQ(imatrix().texts("imatrix.datasets").at(0), lab_.file("text.txt")); }},
         {"exports.imatrix.seq_len", [this] { EXPECT_EQ(imatrix("seq_len: 24").integer("imatrix.chunk_size"), 24); }},
-        {"exports.imatrix.windows", [this] { EXPECT_EQ(imatrix("windows: 5, seq_len: 32").integer("imatrix.chunk_count"), 5); }},
+        {"exports.imatrix.windows",
+         [this] { EXPECT_EQ(imatrix("windows: 5, seq_len: 32").integer("imatrix.chunk_count"), 5); }},
         {"exports.huggingface.path", [this] { EXPECT_TRUE(fs::exists(folder("dtype: float16") + "/config.json")); }},
         {"exports.huggingface.format",
          [this] {
