@@ -92,18 +92,28 @@ json essences(const json& stages) {
   return all;
 }
 
+const std::vector<std::pair<std::string, GgufPreTokenizer>>& known_kinds() {
+  static const std::vector<std::pair<std::string, GgufPreTokenizer>> kinds{
+      {"gpt-2", {json::array({byte_level(true)})}},
+      {"smollm", {json::array({digits(), byte_level(true)})}},
+      {"qwen2", {json::array({split(words("")), byte_level(false)}), /*nfc=*/true}},
+      {"llama-bpe", {json::array({split(words("{1,3}")), byte_level(false)}), /*nfc=*/false, /*ignore_merges=*/true}},
+      {"deepseek-llm", {deepseek_words()}}};
+  return kinds;
+}
+
 }  // namespace
 
-std::vector<std::string> gguf_pre_tokenizers() { return {"gpt-2", "smollm", "qwen2", "llama-bpe", "deepseek-llm"}; }
+std::vector<std::string> gguf_pre_tokenizers() {
+  std::vector<std::string> names;
+  for (const auto& [name, kind] : known_kinds()) names.push_back(name);
+  return names;
+}
 
 std::optional<GgufPreTokenizer> gguf_pre_tokenizer(const std::string& name) {
-  if (name == "gpt-2") return GgufPreTokenizer{json::array({byte_level(true)})};
-  if (name == "smollm") return GgufPreTokenizer{json::array({digits(), byte_level(true)})};
-  if (name == "qwen2") return GgufPreTokenizer{json::array({split(words("")), byte_level(false)}), /*nfc=*/true};
-  if (name == "llama-bpe")
-    return GgufPreTokenizer{json::array({split(words("{1,3}")), byte_level(false)}), /*nfc=*/false,
-                            /*ignore_merges=*/true};
-  if (name == "deepseek-llm") return GgufPreTokenizer{deepseek_words()};
+  for (const auto& [known, kind] : known_kinds()) {
+    if (name == known) return kind;
+  }
   return std::nullopt;
 }
 
@@ -112,12 +122,12 @@ std::optional<std::string> gguf_pre_tokenizer_of(const json& tokenizer) {
   if (!pre.is_object()) return std::nullopt;
   const json stages =
       pre.value("type", "") == "Sequence" ? pre.value("pretokenizers", json::array()) : json::array({pre});
-  for (const std::string& name : gguf_pre_tokenizers()) {
-    const GgufPreTokenizer known = *gguf_pre_tokenizer(name);
+  const bool ignores_merges = tokenizer.value("model", json::object()).value("ignore_merges", false);
+  for (const auto& [name, known] : known_kinds()) {
     const bool normalizes = known.nfc ? normalizer.is_object() && normalizer.value("type", "") == "NFC"
                                       : normalizer.is_null() || (normalizer.value("type", "") == "Sequence" &&
                                                                  normalizer.value("normalizers", json()).empty());
-    if (normalizes && essences(stages) == essences(known.stages)) return name;
+    if (normalizes && ignores_merges == known.ignore_merges && essences(stages) == essences(known.stages)) return name;
   }
   return std::nullopt;
 }

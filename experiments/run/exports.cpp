@@ -57,7 +57,8 @@ void write_exports(const Run& run) {
                     run.directory);
       model = exports::open_to_export(run.quantizes() ? checkpoint : run.files->path);
     }
-    if (noted.starts_with(path + "\n")) fs::remove_all(path);  // of the run before it was made anew, or asked otherwise
+    if (exporter->path().empty() && !noted.empty())
+      fs::remove_all(path);  // of the run before it was made anew, or asked otherwise
     exports::exported(name, *exporter, *model, path);
     core::write_atomically(note, asked_for);
   }

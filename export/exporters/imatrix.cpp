@@ -1,4 +1,4 @@
-// An importance matrix in GGUF's form, which llama-quantize reads (llama.cpp, tools/imatrix): of every linear of the
+// An importance matrix in the form of llama.cpp's tool (tools/imatrix/imatrix.cpp, GGUF): of every linear of the
 // blocks the sums of its squared inputs over a text, and the number of tokens.
 #include <ATen/ATen.h>
 #include <fmt/format.h>
@@ -55,7 +55,7 @@ struct Imatrix : Exporter {
   int64_t seq_len = 512, windows = 64;
 
   std::string summary() const override {
-    return "an importance matrix: squared inputs of every linear on a text, which llama-quantize reads";
+    return "an importance matrix: squared inputs of every linear on a text, in the form of llama.cpp's imatrix tool";
   }
 
   void keys(core::Keys& k) override {

@@ -72,7 +72,8 @@ TEST(GgufTokenizerKeys, NameThePreTokenizer) {
   for (const std::string& name : gguf_pre_tokenizers()) {
     const GgufPreTokenizer known = *gguf_pre_tokenizer(name);
     const nlohmann::json file{{"pre_tokenizer", {{"type", "Sequence"}, {"pretokenizers", known.stages}}},
-                              {"normalizer", known.nfc ? nlohmann::json{{"type", "NFC"}} : nlohmann::json()}};
+                              {"normalizer", known.nfc ? nlohmann::json{{"type", "NFC"}} : nlohmann::json()},
+                              {"model", {{"ignore_merges", known.ignore_merges}}}};
     EXPECT_EQ(gguf_pre_tokenizer_of(file), name);
   }
 }
