@@ -65,7 +65,7 @@ ModelToExport open_to_export(const std::string& given) {
   core::Weights weights = core::Weights(core::open_tensors(path), at::kFloat, at::kCPU).streamed();
   check(*model, path, weights);
   Manifest manifest;
-  if (is_quantized_checkpoint(path)) manifest = read_manifest(path + "/" + kManifestFile);
+  if (is_quantized_checkpoint(path)) manifest = manifest_of(path);
   if (manifest.plan.empty()) manifest.plan = model->plan();
   if (manifest.model.empty()) manifest.model = fs::path(path).stem().string();
   const bool prefixed = has_prefix(*model, weights);
@@ -89,8 +89,9 @@ struct Total {
 void say(const std::string& name, const Written& written, int64_t bytes) {
   std::map<std::string, Total> types;
   int64_t weights = 0;
+  Total beside;
   for (const WrittenTensor& tensor : written.tensors) {
-    Total& total = types[tensor.type];
+    Total& total = tensor.weights > 0 ? types[tensor.type] : beside;
     ++total.tensors;
     total.weights += tensor.weights;
     total.bytes += tensor.bytes;
@@ -102,6 +103,10 @@ void say(const std::string& name, const Written& written, int64_t bytes) {
         total.error == 0 ? "exact" : fmt::format("relative error up to {:.2g}", std::sqrt(total.error));
     spdlog::info("{}: {} tensors of {}, {:.4f} bits per weight, {}", name, total.tensors, type,
                  8.0 * static_cast<double>(total.bytes) / static_cast<double>(total.weights), error);
+  }
+  if (beside.tensors > 0) {
+    spdlog::info("{}: beside them {} tensors, {:.1f} MB, with which the model is the one that was measured", name,
+                 beside.tensors, 1e-6 * static_cast<double>(beside.bytes));
   }
   const std::string where = written.files.size() > 8 ? fs::path(written.files[0]).parent_path().string()
                                                      : fmt::format("{}", fmt::join(written.files, ", "));
@@ -121,8 +126,10 @@ Written exported(const std::string& name, const Exporter& exporter, const ModelT
   for (const std::string& file : written.files) bytes += static_cast<int64_t>(fs::file_size(file));
   core::CsvTable table({"tensor", "type", "weights", "bytes", "bits_per_weight", "relative_error"});
   for (const WrittenTensor& tensor : written.tensors) {
-    table.row(tensor.name, tensor.type, tensor.weights, tensor.bytes,
-              8.0 * static_cast<double>(tensor.bytes) / static_cast<double>(tensor.weights), std::sqrt(tensor.error));
+    const double bits =
+        8.0 * static_cast<double>(tensor.bytes) / static_cast<double>(std::max<int64_t>(tensor.weights, 1));
+    table.row(tensor.name, tensor.type, tensor.weights, tensor.bytes, tensor.weights > 0 ? bits : 0.0,
+              std::sqrt(tensor.error));
   }
   core::write_atomically(table_beside(path), table.text());
   say(name, written, bytes);

@@ -31,8 +31,8 @@ ModelToExport open_to_export(const std::string& path);
 
 struct WrittenTensor {
   std::string name, type;
-  int64_t weights, bytes;
-  double error;  // Σ (ŵ − w)² / Σ w², all in all of what was measured; 0: exact
+  int64_t weights, bytes;  // weights: 0 of what stands beside them
+  double error;            // Σ (ŵ − w)² / Σ w², all in all of what was measured; 0: exact
 };
 
 struct Written {

@@ -6,7 +6,9 @@
 
 #include "core/config/scalar.h"
 #include "core/error.h"
+#include "core/io/data_roots.h"
 #include "core/io/files.h"
+#include "core/io/gguf.h"
 #include "core/io/hf_config.h"
 
 namespace exports {
@@ -137,16 +139,10 @@ core::Plan read_plan(const core::JsonObject& manifest) {
   return plan;
 }
 
-}  // namespace
-
-std::string shard_file(int64_t block) { return fmt::format("block-{:05}.safetensors", block); }
-std::string description_file(int64_t block) { return fmt::format("block-{:05}.json", block); }
-
-Manifest read_manifest(const std::string& file) {
-  const auto json = core::JsonObject::read(file);
+Manifest without_plan(const core::JsonObject& json) {
   json.integer("schema");  // there at all
   json.require_value("schema", kSchema);
-  Manifest manifest{json.where(), json.text("model"), json.text("commit", ""), read_plan(json), {}};
+  Manifest manifest{json.where(), json.text("model"), json.text("commit", ""), {}, {}};
   const core::JsonObject modules = json.object("modules");
   for (const std::string& path : modules.keys()) manifest.modules[path] = read_module(modules.object(path), path);
   if (json.has("inputs")) {
@@ -161,17 +157,76 @@ Manifest read_manifest(const std::string& file) {
   return manifest;
 }
 
-void write_manifest(const Manifest& manifest) {
+ordered_json to_json(const Manifest& manifest, bool with_plan) {
   ordered_json json{{"schema", kSchema}, {"model", manifest.model}};
   if (!manifest.commit.empty()) json["commit"] = manifest.commit;
-  json["plan"] = ordered_json::array();
-  for (const core::Step& step : manifest.plan) json["plan"].push_back(to_json(step));
+  if (with_plan) json["plan"] = ordered_json::array();
+  for (const core::Step& step : manifest.plan) {
+    if (with_plan) json["plan"].push_back(to_json(step));
+  }
   json["modules"] = ordered_json::object();
   for (const auto& [path, module] : manifest.modules) json["modules"][path] = to_json(module);
   for (const auto& [path, inputs] : manifest.inputs) json["inputs"][path] = to_json(inputs);
   if (manifest.untied) json["untied"] = true;
   if (!manifest.records.empty()) json["records"] = manifest.records;
-  core::write_atomically(manifest.file, json.dump(2) + "\n");
+  return json;
+}
+
+// ---- in the keys of a sidecar ----
+
+constexpr size_t kNumbersOfStep = 5;
+
+core::Plan plan_of(const core::Gguf& sidecar) {
+  const std::vector<int64_t>& numbers = sidecar.integers("refrain.plan");
+  core::require(numbers.size() % kNumbersOfStep == 0,
+                "{}: refrain.plan has {} numbers, not five a step. Export it again.", sidecar.where(), numbers.size());
+  core::Plan plan;
+  for (size_t i = 0; i < numbers.size(); i += kNumbersOfStep) {
+    const int64_t only = numbers[i + 4];
+    core::require(only >= 0 && only <= 2, "{}: refrain.plan runs half {} of a block. Export it again.", sidecar.where(),
+                  only);
+    plan.push_back({numbers[i], numbers[i + 1], numbers[i + 2], numbers[i + 3],
+                    only == 0   ? core::Half::none
+                    : only == 1 ? core::Half::attention
+                                : core::Half::feed_forward});
+  }
+  return plan;
+}
+
+}  // namespace
+
+std::string shard_file(int64_t block) { return fmt::format("block-{:05}.safetensors", block); }
+std::string description_file(int64_t block) { return fmt::format("block-{:05}.json", block); }
+
+Manifest read_manifest(const std::string& file) {
+  const auto json = core::JsonObject::read(file);
+  Manifest manifest = without_plan(json);
+  manifest.plan = read_plan(json);
+  return manifest;
+}
+
+void write_manifest(const Manifest& manifest) {
+  core::write_atomically(manifest.file, to_json(manifest, /*with_plan=*/true).dump(2) + "\n");
+}
+
+Manifest manifest_of(const std::string& model) {
+  if (core::is_directory(model)) return read_manifest(model + "/" + kManifestFile);
+  const core::Gguf sidecar = core::Gguf::open(model);
+  Manifest manifest = without_plan(core::JsonObject::parse(sidecar.text("refrain.manifest"), model));
+  manifest.plan = plan_of(sidecar);
+  return manifest;
+}
+
+std::string manifest_in_sidecar(const Manifest& manifest) { return to_json(manifest, /*with_plan=*/false).dump(); }
+
+std::vector<int32_t> plan_in_sidecar(const core::Plan& plan) {
+  std::vector<int32_t> numbers;
+  for (const core::Step& step : plan) {
+    const int half = step.only == core::Half::none ? 0 : step.only == core::Half::attention ? 1 : 2;
+    for (const int64_t number : {step.block, step.replica, step.kv, step.parallel, int64_t{half}})
+      numbers.push_back(static_cast<int32_t>(number));
+  }
+  return numbers;
 }
 
 }  // namespace exports

@@ -13,6 +13,7 @@
 
 #include <map>
 #include <string>
+#include <vector>
 
 #include "core/model.h"
 #include "quant/grids/activation.h"
@@ -55,6 +56,12 @@ Manifest read_manifest(const std::string& file);
 
 // Atomically, to manifest.file; an older file of that name is replaced.
 void write_manifest(const Manifest& manifest);
+
+// Of a directory with a checkpoint, or of a sidecar (core/io/gguf_sidecar.h), whose keys hold it.
+Manifest manifest_of(const std::string& model);
+// As the key refrain.manifest holds it: without the plan, which is in refrain.plan, five numbers a step.
+std::string manifest_in_sidecar(const Manifest& manifest);
+std::vector<int32_t> plan_in_sidecar(const core::Plan& plan);
 
 // One block of an unfinished checkpoint: its shard, and the file that describes it as a manifest.
 std::string shard_file(int64_t block);        // "block-00003.safetensors"

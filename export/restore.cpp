@@ -1,5 +1,6 @@
 // Reading a checkpoint back. What refrain.json says is compared with what the files hold before a tensor is read.
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <fmt/ranges.h>
 
 #include <algorithm>
@@ -9,6 +10,8 @@
 #include <set>
 
 #include "core/error.h"
+#include "core/io/data_roots.h"
+#include "core/io/gguf_sidecar.h"
 #include "core/io/model_path.h"
 #include "core/io/safetensors.h"
 #include "core/plan_stream.h"
@@ -49,8 +52,26 @@ void check_bytes(const core::TensorSource& source, const std::string& name, cons
                 fmt::join(stored.shape, ", "), fmt::join(shape, ", "), kAgain);
 }
 
+// Those of a GGUF file that a sidecar stands beside.
+core::Codes taken_apart(const core::StoredCodes& stored, int64_t rows, int64_t columns, int64_t bits,
+                        at::Device device) {
+  at::Tensor codes = at::empty({rows, columns}, at::kByte);
+  uint8_t* to = codes.mutable_data_ptr<uint8_t>();
+  at::parallel_for(0, rows, 16, [&](int64_t begin, int64_t end) {
+    std::vector<core::GgmlBlock> row(static_cast<size_t>(columns / stored.block));
+    for (int64_t o = begin; o < end; ++o) {
+      stored.row(o, row.data());
+      for (int64_t i = 0; i < columns; ++i)
+        to[o * columns + i] = row[static_cast<size_t>(i / stored.block)].codes[static_cast<size_t>(i % stored.block)];
+    }
+  });
+  return core::Codes::pack(codes.to(device), bits);
+}
+
 core::Codes read_codes(const core::Weights& weights, const std::string& name, int64_t columns, int64_t bits) {
-  const core::TensorView view = weights.source().stored(name).view.value();
+  const core::StoredTensor stored = weights.source().stored(name);
+  if (!stored.view) return taken_apart(*stored.codes, stored.shape[0], columns, bits, weights.device());
+  const core::TensorView& view = *stored.view;
   at::Tensor packed = at::empty(view.shape, at::kByte);
   std::memcpy(packed.mutable_data_ptr(), view.data, view.bytes);
   weights.source().release(view);
@@ -317,7 +338,7 @@ void UnfinishedSource::load_finished(core::Model& model, int64_t block) {
 
 void load_embedding_and_head(core::Model& model, const std::string& directory, const core::Weights& weights) {
   if (!is_quantized_checkpoint(directory)) return model.load_embedding_and_head(weights);
-  const Manifest manifest = read_manifest(directory + "/" + kManifestFile);
+  const Manifest manifest = manifest_of(directory);
   untie_what_differs(model, manifest, weights);
   fill(model.embedding(), manifest, weights, codes_in(weights));
   model.norm().load(weights);
@@ -327,12 +348,13 @@ void load_embedding_and_head(core::Model& model, const std::string& directory, c
 
 bool is_quantized_checkpoint(const std::string& directory) {
   std::error_code ignored;
+  if (core::is_file(directory)) return core::Gguf::is_gguf(directory) && core::is_sidecar(core::Gguf::open(directory));
   return fs::exists(fs::path(directory) / kManifestFile, ignored);
 }
 
 void check(core::Model& model, const std::string& directory, const core::Weights& weights) {
   if (is_quantized_checkpoint(directory)) {
-    const Manifest manifest = read_manifest(directory + "/" + kManifestFile);
+    const Manifest manifest = manifest_of(directory);
     check_plan(manifest, model.shape().layers);
     model.follow(manifest.plan);
     check_modules(model, manifest);
@@ -353,7 +375,7 @@ std::unique_ptr<core::BlockSource> open_source(core::Model& model, const std::st
     if (residency == Residency::stream) return std::make_unique<core::StreamedSource>(weights.streamed());
     return std::make_unique<core::ResidentSource>(weights);
   }
-  Manifest manifest = read_manifest(directory + "/" + kManifestFile);
+  Manifest manifest = manifest_of(directory);
   return std::make_unique<RestoringSource>(weights, std::move(manifest), residency);
 }
 

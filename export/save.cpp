@@ -12,7 +12,7 @@
 #include "core/io/safetensors.h"
 #include "core/text/model_texts.h"
 #include "export/checkpoint.h"
-#include "export/dtype.h"
+#include "export/stored_tensor.h"
 #include "quant/linear/input_quantized_linear.h"
 #include "quant/linear/quantized_linear.h"
 
@@ -24,20 +24,8 @@ namespace fs = std::filesystem;
 
 constexpr const char* kEnds = "ends.safetensors";
 
-// A parameter as the file holds it. What was rounded before encoding is stored without a loss.
-at::Tensor stored(const quant::Parameter& parameter) {
-  const at::Tensor tensor = parameter.tensor.detach().cpu();
-  TORCH_CHECK(tensor.sizes() == at::IntArrayRef(parameter.shape), parameter.name, " is ", tensor.sizes(),
-              ", not of its layout");
-  if (core::is_codes(parameter.kind)) return core::Codes::pack(tensor, parameter.stored_bits).packed();
-  const at::Tensor file = tensor.to(parameter.stored_dtype);
-  TORCH_CHECK(at::equal(file.to(at::kFloat), tensor), parameter.name, " would change when stored as ",
-              parameter.stored_dtype);
-  return file;
-}
-
 std::string name_of_model(const std::string& directory) {
-  if (is_quantized_checkpoint(directory)) return read_manifest(directory + "/" + kManifestFile).model;
+  if (is_quantized_checkpoint(directory)) return manifest_of(directory).model;
   return fs::canonical(directory).filename().string();
 }
 

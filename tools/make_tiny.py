@@ -1,9 +1,9 @@
-"""Makes the embedded default: the corpora of the tiny world and two small models trained on them.
+"""Makes the embedded default: the corpora of the tiny world and three small models trained on them.
 
     tools/make_tiny.py [--out data] [--seed 42] [--only MODEL] [--check]
 
 writes   OUT/corpora/tiny/{train,valid,test}.txt   (train.txt is the first part of the text that training sees)
-         OUT/tiny-qwen3/, OUT/tiny-deepseek-moe/   (configuration, weights, tokenizer)
+         OUT/tiny-qwen3/, OUT/tiny-wide-qwen3/, OUT/tiny-deepseek-moe/   (configuration, weights, tokenizer)
 With --only one model is made, and the corpora again. With --check nothing is made: the perplexity of what is there is
 measured in full precision and at 4, 3 and 2 bits.
 
@@ -18,7 +18,7 @@ import json
 import math
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +84,19 @@ TINY_QWEN3 = TinyModel(
         "torch_dtype": "bfloat16",
     },
 )
+# Rows of 256 and 768: whole blocks of every type of llama.cpp.
+TINY_WIDE_QWEN3 = replace(
+    TINY_QWEN3,
+    folder="tiny-wide-qwen3",
+    tokens=8_000_000,
+    config=TINY_QWEN3.config | {
+        "hidden_size": 256,
+        "intermediate_size": 768,
+        "num_hidden_layers": 3,
+        "max_window_layers": 3,
+        "head_dim": 64,
+    },
+)
 TINY_DEEPSEEK_MOE = TinyModel(
     folder="tiny-deepseek-moe",
     tokens=3_000_000,
@@ -120,7 +133,7 @@ TINY_DEEPSEEK_MOE = TinyModel(
         "torch_dtype": "bfloat16",
     },
 )
-MODELS = [TINY_QWEN3, TINY_DEEPSEEK_MOE]
+MODELS = [TINY_QWEN3, TINY_WIDE_QWEN3, TINY_DEEPSEEK_MOE]
 
 
 def write_corpora(out: Path, world: tiny_world.World, seed: int) -> None:

@@ -8,6 +8,7 @@
 #include "core/error.h"
 #include "core/io/data_roots.h"
 #include "core/io/gguf_model.h"
+#include "core/io/gguf_sidecar.h"
 #include "core/io/json_text.h"
 #include "core/io/safetensors.h"
 
@@ -140,12 +141,15 @@ std::vector<std::string> list_models() {
 }
 
 JsonObject read_model_config(const std::string& model) {
-  if (is_file(model)) return JsonObject::parse(gguf_config(Gguf::open(model)), model);
+  if (is_file(model)) return JsonObject::parse(gguf_config(open_base(model)), model);
   return read_hf_config(model);
 }
 
 std::shared_ptr<const TensorSource> open_tensors(const std::string& model) {
-  if (is_file(model)) return gguf_tensors(Gguf::open(model));
+  if (is_file(model)) {
+    const Gguf file = Gguf::open(model);
+    return is_sidecar(file) ? sidecar_tensors(file) : gguf_tensors(file);
+  }
   return std::make_shared<const Checkpoint>(Checkpoint::open(model));
 }
 

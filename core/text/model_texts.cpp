@@ -3,6 +3,7 @@
 #include "core/io/data_roots.h"
 #include "core/io/files.h"
 #include "core/io/gguf_model.h"
+#include "core/io/gguf_sidecar.h"
 #include "core/text/gguf_tokenizer.h"
 
 namespace core {
@@ -14,7 +15,7 @@ std::string ModelTexts::name_of(const std::string& name) const {
 ModelTexts read_model_texts(const std::string& model) {
   ModelTexts texts{model, {}};
   if (is_file(model)) {
-    const Gguf file = Gguf::open(model);
+    const Gguf file = open_base(model);
     texts.files = gguf_tokenizer(file);
     texts.files["config.json"] = gguf_config(file);
     return texts;

@@ -71,6 +71,14 @@ struct Fit {
 };
 constexpr std::array kFits{Fit{1, 1}, Fit{1, -1}, Fit{2, 1}, Fit{2, -1}};
 
+// How codes of a type without minima follow from those of a group of ours; none: not by integers.
+std::optional<core::CodeMap> map_of(const GgmlGrid& grid, Fit fit, float zero) {
+  const auto step = static_cast<float>(grid.step), ours = static_cast<float>(fit.steps * fit.sign);
+  const float factor = ours / step, offset = (static_cast<float>(grid.zero) - ours * zero) / step;
+  if (!is_integer(factor) || !is_integer(offset)) return std::nullopt;
+  return core::CodeMap{static_cast<int32_t>(factor), static_cast<int32_t>(offset)};
+}
+
 // The code of a type without minima for level `code - zero` of ours; -1: it has none.
 int code_of(const GgmlGrid& grid, Fit fit, int code, float zero) {
   const float level = static_cast<float>(fit.steps * fit.sign) * (static_cast<float>(code) - zero);  // in its scales
@@ -114,7 +122,8 @@ class Common {
 }  // namespace
 
 // Whether the block of columns from `first` on could be written.
-bool CodedRows::put_block(const GgmlType& type, const Row& row, int64_t first, std::byte* to) {
+bool CodedRows::put_block(const GgmlType& type, const Row& row, int64_t first, std::optional<core::CodeMap> map,
+                          std::byte* to) {
   const GgmlGrid& grid = type.grid;
   const int64_t groups = type.block / grid.group;  // of a block
   // Without minima: one fit for all groups of a block, so that they share a scale.
@@ -123,6 +132,7 @@ bool CodedRows::put_block(const GgmlType& type, const Row& row, int64_t first, s
     for (int64_t t = 0; t < groups; ++t) {
       const int64_t begin = first + t * grid.group, g = row.group_of(begin, grid.group);
       if (g < 0 || row.stores_minimum()) return false;
+      if (map && map_of(grid, fit, row.zero[g]) != map) return false;
       const float step = static_cast<float>(fit.sign) / static_cast<float>(fit.steps);
       const bool two = grid.is_two_level();
       if (!scale.take((two ? row.shared[g] : row.scale(g)) * step)) return false;
@@ -188,24 +198,40 @@ CodedRows::CodedRows(const quant::WeightFormat& format, const quant::Encoded& en
   }
 }
 
-std::optional<std::vector<std::byte>> CodedRows::in(const GgmlType& type) const {
+CodedRows::Row CodedRows::row(int64_t o) const {
+  const int64_t I = codes_.size(1);
+  return {.codes = codes_.const_data_ptr<uint8_t>() + o * I,
+          .decoded = decoded_.const_data_ptr<float>() + o * I,
+          .group = I / levels_->shared.size(1),
+          .shared = data(levels_->shared, o),
+          .multiple = data(levels_->multiple, o),
+          .zero = data(levels_->zero, o),
+          .shared_minimum = data(levels_->shared_minimum, o),
+          .minimum_multiple = data(levels_->minimum_multiple, o)};
+}
+
+std::vector<core::CodeMap> CodedRows::maps(const GgmlType& type) const {
+  if (!levels_ || type.take_apart == nullptr) return {};
+  if (type.grid.has_minimum) return {core::CodeMap{}};
+  std::vector<core::CodeMap> all;
+  for (const Fit fit : kFits) {
+    if (!levels_->zero.defined()) continue;
+    if (const auto map = map_of(type.grid, fit, row(0).zero[0])) all.push_back(*map);
+  }
+  return all;
+}
+
+std::optional<std::vector<std::byte>> CodedRows::in(const GgmlType& type, std::optional<core::CodeMap> map) const {
   if (!levels_ || type.take_apart == nullptr) return std::nullopt;
   const int64_t O = codes_.size(0), I = codes_.size(1), blocks = I / type.block;
   std::vector<std::byte> bytes(static_cast<size_t>(O * blocks) * type.block_bytes);
   std::atomic<bool> fits = true;
   at::parallel_for(0, O, 16, [&](int64_t begin, int64_t end) {
     for (int64_t o = begin; o < end && fits; ++o) {
-      const Row row{.codes = codes_.const_data_ptr<uint8_t>() + o * I,
-                    .decoded = decoded_.const_data_ptr<float>() + o * I,
-                    .group = I / levels_->shared.size(1),
-                    .shared = data(levels_->shared, o),
-                    .multiple = data(levels_->multiple, o),
-                    .zero = data(levels_->zero, o),
-                    .shared_minimum = data(levels_->shared_minimum, o),
-                    .minimum_multiple = data(levels_->minimum_multiple, o)};
+      const Row levels = row(o);
       std::byte* to = bytes.data() + static_cast<size_t>(o * blocks) * type.block_bytes;
       for (int64_t b = 0; b < blocks && fits; ++b, to += type.block_bytes) {
-        if (!put_block(type, row, b * type.block, to)) fits = false;
+        if (!put_block(type, levels, b * type.block, map, to)) fits = false;
       }
     }
   });

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "core/io/ggml_types.h"
+#include "core/io/gguf_sidecar.h"
 #include "quant/grids/affine.h"
 
 namespace exports {
@@ -19,12 +20,16 @@ class CodedRows {
   CodedRows(const quant::WeightFormat& format, const quant::Encoded& encoded);
 
   // All rows in blocks of the type, which decode to the very weight; none: the type does not hold it. The type's blocks
-  // divide a row.
-  std::optional<std::vector<std::byte>> in(const core::GgmlType& type) const;
+  // divide a row. map: how codes of the type follow from ours; without, block by block as it fits.
+  std::optional<std::vector<std::byte>> in(const core::GgmlType& type, std::optional<core::CodeMap> map = {}) const;
+  // Those that the first group allows.
+  std::vector<core::CodeMap> maps(const core::GgmlType& type) const;
 
  private:
   struct Row;  // levels and codes of one row
-  static bool put_block(const core::GgmlType& type, const Row& row, int64_t first, std::byte* to);
+  Row row(int64_t o) const;
+  static bool put_block(const core::GgmlType& type, const Row& row, int64_t first, std::optional<core::CodeMap> map,
+                        std::byte* to);
 
   at::Tensor codes_;                                 // [O, I] uint8
   at::Tensor decoded_;                               // [O, I] float32: what the blocks must decode to

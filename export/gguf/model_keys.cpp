@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <optional>
 
@@ -18,10 +19,10 @@ using core::JsonObject;
 bool is_mixture(core::Model& model, int64_t block) { return model.block(block).mixture() != nullptr; }
 
 // Blocks before the first mixture.
-int64_t leading_dense_blocks(core::Model& model) {
-  int64_t count = 0;
-  while (count < model.shape().layers && !is_mixture(model, count)) ++count;
-  return count;
+int64_t leading_dense_blocks(core::Model& model, const Blocks& blocks) {
+  const auto first =
+      std::find_if(blocks.begin(), blocks.end(), [&](int64_t block) { return is_mixture(model, block); });
+  return first - blocks.begin();
 }
 
 std::string scaling_type(const std::optional<JsonObject>& rope) { return rope ? core::rope_type(*rope) : "default"; }
@@ -44,7 +45,7 @@ double theta(const JsonObject& config, const std::optional<JsonObject>& rope) {
 }  // namespace
 
 std::vector<std::string> not_in_llama_cpp(const GgufArchitecture& architecture, const JsonObject& config,
-                                          core::Model& model) {
+                                          core::Model& model, const Blocks& blocks) {
   std::vector<std::string> reasons;
   const auto refuse = [&](bool differs, std::string why) {
     if (differs) reasons.push_back(fmt::format("llama.cpp's {} {}", architecture.name, std::move(why)));
@@ -56,12 +57,15 @@ std::vector<std::string> not_in_llama_cpp(const GgufArchitecture& architecture, 
   const core::Shape& shape = model.shape();
   const bool qwen2 = std::string_view(architecture.name).starts_with("qwen2");
   refuse(qwen2 && shape.heads * shape.head_width != shape.width, "has heads that are together as wide as the model");
-  refuse(architecture.has(core::latent) && !config.has("q_lora_rank") && shape.layers != 26 && shape.layers != 27,
+  const int64_t layers = std::ssize(blocks);
+  constexpr int64_t kMostBlocks = 512;  // llama-hparams.h, LLAMA_MAX_LAYERS
+  refuse(layers > kMostBlocks, fmt::format("has at most {} blocks, not {}", kMostBlocks, layers));
+  refuse(architecture.has(core::latent) && !config.has("q_lora_rank") && layers != 26 && layers != 27,
          "takes models of 26 and 27 blocks alone for those without q_lora_rank");
   if (architecture.has(core::mixture)) {
-    const int64_t leading = leading_dense_blocks(model), layers = shape.layers;
-    bool mixed = false;
-    for (int64_t i = leading; i < layers; ++i) mixed = mixed || !is_mixture(model, i);
+    const int64_t leading = leading_dense_blocks(model, blocks);
+    const bool mixed =
+        !std::all_of(blocks.begin() + leading, blocks.end(), [&](int64_t block) { return is_mixture(model, block); });
     const bool deepseek = architecture.experts_key == std::string_view("n_routed_experts");
     refuse(mixed, "has no dense blocks behind mixtures");
     refuse(!deepseek && leading > 0, "has a mixture in every block");
@@ -80,7 +84,8 @@ std::vector<std::string> not_in_llama_cpp(const GgufArchitecture& architecture, 
   return reasons;
 }
 
-core::GgufKeyValues model_keys(const GgufArchitecture& architecture, const JsonObject& config, core::Model& model) {
+core::GgufKeyValues model_keys(const GgufArchitecture& architecture, const JsonObject& config, core::Model& model,
+                               const Blocks& blocks) {
   core::GgufKeyValues keys;
   const core::Shape& shape = model.shape();
   const auto put = [&](const char* key, core::GgufData value) {
@@ -88,7 +93,7 @@ core::GgufKeyValues model_keys(const GgufArchitecture& architecture, const JsonO
   };
   const auto count = [&](const char* key, int64_t value) { put(key, static_cast<uint32_t>(value)); };
   const auto number = [&](const char* key, double value) { put(key, static_cast<float>(value)); };
-  count("block_count", shape.layers);
+  count("block_count", std::ssize(blocks));
   count("context_length", shape.context);
   count("embedding_length", shape.width);
   count("feed_forward_length", config.positive("intermediate_size"));
@@ -122,8 +127,8 @@ core::GgufKeyValues model_keys(const GgufArchitecture& architecture, const JsonO
       number("rope.scaling.yarn_log_multiplier", 0.1 * rope->number("mscale_all_dim"));
   }
   if (!architecture.has(core::mixture)) return keys;
-  const int64_t leading = leading_dense_blocks(model);
-  core::Mixture& mixture = *model.block(leading).mixture();
+  const int64_t leading = leading_dense_blocks(model, blocks);
+  core::Mixture& mixture = *model.block(blocks.at(static_cast<size_t>(leading))).mixture();
   count("expert_count", mixture.experts());
   count("expert_used_count", config.positive("num_experts_per_tok"));
   const int64_t width = config.positive("moe_intermediate_size");

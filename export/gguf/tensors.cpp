@@ -8,7 +8,7 @@
 
 #include "core/error.h"
 #include "core/io/ggml_encode.h"
-#include "export/gguf/coded_rows.h"
+#include "export/gguf/folded.h"
 #include "export/gguf/rounded_rows.h"
 #include "quant/linear/quantized_linear.h"
 
@@ -69,19 +69,22 @@ GgufTensorWriter::GgufTensorWriter(core::GgufWriter& writer, const core::GgufArc
     : writer_(writer), architecture_(architecture), head_width_(head_width), types_(types) {}
 
 GgufPlace GgufTensorWriter::place_of(const std::string& name) const {
-  const auto place = core::gguf_place(architecture_, name);
+  const bool of_block = !block_.empty() && name.starts_with(block_);
+  const auto place = core::gguf_place(architecture_, of_block ? written_as_ + name.substr(block_.size()) : name);
   core::require(place.has_value(), "llama.cpp's {} has no tensor for {}. Use another format.", architecture_.name,
                 name);
   return *place;
 }
 
-void GgufTensorWriter::write(core::Block& block) {
+void GgufTensorWriter::write(core::Block& block, const WrittenBlock& as) {
+  block_ = as.path + ".";
+  written_as_ = core::path_of_block(as.number) + ".";
   std::vector<Stack> stacks;
-  std::vector<core::Loadable*> others;
+  std::vector<core::RmsNorm*> norms;
   for (const auto& module : block.modules(/*include_self=*/false)) {
     auto* slot = dynamic_cast<core::Slot*>(module.get());
     if (slot == nullptr) {
-      if (auto* loadable = dynamic_cast<core::Loadable*>(module.get())) others.push_back(loadable);
+      if (auto* norm = dynamic_cast<core::RmsNorm*>(module.get())) norms.push_back(norm);
       continue;
     }
     GgufPlace place = place_of(slot->path() + ".weight");
@@ -94,11 +97,14 @@ void GgufTensorWriter::write(core::Block& block) {
       stacks.push_back({std::move(place), {slot}});
     }
   }
-  for (core::Loadable* other : others) write(*other);
+  for (const core::RmsNorm* norm : norms) write_vector(place_of(norm->path() + ".weight").tensor, norm->weight());
   for (const Stack& stack : stacks) {
     const core::Role role = stack.slots.front()->role();
     const bool routes = role == core::Role::router || role == core::Role::shared_expert_gate;
-    write(stack, routes ? core::find_ggml_type("F32") : nullptr);  // as llama.cpp's converter has them
+    const double factor = role == core::Role::o_proj      ? as.attention
+                          : role == core::Role::down_proj ? as.feed_forward
+                                                          : 1;
+    write(stack, routes ? core::find_ggml_type("F32") : nullptr, factor);  // as llama.cpp's converter has them
   }
 }
 
@@ -154,6 +160,18 @@ std::optional<GgufTensorWriter::Encoded> GgufTensorWriter::copied(const Stack& s
   return encoded;
 }
 
+std::optional<GgufTensorWriter::Encoded> GgufTensorWriter::in_type(const GgmlType& type,
+                                                                   const std::vector<CodedRows>& rows,
+                                                                   std::optional<core::CodeMap> map) const {
+  Encoded encoded{&type, {}};
+  for (const CodedRows& one : rows) {
+    auto bytes = one.in(type, map);
+    if (!bytes) return std::nullopt;
+    encoded.parts.push_back(*std::move(bytes));
+  }
+  return encoded;
+}
+
 GgufTensorWriter::Encoded GgufTensorWriter::coded(const Stack& stack,
                                                   const std::vector<std::shared_ptr<core::Linear>>& linears) const {
   std::vector<CodedRows> rows;
@@ -167,13 +185,13 @@ GgufTensorWriter::Encoded GgufTensorWriter::coded(const Stack& stack,
   }
   const int64_t columns = stack.slots.front()->in_features();
   for (const GgmlType* type : rotated ? std::vector<const GgmlType*>{} : candidate_types(types_, 1, columns)) {
-    Encoded encoded{type, {}};
-    for (const CodedRows& one : rows) {
-      auto bytes = one.in(*type);
-      if (!bytes) break;
-      encoded.parts.push_back(*std::move(bytes));
+    for (const core::CodeMap& map : types_.one_map ? rows.front().maps(*type) : std::vector<core::CodeMap>{}) {
+      auto encoded = in_type(*type, rows, map);
+      if (!encoded) continue;
+      encoded->codes = {stack.place.tensor, static_cast<int32_t>(bits), map};
+      return *std::move(encoded);
     }
-    if (encoded.parts.size() == rows.size()) return encoded;
+    if (auto encoded = in_type(*type, rows, std::nullopt)) return *std::move(encoded);
   }
   core::require(
       types_.allow_refit, "{}: {} its grid exactly. Set allow_refit: true to round it to one.{}",
@@ -216,12 +234,15 @@ GgufTensorWriter::Encoded GgufTensorWriter::rounded(const std::vector<std::share
 
 // dense: the type, whatever it is; null: of a quantized linear as its codes say, else the smallest that holds it
 // exactly.
-void GgufTensorWriter::write(const Stack& stack, const GgmlType* dense) {
+void GgufTensorWriter::write(const Stack& stack, const GgmlType* dense, double factor) {
   std::vector<std::shared_ptr<core::Linear>> linears;
-  for (const core::Slot* slot : stack.slots) linears.push_back(slot->in_memory());
+  Folding folding(factor);
+  for (const core::Slot* slot : stack.slots) linears.push_back(folding.folded(slot->in_memory()));
   const bool quantized = std::all_of(linears.begin(), linears.end(), [](const auto& l) { return as_quantized(l); });
-  std::optional<Encoded> encoded = dense == nullptr && !quantized ? copied(stack) : std::nullopt;
+  std::optional<Encoded> encoded = dense == nullptr && !quantized && factor == 1 ? copied(stack) : std::nullopt;
   if (!encoded) encoded = quantized && dense == nullptr ? coded(stack, linears) : rounded(linears, dense);
+  encoded->error += folding.error();
+  if (encoded->codes) codes_in_base_.push_back(*encoded->codes);
   const core::Slot& first = *stack.slots.front();
   const int64_t O = first.out_features(), I = first.in_features();
   std::vector<int64_t> shape{O, I};
@@ -236,7 +257,7 @@ void GgufTensorWriter::write(const Stack& stack, const GgmlType* dense) {
   written_.push_back({stack.place.tensor, encoded->type->name, O * I * std::ssize(stack.slots), bytes, encoded->error});
   for (size_t i = 0; i < linears.size() && first.has_bias(); ++i) {
     core::require(stack.slots.size() == 1, "{}: llama.cpp has no biases of experts. Use another format.", first.path());
-    at::Tensor bias = linears[i]->bias().to(at::kFloat).cpu();
+    at::Tensor bias = linears[i]->bias().to(at::kFloat).cpu();  // folded, too
     if (stack.place.is_interleaved) {
       const at::Tensor from = bias;
       bias = at::empty_like(from);

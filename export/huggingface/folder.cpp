@@ -8,7 +8,7 @@
 
 #include "core/error.h"
 #include "core/io/files.h"
-#include "export/dtype.h"
+#include "export/stored_tensor.h"
 
 namespace exports {
 
