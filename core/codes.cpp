@@ -111,11 +111,8 @@ at::Tensor unpack_reference(const at::Tensor& packed, int64_t columns, int64_t b
 }
 
 std::string Codes::hash() const {
-  Hasher hasher;
-  hasher.update(fmt::format("codes {} {} {} ", rows(), columns_, bits_));
   const at::Tensor bytes = packed().cpu().contiguous();
-  hasher.update(bytes.const_data_ptr(), bytes.nbytes());
-  return hasher.hex();
+  return hash_codes(rows(), columns_, bits_, bytes.const_data_ptr(), bytes.nbytes());
 }
 
 }  // namespace core

@@ -89,6 +89,7 @@ struct Assignment {
   std::shared_ptr<const Rotation> rotation = {};  // of what is coded; null: none
   int64_t descent = 0;                            // as of Target
   std::vector<FurtherInput> further = {};         // whose statistics are added to those of its own inputs
+  at::Tensor mean_square = {};                    // [I] of its inputs, known beforehand; undefined: measured
 };
 
 // Whether anything has to be known about the inputs of some linear: statistics, a static range, or the inputs.

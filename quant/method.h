@@ -31,6 +31,12 @@ struct Target {
   std::string note = {};                          // what modules.csv says of its inputs
   std::string fallback = {};                      // why it is rounded to nearest; methods see no such target either
   Statistics inputs = {};  // what the method and the format need; tensors are shared by linears that share an input
+  at::Tensor mean_square = {};  // as of Assignment
+
+  void set(const Statistics& measured) {
+    inputs = measured;
+    if (mean_square.defined()) inputs.mean_square = mean_square;
+  }
 };
 
 // What became of it.

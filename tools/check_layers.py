@@ -29,7 +29,7 @@ MAY_INCLUDE |= {"experiments": ALL, "tests": ALL | {"tests"}, "bench": ALL | {"b
 # Folders of experiments, each of which may include those before it.
 ROOMS = ["measure", "config", "inputs", "results", "analysis", "run", "programs"]
 
-WITHOUT_ATEN = ("core/config/", "core/io/", "core/text/", "quant/kernels/")
+WITHOUT_ATEN = ("core/config/", "core/io/", "core/text/", "quant/kernels/", "export/ggml/")
 ATEN = re.compile(r"(ATen|torch|c10)/")
 
 # core/nn/weights.cpp converts what a file stores, on the CPU.

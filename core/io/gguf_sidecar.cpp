@@ -117,6 +117,8 @@ class SidecarTensors : public TensorSource {
               .decode = {}};
     }
     if (const auto codes = codes_.find(name); codes != codes_.end()) return codes_of(name, codes->second);
+    require(!approximated_.contains(name), "{}: {} is made of codes. Use those, or read {}.", sidecar_.where(), name,
+            base_file_.where());
     return base_->stored(name);
   }
 

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/core.h>
+#include <fmt/format.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <xxhash.h>
@@ -67,6 +68,13 @@ void Hasher::update(const void* data, size_t bytes) {
 std::string Hasher::hex() const {
   const XXH128_hash_t hash = XXH3_128bits_digest(state_.get());
   return fmt::format("{:016x}{:016x}", hash.high64, hash.low64);
+}
+
+std::string hash_codes(int64_t rows, int64_t columns, int64_t bits, const void* packed, size_t bytes) {
+  Hasher hasher;
+  hasher.update(fmt::format("codes {} {} {} ", rows, columns, bits));
+  hasher.update(packed, bytes);
+  return hasher.hex();
 }
 
 std::string hash_text(std::string_view text) {

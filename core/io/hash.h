@@ -36,6 +36,9 @@ class Hasher {
 
 std::string hash_text(std::string_view text);
 
+// Of a matrix of codes in the canonical layout (core/codes.h): of its shape, bits and bytes.
+std::string hash_codes(int64_t rows, int64_t columns, int64_t bits, const void* packed, size_t bytes);
+
 // Reads the file in pieces; nothing of it stays mapped.
 std::string hash_file(const std::string& path);
 

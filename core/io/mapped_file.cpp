@@ -15,7 +15,8 @@ namespace core {
 
 MappedFile::MappedFile(const std::string& path) {
   struct stat info;
-  require(::stat(path.c_str(), &info) == 0, "{}: cannot be read: {}. Check the path.", path, system_reason(errno));
+  const bool is_there = ::stat(path.c_str(), &info) == 0;  // before errno is read
+  require(is_there, "{}: cannot be read: {}. Check the path.", path, system_reason(errno));
   require(S_ISREG(info.st_mode), "{}: this is not a file. Check the path.", path);
   const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
   require(file >= 0, "{}: cannot be read: {}. Check the path.", path, system_reason(errno));

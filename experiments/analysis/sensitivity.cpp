@@ -73,14 +73,16 @@ core::CacheKey errors_key(const Spec& spec, Resources& resources, const ModelFil
                           const std::string& stage = "sensitivity") {
   std::vector<const core::Section*> keys{&spec.calibration, &spec.quant};
   for (const quant::TransformItem& item : spec.transform) keys.push_back(&item);
-  const Dependencies on{.stage = stage,
-                        .version = kSensitivityVersion,
-                        .keys = std::move(keys),
-                        .inputs = {{"model", resources.model_hash(files)},
-                                   {"tokens", text.token_hash},
-                                   {"quantize", std::to_string(quant::Quantize::kVersion)},
-                                   {"transform", std::to_string(quant::ApplyTransforms::kVersion)},
-                                   {"seed", std::to_string(spec.seed)}}};
+  const Dependencies on{
+      .stage = stage,
+      .version = kSensitivityVersion,
+      .keys = std::move(keys),
+      .inputs = {{"model", resources.model_hash(files)},
+                 {"tokens", text.token_hash},
+                 {"quantize", std::to_string(quant::Quantize::kVersion)},
+                 {"transform", std::to_string(quant::ApplyTransforms::kVersion)},
+                 {"seed", std::to_string(spec.seed)},
+                 {"imatrix", spec.calibration.imatrix.empty() ? "" : resources.file_hash(imatrix_file(spec))}}};
   return cache_key(spec, on);
 }
 

@@ -44,6 +44,11 @@ void CalibrationConfig::keys(core::Keys& k) {
       "of an expert that sees too few tokens; rtn: rounded to nearest; pooled: as if it saw the tokens of all experts "
       "of its block",
       {"rtn", "pooled"});
+  k.key("imatrix", imatrix,
+        "an importance matrix of llama.cpp (GGUF), whose mean squares of inputs stand in place of the measured ones, "
+        "e.g. "
+        "for quant.weight.range: importance; its path, absolute or below a data root; empty: they are measured")
+      .only_if_given();
 }
 
 void CalibrationConfig::check() const {

@@ -21,6 +21,7 @@ struct CalibrationConfig : core::Section {
   bool all_experts = false;
   double min_token_fraction = 0.005;
   std::string fallback = "rtn";
+  std::string imatrix;
 
   void keys(core::Keys& k) override;
   void check() const override;

@@ -6,8 +6,10 @@
 #include <map>
 
 #include "core/error.h"
+#include "core/io/data_roots.h"
 #include "core/plan_stream.h"
 #include "experiments/inputs/model_files.h"
+#include "quant/calibration/imatrix.h"
 #include "quant/stage/apply_transforms.h"
 #include "replication/mix.h"
 
@@ -195,6 +197,31 @@ void ask_for_corrections(const Spec& spec, Assigned& assigned) {
   }
 }
 
+// With calibration.imatrix, the mean squares that it knows.
+void use_importance_matrix(const Spec& spec, core::Model& model, Assigned& assigned) {
+  const CalibrationConfig& calibration = spec.calibration;
+  if (calibration.imatrix.empty()) return;
+  core::require(quant::transforms_of(spec.transform, spec.quant).empty(),
+                "{}: it is of inputs that no transform has changed. Leave one of them out.",
+                calibration.where("imatrix"));
+  const quant::ImportanceMatrix matrix(imatrix_file(spec));
+  bool is_read = false;
+  for (quant::Assignment& a : assigned) {
+    if (!is_coded(a) || !a.needs.mean_square) continue;
+    core::require(
+        a.rotation == nullptr,
+        "{}: it is of inputs that nothing rotates, and quant.weight.incoherence rotates those of {}. Leave one of "
+        "them out.",
+        calibration.where("imatrix"), a.slot->path());
+    a.mean_square = matrix.mean_square(model.shape().family, *a.slot);
+    a.needs.mean_square = false;
+    is_read = true;
+  }
+  core::require(is_read,
+                "{}: nothing reads mean squares of inputs. Set quant.weight.range: importance, or leave it out.",
+                calibration.where("imatrix"));
+}
+
 // Every strategy, selection and control.
 Assigned replicated(const Spec& spec, core::Model& model, const replication::RankingStatistics* statistics) {
   const ReplicationConfig& config = spec.replication;
@@ -258,7 +285,18 @@ Assigned assignments(const Spec& spec, core::Model& model, const replication::Ra
     for (quant::Assignment& a : assigned) a.needs.hessian = a.needs.hessian || paths.contains(a.slot->path());
   }
   ask_for_corrections(spec, assigned);
+  use_importance_matrix(spec, model, assigned);
   return assigned;
+}
+
+std::string imatrix_file(const Spec& spec) {
+  const std::string& given = spec.calibration.imatrix;
+  if (core::is_file(given)) return given;
+  for (const std::string& root : core::data_roots()) {
+    if (core::is_file(root + "/" + given)) return root + "/" + given;
+  }
+  core::fail("{}: {}: there is no such file. Make one: ./export_model MODEL --imatrix {}",
+             spec.calibration.where("imatrix"), given, given);
 }
 
 replication::OwnParameters own_parameters_of_replicas(const Spec& spec, const core::Plan& plan) {

@@ -18,6 +18,9 @@ Spec single_of(const Spec& spec);
 // How targets are corrected where assignments ask for it.
 quant::Correction correction_of(const Spec& spec);
 
+// The file that calibration.imatrix names. Error: there is none.
+std::string imatrix_file(const Spec& spec);
+
 // How the inputs of linears are measured. text: the calibration text, null: none.
 quant::Calibration calibration_of(const Spec& spec, const core::Windows* text);
 

@@ -1,7 +1,10 @@
 #include "experiments/run/exports.h"
 
+#include <fmt/ranges.h>
+
 #include <filesystem>
 #include <map>
+#include <sstream>
 
 #include "core/error.h"
 #include "core/io/data_roots.h"
@@ -25,6 +28,16 @@ std::string options_of(const Run& run, const std::string& exporter) {
   return core::to_yaml(*core::to_node(copy.exports).find(exporter));
 }
 
+// What stands in a note before the files that were written, one a line.
+constexpr const char* kFiles = "files:\n";
+
+void remove_noted(const std::string& note) {
+  const size_t at = note.find(kFiles);
+  if (at == std::string::npos) return;
+  std::istringstream lines(note.substr(at + std::string_view(kFiles).size()));
+  for (std::string file; std::getline(lines, file);) fs::remove(file);
+}
+
 }  // namespace
 
 void check_export_paths(const std::vector<Run>& runs) {
@@ -45,10 +58,10 @@ void write_exports(const Run& run) {
   std::optional<exports::ModelToExport> model;
   for (const auto& [name, exporter] : asked) {
     const std::string path = path_of(run, *exporter), note = run.directory + "/" + name + ".path";
-    const std::string asked_for = path + "\n" + options_of(run, name);
+    const std::string asked_for = path + "\n" + options_of(run, name) + kFiles;
     const std::string noted = core::is_file(note) ? core::read_file(note) : "";
-    const bool newer =
-        noted == asked_for && fs::last_write_time(note) >= fs::last_write_time(run.directory + "/results.json");
+    const bool newer = noted.starts_with(asked_for) &&
+                       fs::last_write_time(note) >= fs::last_write_time(run.directory + "/results.json");
     if (newer && core::is_file(exports::table_beside(path))) continue;
     if (!model) {
       const std::string checkpoint = checkpoint_directory(run.directory);
@@ -57,10 +70,12 @@ void write_exports(const Run& run) {
                     run.directory);
       model = exports::open_to_export(run.quantizes() ? checkpoint : run.files->path);
     }
-    if (exporter->path().empty() && !noted.empty())
-      fs::remove_all(path);  // of the run before it was made anew, or asked otherwise
-    exports::exported(name, *exporter, *model, path);
-    core::write_atomically(note, asked_for);
+    if (exporter->path().empty() && !noted.empty()) {  // of the run before it was made anew, or asked otherwise
+      fs::remove_all(path);
+      remove_noted(noted);
+    }
+    const exports::Written written = exports::exported(name, *exporter, *model, path);
+    core::write_atomically(note, asked_for + fmt::format("{}\n", fmt::join(written.files, "\n")));
   }
 }
 

@@ -123,6 +123,7 @@ void identify(Run& run, Resources& resources) {
   };
   if (run.quantizes()) {
     for (const std::string& file : spec.quant.chosen().files()) hasher.update(resources.file_hash(file));
+    if (!spec.calibration.imatrix.empty()) hasher.update(resources.file_hash(imatrix_file(spec)));
   }
   add_texts(true);  // in this order, so that finished runs keep their ids
   if (run.calibration != nullptr) hasher.update(run.calibration->token_hash);

@@ -194,14 +194,13 @@ class Reader {
     return canonical;
   }
 
-  // As core::Codes::hash makes it. Codes of the base are those of another file.
+  // Codes of the base may be those of another file.
   void check_hash(const std::vector<uint8_t>& canonical, const kernels::Layout& layout,
                   const std::string& known) const {
-    core::Hasher hasher;
-    hasher.update(fmt::format("codes {} {} {} ", layout.rows, layout.columns, layout.bits));
-    hasher.update(canonical.data(), canonical.size());
-    core::require(hasher.hex() == known, "{}: the codes of {} are not those that {} records. {}.",
-                  tensors_->file_of(module_ + ".codes"), module_, where(), kAgain);
+    core::require(
+        core::hash_codes(layout.rows, layout.columns, layout.bits, canonical.data(), canonical.size()) == known,
+        "{}: the codes of {} are not those that {} records. {}.", tensors_->file_of(module_ + ".codes"), module_,
+        where(), kAgain);
   }
 
   // Integer i of packed ones [rows, groups].

@@ -103,7 +103,7 @@ class Quantize : public core::Stage {
 
     bool is_static() const { return targets.front().input != nullptr && targets.front().input->config().is_static(); }
     void set(const Statistics& inputs) {
-      for (Target& target : targets) target.inputs = inputs;
+      for (Target& target : targets) target.set(inputs);
     }
   };
   using Linears = std::map<core::Slot*, std::shared_ptr<core::Linear>>;

@@ -29,6 +29,8 @@ std::vector<Quantize::Group> Quantize::groups_of(core::Block& block) const {
       group.pool = linears.pool;
       group.targets.push_back(
           {a.slot, a.format, a.input, a.refinement, a.codes_of, a.mean_with, a.descent, a.rotation});
+      group.targets.back().mean_square = a.mean_square;
+      group.targets.back().set({});
       group.needs = group.needs | a.needs;
     }
     for (auto& [input, group] : by_input) groups.push_back(std::move(group));

@@ -98,9 +98,10 @@ TEST(Keys, OnlyWhatCannotChangeAResultIsLeftOutOfTheId) {
   EXPECT_THAT(outside, ::testing::ElementsAre(
                            "model.residency", "model.spill_above", "qat.save_every", "exports.gguf.path",
                            "exports.gguf.type", "exports.gguf.allow_refit", "exports.gguf.embedding",
-                           "exports.gguf.split_above", "exports.huggingface.path", "exports.huggingface.format",
-                           "exports.huggingface.dtype", "exports.imatrix.path", "exports.imatrix.corpus",
-                           "exports.imatrix.seq_len", "exports.imatrix.windows", "expect", "out", "threads", "quiet"));
+                           "exports.gguf.sidecar", "exports.gguf.blocks", "exports.gguf.split_above",
+                           "exports.huggingface.path", "exports.huggingface.format", "exports.huggingface.dtype",
+                           "exports.imatrix.path", "exports.imatrix.corpus", "exports.imatrix.seq_len",
+                           "exports.imatrix.windows", "expect", "out", "threads", "quiet"));
 }
 
 // ---- what is written about the keys ----

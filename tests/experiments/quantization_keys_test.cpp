@@ -20,6 +20,7 @@ class QuantizationProof : public Proof {
         {"calibration.targets", [this] { changes_the_result("calibration.targets=weight", calibrated_); }},
         {"calibration.target_share", [this] { changes_the_result("calibration.target_share=0.5", corrected_); }},
         {"calibration.target_damp", [this] { changes_the_result("calibration.target_damp=0.5", corrected_); }},
+        {"calibration.imatrix", [this] { imatrix(); }},
         {"calibration.batch_tokens", [this] { only_rounding("calibration.batch_tokens=64"); }},
         {"quant.gptq.damp", [this] { changes_the_result("quant.gptq.damp=0.2", calibrated_); }},
         {"quant.gptq.block_size", [this] { only_rounding("quant.gptq.block_size=16"); }},
@@ -210,6 +211,21 @@ class QuantizationProof : public Proof {
                            "calibration.seq_len=64"};
   const Strings at_once_{"quant.activation.bits=4", "quant.activation.granularity=per_tensor", "calibration.samples=4",
                          "calibration.seq_len=64"};
+  // Of another text than the one that is measured.
+  void imatrix() {
+    const std::string file = lab_.file("imatrix.gguf");
+    lab_.row({"exports.imatrix={path: " + file + ", corpus: " + lab_.file("text.txt") + ", seq_len: 16, windows: 2}"});
+    changes_the_result("calibration.imatrix=" + file,
+                       {"quant.weight.range=importance", "calibration.samples=4", "calibration.seq_len=64"});
+    EXPECT_THAT(core::message_of([&] {
+                  lab_.run({"calibration.imatrix=" + file, "quant.weight.range=mse"});
+                }),
+                ::testing::HasSubstr("calibration.imatrix: nothing reads mean squares of inputs."));
+    EXPECT_THAT(core::message_of([&] {
+                  lab_.run({"calibration.imatrix=nowhere.gguf", "quant.weight.range=importance"});
+                }),
+                ::testing::HasSubstr("nowhere.gguf: there is no such file."));
+  }
   const Strings awq_{"quant.method=awq", "calibration.samples=4", "calibration.seq_len=64"};
   const Strings awq_scales_{"transform=[{awq: {}}]", "calibration.samples=4", "calibration.seq_len=64"};
   const Strings static_ = [this] {

@@ -67,6 +67,8 @@ class RunProof : public Proof {
         {"exports.gguf.allow_refit", [this] { allow_refit(); }},
         {"exports.gguf.embedding", [this] { EXPECT_EQ(exported("embedding: q8_0"), "F32 Q2_0 Q8_0"); }},
         {"exports.gguf.split_above", [this] { split_above(); }},
+        {"exports.gguf.sidecar", [this] { sidecar(); }},
+        {"exports.gguf.blocks", [this] { written_out(); }},
         {"exports.imatrix.path", [this] { EXPECT_EQ(imatrix().text("general.type"), "imatrix"); }},
         {"exports.imatrix.corpus",
          [this] { EXPECT_EQ(imatrix().texts("imatrix.datasets").at(0), lab_.file("text.txt")); }},
@@ -197,6 +199,26 @@ class RunProof : public Proof {
     EXPECT_THAT(core::message_of([&] { exported("allow_refit: false", table); }),
                 ::testing::HasSubstr("no type holds"));
     EXPECT_EQ(exported("allow_refit: true", table), "BF16 F32 Q2_0");
+  }
+  void sidecar() {
+    Strings run = kDepth;
+    run.insert(run.end(), {"quant.weight.symmetry=signed_full", "exports.gguf={}"});
+    const std::string directory = lab_.directory(lab_.row(run));
+    EXPECT_TRUE(fs::exists(directory + "/model.refrain.gguf"));
+    run.back() = "exports.gguf={sidecar: false}";
+    EXPECT_THAT(core::message_of([&] { lab_.run(run); }), ::testing::HasSubstr("sidecar: true or blocks: written_out"));
+  }
+  void written_out() {
+    Strings run = kDepth;
+    run.insert(run.end(), {"replication.depth.kv=own", "quant.weight.symmetry=signed_full", "exports.gguf={}"});
+    const std::string directory = lab_.directory(lab_.row(run));
+    EXPECT_TRUE(fs::exists(directory + "/model.refrain.gguf"));
+    const auto blocks = [&] { return core::Gguf::open(directory + "/model.gguf").integer("qwen3.block_count"); };
+    const int64_t once = blocks();
+    run.back() = "exports.gguf={blocks: written_out}";
+    lab_.row(run);
+    EXPECT_FALSE(fs::exists(directory + "/model.refrain.gguf")) << "it was of the file that is no more";
+    EXPECT_EQ(blocks(), 2 * once);
   }
   void split_above() {
     lab_.row({"quant.weight.symmetry=signed_full",

@@ -16,7 +16,7 @@
 #include "export/gguf/rounded_rows.h"
 #include "quant/grids/ggml_grid.h"
 #include "quant/grids/make_format.h"
-#include "tests/export/support.h"
+#include "tests/export/gguf_support.h"
 
 namespace exports {
 namespace {
@@ -160,44 +160,6 @@ TEST(RoundedRows, FindTheSmallestTypeThatLosesNothing) {
 
 // ---- a model ----
 
-// A folder with what a tokenizer needs: the golden folders have none.
-std::string with_tokenizer(const core::Scratch& scratch, const std::string& folder) {
-  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
-    if (entry.path().extension() != ".gguf") std::filesystem::copy(entry.path(), scratch.file(entry.path().filename()));
-  }
-  const nlohmann::json stages = {{{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", true}}};
-  const nlohmann::json model = {
-      {"type", "BPE"}, {"vocab", {{"a", 0}, {"b", 1}, {"ab", 2}}}, {"merges", nlohmann::json::array({"a b"})}};
-  scratch.put("tokenizer.json", nlohmann::json{{"added_tokens", nlohmann::json::array()},
-                                               {"normalizer", nullptr},
-                                               {"pre_tokenizer", {{"type", "Sequence"}, {"pretokenizers", stages}}},
-                                               {"post_processor", nullptr},
-                                               {"decoder", stages[0]},
-                                               {"model", model}}
-                                    .dump());
-  return scratch.path();
-}
-
-core::Polymorphic<Exporter> gguf(const std::string& options = "{}") {
-  core::Polymorphic<Exporter> exporter = make_exporters().at("gguf");
-  core::bind(core::parse_yaml(options, "a.yaml"), *exporter, "exports.gguf");
-  return exporter;
-}
-
-Written write(const std::string& model, const std::string& file, const std::string& options = "{}") {
-  return exported("gguf", *gguf(options), open_to_export(model), file);
-}
-
-at::Tensor logits_of(const std::string& path) {
-  const at::NoGradGuard no_gradient;
-  const auto model = models::build(core::read_model_config(path));
-  const core::Weights weights(core::open_tensors(path), at::kFloat, at::kCPU);
-  const auto source = open_source(*model, path, weights);
-  load_embedding_and_head(*model, path, weights);
-  for (int64_t i = 0; i < model->shape().layers; ++i) source->load(*model, i);
-  return model->forward(at::arange(14, at::kLong).mul(5).remainder(model->shape().vocabulary).reshape({2, 7}));
-}
-
 class GoldenFolders : public testing::TestWithParam<std::string> {};
 
 // Of every family one at least, but for those that llama.cpp computes otherwise.
@@ -275,9 +237,6 @@ TEST(GgufExport, RefusesWhatLlamaCppComputesOtherwise) {
   EXPECT_THAT(refused("qwen3_sharded"), HasSubstr("has no such biases"));
   EXPECT_THAT(refused("deepseek_v2"), HasSubstr("takes models of 26 and 27 blocks alone"));
 }
-
-const std::string kDense = std::string(REFRAIN_SOURCE_DIR) + "/data/tiny-qwen3";
-const std::string kMixture = std::string(REFRAIN_SOURCE_DIR) + "/data/tiny-deepseek-moe";
 
 struct Quantized {
   std::string model, quant, types;  // types: of quantized linears in the file
@@ -359,6 +318,16 @@ TEST(GgufExport, RoundsOnlyWhenItMay) {
   }
 }
 
+// Blocks that share codes have grids of their own: each is a whole weight.
+TEST(GgufExport, HoldsSharedCodesOncePerBlock) {
+  const core::Scratch checkpoint, out;
+  Opened model = opened(kDense);
+  save(model, "{method: rtn, weight: {bits: 2, group_size: 64, symmetry: span}}", checkpoint.path(), {}, {},
+       "{strategy: adjacent}");
+  EXPECT_THAT(write(checkpoint.path(), out.file("m.gguf")).files, ElementsAre(out.file("m.gguf")));
+  EXPECT_TRUE(at::equal(logits_of(out.file("m.gguf")), logits_of(checkpoint.path())));
+}
+
 TEST(GgufExport, SaysWhyNot) {
   const core::Scratch checkpoint, out;
   const auto refused = [&](const std::string& quant, const std::string& options = "{}",
@@ -376,10 +345,11 @@ TEST(GgufExport, SaysWhyNot) {
   EXPECT_THAT(refused(plain, "{type: q2_k}"), HasSubstr("rows of 128 weights are no whole blocks of Q2_K"));
   EXPECT_THAT(refused("{method: rtn, weight: {bits: 4, group_size: 32}}", "{type: q4_0}"),
               HasSubstr("Q4_0 does not hold its grid exactly"));
-  EXPECT_THAT(refused(plain, "{}", "{strategy: depth, depth: {span: [1, 2]}}"),
+  EXPECT_THAT(refused(plain, "{sidecar: false}", "{strategy: depth, depth: {span: [1, 2]}}"),
               HasSubstr("its plan runs blocks several times"));
-  EXPECT_THAT(refused("{method: ldlq, weight: {bits: 2, group_size: 64}}", "{}", "{strategy: parity_sign}"),
-              HasSubstr("weights of replication.strategy"));
+  EXPECT_THAT(
+      refused("{method: ldlq, weight: {bits: 2, group_size: 64}}", "{sidecar: false}", "{strategy: parity_sign}"),
+      HasSubstr("weights of replication.strategy"));
   EXPECT_THAT(message_of([&] { write(kDense, out.file("nowhere") + "/x/m.gguf"); }), "no error") << "folders are made";
   EXPECT_THAT(message_of([&] { write(kDense, "/proc/nowhere/m.gguf"); }), HasSubstr("this directory cannot be made"));
 }

@@ -3,9 +3,11 @@
 #include <gmock/gmock.h>
 
 #include "core/io/gguf.h"
+#include "core/io/gguf_writer.h"
 #include "core/text/load_tokenizer.h"
 #include "core/text/windows.h"
 #include "export/exporter.h"
+#include "quant/calibration/imatrix.h"
 #include "tests/export/support.h"
 
 namespace exports {
@@ -75,6 +77,54 @@ TEST(ImatrixExport, CountsTheTokensOfExperts) {
   EXPECT_GE(counts.sum().item<double>(), static_cast<double>(8 * top));
   EXPECT_LE(counts.sum().item<double>(), static_cast<double>(8 * top) + filled);
   EXPECT_EQ(file.find("blk.1.ffn_gate_inp.weight.in_sum2"), nullptr) << "routers are not quantized";
+}
+
+// What is written is read as the mean squares that it was made from.
+TEST(ImportanceMatrix, IsReadLinearByLinear) {
+  const core::Scratch out;
+  const core::Gguf file =
+      imatrix_of(out, kData + "tiny-deepseek-moe", "{corpus: " + kText + ", seq_len: 8, windows: 2}");
+  const quant::ImportanceMatrix matrix(out.file("i.gguf"));
+  const Opened model = opened(kData + "tiny-deepseek-moe");
+  const auto read = [&](const std::string& path) {
+    return matrix.mean_square(model.model->shape().family, model.model->slot(path));
+  };
+  const at::Tensor experts =
+      floats_of(file, "blk.1.ffn_down_exps.weight.in_sum2") / floats_of(file, "blk.1.ffn_down_exps.weight.counts");
+  for (int64_t expert = 0; expert < experts.size(0); ++expert) {
+    const std::string path = "model.layers.1.mlp.experts." + std::to_string(expert) + ".down_proj";
+    EXPECT_TRUE(at::equal(read(path), experts[expert])) << path;
+  }
+  EXPECT_TRUE(
+      at::equal(read("model.layers.0.self_attn.q_proj"), floats_of(file, "blk.0.attn_q.weight.in_sum2")[0] / 16));
+  EXPECT_THAT(message_of([&] { read("model.layers.1.mlp.gate"); }),
+              HasSubstr("i.gguf: there is no tensor blk.1.ffn_gate_inp.weight.in_sum2."));
+}
+
+// As llama.cpp's tool writes experts that no token reached: a count of 0.
+TEST(ImportanceMatrix, FillsExpertsWithoutTokens) {
+  const core::Scratch out;
+  const Opened model = opened(kData + "tiny-deepseek-moe");
+  const core::Slot& slot = model.model->slot("model.layers.1.mlp.experts.2.down_proj");
+  const int64_t columns = slot.in_features();
+  const auto put = [&](float count_of_two, float square) {
+    const core::GgmlType& floats = *core::find_ggml_type("F32");
+    core::GgufWriter file(out.path());
+    std::vector<float> sums(static_cast<size_t>(3 * columns), square), counts{2, 8, count_of_two};
+    file.add("blk.1.ffn_down_exps.weight.in_sum2", floats, {3, columns});
+    file.append(std::as_bytes(std::span(sums)));
+    file.add("blk.1.ffn_down_exps.weight.counts", floats, {3, 1});
+    file.append(std::as_bytes(std::span(counts)));
+    file.write(out.file("i.gguf"), {{"general.type", std::string("imatrix")}}, 1 << 30);
+  };
+  const auto read = [&] { return quant::ImportanceMatrix(out.file("i.gguf")).mean_square("deepseek", slot); };
+  put(4, 8);
+  EXPECT_TRUE(at::equal(read(), at::full({columns}, 2.0f)));
+  put(0, 8);
+  EXPECT_TRUE(at::equal(read(), at::full({columns}, 2.5f))) << "of 4 and 1";
+  put(4, -1);
+  EXPECT_THAT(message_of(read), HasSubstr("has a number that no sum of squares is"));
+  EXPECT_THAT(message_of([&] { quant::ImportanceMatrix(kData + "tiny-qwen3/config.json"); }), HasSubstr("GGUF"));
 }
 
 TEST(ImatrixExport, SaysWhatIsMissing) {
