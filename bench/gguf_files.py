@@ -28,27 +28,27 @@ except ImportError as missing:
     sys.exit(f"gguf_files: {missing.name} is not installed. Run: pip install xllamacpp numpy")
 
 ROOT = Path(__file__).resolve().parent.parent
-NEAR = 0.1  # nats between the two likeliest tokens, below which either may be written
+NEAR = 0.1  # nats between two tokens, below which either may be written
 
 
 def generated(model, prompt, tokens):
-    """What ./generate writes behind a prompt, greedily, as a text."""
-    command = [ROOT / "generate", model, "--no-build", "--temperature", "0", "--tokens", str(tokens), "--prompt", prompt]
+    """What ./generate writes behind a prompt, greedily, as a text, with inputs rounded to 8 bits as llama.cpp does it."""
+    command = [ROOT / "generate", model, "--no-build", "--linears", "packed_int8", "--temperature", "0",
+               "--tokens", str(tokens), "--prompt", prompt]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return done.stdout[len(prompt) :]
 
 
 def parts_ways(model, prompt, text, tokens):
-    """Writes greedily by llama.cpp until its token is another than that of `text`; the difference in nats between the two
-    likeliest tokens there, or None where it never is."""
+    """Writes greedily by llama.cpp until its token is another than that of `text`; how many nats likelier it is there, or
+    None where it never is."""
     before = model.tokens_of(prompt)
     wanted, start = numpy.concatenate([before, model.tokens_of(text)]), len(before)
     logits = model.logits_of(wanted[:-1])
     for place in range(start, min(len(wanted), start + tokens)):
         row = logits[place - 1]
         if int(row.argmax()) != int(wanted[place]):
-            first, second = numpy.sort(row)[-2:][::-1]
-            return float(first - second)
+            return float(row.max() - row[int(wanted[place])])
     return None
 
 

@@ -279,7 +279,8 @@ struct Gguf : Exporter {
   static int64_t columns_of(core::Model& model, const std::string& path) {
     if (path == model.embedding().path() || path == model.head().path()) return model.shape().width;
     std::string of_block = path;  // without the replica
-    if (const size_t at = path.find(".replica"); at != std::string::npos) of_block.erase(at, path.find('.', at + 1) - at);
+    if (const size_t at = path.find(".replica"); at != std::string::npos)
+      of_block.erase(at, path.find('.', at + 1) - at);
     return model.slot(of_block).in_features();
   }
 

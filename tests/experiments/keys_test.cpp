@@ -95,13 +95,13 @@ TEST(Keys, OnlyWhatCannotChangeAResultIsLeftOutOfTheId) {
   for (const Declared& key : declared_keys()) {
     if (!key.identity) outside.push_back(key.path);
   }
-  EXPECT_THAT(outside, ::testing::ElementsAre(
-                           "model.residency", "model.spill_above", "qat.save_every", "exports.gguf.path",
-                           "exports.gguf.type", "exports.gguf.allow_refit", "exports.gguf.embedding",
-                           "exports.gguf.sidecar", "exports.gguf.blocks", "exports.gguf.split_above",
-                           "exports.huggingface.path", "exports.huggingface.format", "exports.huggingface.dtype",
-                           "exports.imatrix.path", "exports.imatrix.corpus", "exports.imatrix.seq_len",
-                           "exports.imatrix.windows", "expect", "out", "threads", "quiet"));
+  EXPECT_THAT(outside,
+              ::testing::ElementsAre(
+                  "model.residency", "model.spill_above", "qat.save_every", "exports.gguf.path", "exports.gguf.type",
+                  "exports.gguf.allow_refit", "exports.gguf.embedding", "exports.gguf.sidecar", "exports.gguf.blocks",
+                  "exports.gguf.split_above", "exports.huggingface.path", "exports.huggingface.format",
+                  "exports.huggingface.dtype", "exports.imatrix.path", "exports.imatrix.corpus",
+                  "exports.imatrix.seq_len", "exports.imatrix.windows", "expect", "out", "threads", "quiet"));
 }
 
 // ---- what is written about the keys ----

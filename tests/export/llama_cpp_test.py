@@ -79,17 +79,45 @@ class Exported(unittest.TestCase):
             "measure: {perplexity: [{corpus: tiny/valid, seq_len: 128, windows: 20}]}\n"
             "sweep: {cases: [{}, {quant.weight: {preset: q4_0}}, {quant.weight: {preset: q5_1}}, "
             + ", ".join(f"{{quant.rules: [{{match: '*.down_proj', weight: {{preset: {kind}}}}}]}}"
-                        for kind in ("tq2_0", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k")) + "]}\n"
-            "exports: {gguf: {}}\n")
+                        for kind in ("tq2_0", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k"))
+            # three passes of two blocks, each a block of the file, with its gates in its scales
+            + ", {replication: {strategy: depth, depth: {span: [2, 3], passes: 3, jitter: 0.05, gate_init: 0.2, kv: own}}}]}\n"
+            "exports: {gguf: {blocks: written_out}}\n")
         run("run_experiment", config, "--out", self.folder / "runs")
         directories = [file.parent for file in (self.folder / "runs").glob("a/*/results.json")]
-        self.assertEqual(len(directories), 9)  # rows of down_proj hold blocks of 256
+        self.assertEqual(len(directories), 10)  # rows of down_proj hold blocks of 256
         for directory in directories:
             ours = json.loads((directory / "results.json").read_text())["quantized"]["perplexity"][0]["ppl"]
             model = llama_cpp.LlamaCpp(directory / "model.gguf", 1, 128)
             theirs = model.perplexity(model.tokens_of(text.read_text()), 128, 20)
             self.assertLess(abs(theirs / ours - 1), 0.005, directory)  # llama.cpp rounds inputs to 8 bits
             model.close()
+
+    def test_the_base_of_a_sidecar_runs_by_itself(self):
+        """Refrain and llama.cpp read the same model out of the file beside which replicas stand."""
+        text = (ROOT / "data" / "corpora" / "tiny" / "valid.txt")
+        config = self.folder / "a.yaml"
+        config.write_text("name: a\nmodel: {path: tiny-qwen3}\n"
+                          "quant: {method: ldlq, weight: {bits: 2, group_size: 64}}\n"
+                          "calibration: {samples: 16, seq_len: 128}\n"
+                          "replication: {strategy: parity_sign}\nexports: {gguf: {}}\n"
+                          "measure: {perplexity: [{corpus: tiny/valid, seq_len: 128, windows: 20}]}\n")
+        run("run_experiment", config, "--out", self.folder / "runs")
+        directory = next((self.folder / "runs").glob("a/*/results.json")).parent
+        measured = {}
+        for name in ("model.gguf", "model.refrain.gguf"):
+            config.write_text(f"name: {name}\nmodel: {{path: {directory / name}}}\nquant: {{method: none}}\n"
+                              "measure: {perplexity: [{corpus: tiny/valid, seq_len: 128, windows: 20}]}\n")
+            run("run_experiment", config, "--out", self.folder / "runs")
+            results = next((self.folder / "runs").glob(f"{name}/*/results.json"))
+            measured[name] = json.loads(results.read_text())["quantized"]["perplexity"][0]["ppl"]
+        ours = json.loads((directory / "results.json").read_text())["quantized"]["perplexity"][0]["ppl"]
+        self.assertEqual(measured["model.refrain.gguf"], ours)
+        model = llama_cpp.LlamaCpp(directory / "model.gguf", 1, 128)
+        theirs = model.perplexity(model.tokens_of(text.read_text()), 128, 20)
+        self.assertLess(abs(theirs / measured["model.gguf"] - 1), 0.005)
+        self.assertGreater(measured["model.gguf"], ours)  # no type holds window codes
+        model.close()
 
     def test_blocks_decode_as_ggml_decodes_them(self):
         """What Refrain says a block is, asked of ggml itself, on files of every type that rows of 128 hold."""
