@@ -3,6 +3,7 @@ of the same weights in the same bytes.
 
     .venv/bin/python bench/gguf_files.py run RUN...             perplexity of each run's model.gguf by llama.cpp beside the run's
                       [--text FILE] [--prompts 20]        own, greedy text of both, tokens per second, bytes
+                      [--windows N]
     .venv/bin/python bench/gguf_files.py requantize OURS FULL OUT   the file OURS with the tensors of blocks quantized by
                       [--importance MODULES]                  ggml_quantize_chunk from those of FULL, a file in full
                                                               precision; OUT is as large as OURS
@@ -10,6 +11,7 @@ RUN is a run directory with `exports: {gguf: {}}`. With windows of the first per
 """
 
 import argparse
+import csv
 import ctypes
 import json
 import math
@@ -59,7 +61,8 @@ def run(a):
     for directory in map(Path, a.runs):
         results = json.loads((directory / "results.json").read_text())
         measured = results["quantized"]["perplexity"][0]
-        length, windows = measured["seq_len"], measured["windows"]
+        length, windows = measured["seq_len"], min(measured["windows"], a.windows)
+        ours = perplexity_of(directory, windows) if windows < measured["windows"] else measured["ppl"]
         file = directory / "model.gguf"
         model = llama_cpp.LlamaCpp(file, a.threads, 2048)
         tokens = model.tokens_of(text)
@@ -74,9 +77,17 @@ def run(a):
         for _ in range(a.tokens):
             token = model.likeliest_after(numpy.array([token], numpy.int32))
         speed = a.tokens / (time.perf_counter() - start)
-        print(f"| {directory.name} | {file.stat().st_size} | {measured['ppl']:.4f} | {theirs:.4f} "
-              f"| {theirs / measured['ppl']:.5f} | {len(early)} of {a.prompts} | {speed:.1f} |", flush=True)
+        print(f"| {directory.name} | {file.stat().st_size} | {ours:.4f} | {theirs:.4f} "
+              f"| {theirs / ours:.5f} | {len(early)} of {a.prompts} | {speed:.1f} |", flush=True)
         model.close()
+
+
+def perplexity_of(directory, windows):
+    """Of the first windows that a run has measured."""
+    with open(directory / "windows.csv") as file:
+        rows = [row for row in csv.DictReader(file) if row["model"] == "quantized"]
+    rows = [row for row in rows if row["corpus"] == rows[0]["corpus"] and int(row["window"]) < windows]
+    return math.exp(sum(float(row["nll_sum"]) for row in rows) / sum(int(row["tokens"]) for row in rows))
 
 
 def prompts_of(text, count):
@@ -143,6 +154,7 @@ def main():
     one.add_argument("--text", required=True)
     one.add_argument("--prompts", type=int, default=20)
     one.add_argument("--tokens", type=int, default=32)
+    one.add_argument("--windows", type=int, default=1 << 20, help="at most, of those that the run has measured")
     one.add_argument("--threads", type=int, default=os.cpu_count())
     one.set_defaults(do=run)
     other = commands.add_parser("requantize")

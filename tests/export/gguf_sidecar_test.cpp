@@ -74,6 +74,18 @@ TEST(Sidecar, HasNoCodesThatTheBaseHas) {
   EXPECT_EQ(sidecar.integers("refrain.codes.offset").front(), 3);
 }
 
+// The model of both is exported as it was; a base may be split.
+TEST(Sidecar, IsWrittenAgainFromItself) {
+  const core::Scratch checkpoint, out;
+  checkpoint_of({kMixture, kDepth}, checkpoint.path());
+  write(checkpoint.path(), out.file("a.gguf"));
+  const Written split = write(out.file("a.refrain.gguf"), out.file("b.gguf"), "{split_above: 0.0005}");
+  EXPECT_GE(split.files.size(), 3u);
+  EXPECT_EQ(core::Gguf::open(split.files.back()).text("refrain.base"),
+            std::filesystem::path(split.files.front()).filename().string());
+  EXPECT_TRUE(at::equal(logits_of(out.file("b.refrain.gguf")), logits_of(checkpoint.path())));
+}
+
 // ---- written out ----
 
 TEST(WrittenOut, RunsEveryPassAsABlockOfItsOwn) {
