@@ -19,6 +19,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -38,19 +39,40 @@ def generated(model, prompt, tokens):
     command = [ROOT / "generate", model, "--no-build", "--linears", "packed_int8", "--temperature", "0",
                "--tokens", str(tokens), "--prompt", prompt]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return done.stdout[len(prompt) :]
+    return done.stdout[len(prompt) :].removesuffix("\n")
 
 
-def parts_ways(model, prompt, text, tokens):
-    """Writes greedily by llama.cpp until its token is another than that of `text`; how many nats likelier it is there, or
-    None where it never is."""
-    before = model.tokens_of(prompt)
-    wanted, start = numpy.concatenate([before, model.tokens_of(text)]), len(before)
-    logits = model.logits_of(wanted[:-1])
-    for place in range(start, min(len(wanted), start + tokens)):
-        row = logits[place - 1]
-        if int(row.argmax()) != int(wanted[place]):
-            return float(row.max() - row[int(wanted[place])])
+def in_floats(checkpoint, folder):
+    """The same weights in a GGUF file of floats, with which llama.cpp rounds nothing."""
+    for model, option, to in ((checkpoint, "--huggingface", folder / "floats"), (folder / "floats", "--gguf", folder / "f.gguf")):
+        command = [ROOT / "export_model", model, "--no-build", option, to]
+        more = ["--set", "huggingface.dtype=float32"] if option == "--huggingface" else []
+        subprocess.run(command + more, capture_output=True, check=True)
+    return folder / "f.gguf"
+
+
+def parts_ways(model, full, prompt, text, tokens):
+    """Writes greedily by llama.cpp as long as `text` begins with what it writes. Where it departs: how far the full
+    logits, of a model that rounds no inputs, leave its token and the likeliest one that goes on as `text` apart, in nats.
+    None where it never departs. Texts are compared, not tokens: a text may be cut into tokens in several ways, so that
+    the token before may be where they part."""
+    model.clear()
+    before, rest = model.tokens_of(prompt), text.encode()
+    row, apart = model.logits_after(before), math.inf
+    for _ in range(tokens):
+        order = numpy.argsort(row)[::-1]
+        if not rest or not model.bytes_of(order[0]):
+            return None
+        going_on = [token for token in order[1:] if (piece := model.bytes_of(token)) and rest.startswith(piece)]
+        gap = math.inf
+        if going_on:
+            logits = full.logits_of(before)[-1]
+            gap = float(abs(logits[order[0]] - logits[going_on[0]]))
+        if not rest.startswith(model.bytes_of(order[0])):
+            return min(gap, apart)
+        apart = gap
+        rest, before = rest[len(model.bytes_of(order[0])) :], numpy.append(before, order[0])
+        row = model.logits_after(order[:1].astype(numpy.int32))
     return None
 
 
@@ -68,17 +90,20 @@ def run(a):
         tokens = model.tokens_of(text)
         theirs = model.perplexity(tokens, length, windows)
         early = []
-        for prompt in prompts_of(text, a.prompts):
-            gap = parts_ways(model, prompt, generated(directory / "checkpoint", prompt, a.tokens), a.tokens)
-            if gap is not None and gap >= NEAR:
-                early.append(gap)
+        with tempfile.TemporaryDirectory() as folder:
+            full = llama_cpp.LlamaCpp(in_floats(directory / "checkpoint", Path(folder)), a.threads, 2048)
+            for prompt in prompts_of(text, a.prompts):
+                gap = parts_ways(model, full, prompt, generated(directory / "checkpoint", prompt, a.tokens), a.tokens)
+                if gap is not None and gap >= NEAR:
+                    early.append(round(gap, 2))
+            full.close()
         model.clear()
         token, start = int(tokens[0]), time.perf_counter()
         for _ in range(a.tokens):
             token = model.likeliest_after(numpy.array([token], numpy.int32))
         speed = a.tokens / (time.perf_counter() - start)
         print(f"| {directory.name} | {file.stat().st_size} | {ours:.4f} | {theirs:.4f} "
-              f"| {theirs / ours:.5f} | {len(early)} of {a.prompts} | {speed:.1f} |", flush=True)
+              f"| {theirs / ours:.5f} | {len(early)} of {a.prompts} {early or ''} | {speed:.1f} |", flush=True)
         model.close()
 
 

@@ -49,6 +49,7 @@ def library():
         ("llama_model_get_vocab", pointer, [pointer]),
         ("llama_vocab_n_tokens", integer, [pointer]),
         ("llama_tokenize", integer, [pointer, text, integer, pointer, integer, ctypes.c_bool, ctypes.c_bool]),
+        ("llama_token_to_piece", integer, [pointer, integer, pointer, integer, integer, ctypes.c_bool]),
         ("llama_print_system_info", text, []),
         ("ggml_quantize_chunk", ctypes.c_size_t, [ctypes.c_int, pointer, pointer, ctypes.c_int64, ctypes.c_int64,
                                                   ctypes.c_int64, pointer]),
@@ -150,6 +151,12 @@ class LlamaCpp:
         if count < 0:
             raise RuntimeError("llama_tokenize needs more room than a text has bytes")
         return ids[:count]
+
+    def bytes_of(self, token):
+        """What a token stands for in a text; special ones for nothing."""
+        raw = ctypes.create_string_buffer(256)
+        count = self.lib.llama_token_to_piece(self.vocab, int(token), raw, len(raw), 0, False)
+        return raw.raw[: max(0, count)]
 
     def _decode(self, batch):
         if self.lib.llama_decode(self.context, batch) != 0:

@@ -132,7 +132,7 @@ TrainingPart train_model(const Run& run, const Spec& spec) {
                                              {progress_directory(directory) + "/qat.safetensors",
                                               [&](int64_t done, int64_t total) { bar.update(done, total); }});
   training.finish();
-  TORCH_CHECK(spec.qat.chosen().changes_codes || training.code_hash() == codes, "training has changed codes");
+  TORCH_CHECK(training.code_hash() == codes, "training has changed codes");
 
   // 4. Keep what came of it.
   TrainingPart part{.name = "model",

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "quant/grids/scalar_grid.h"
 
 namespace quant {
 
@@ -14,7 +15,9 @@ namespace {
 
 using core::Kind;
 
-// What can be trained, as configurations name it.
+constexpr const char* kCodes = "codes";
+
+// What can be trained beside them, as configurations name it.
 constexpr std::array<std::pair<const char*, Kind>, 12> kTrainable{
     {{"scale", Kind::scale},
      {"zero_point", Kind::zero_point},
@@ -30,7 +33,7 @@ constexpr std::array<std::pair<const char*, Kind>, 12> kTrainable{
      {"activation_zero_point", Kind::activation_zero_point}}};
 
 std::vector<std::string> trainable_names() {
-  std::vector<std::string> names;
+  std::vector<std::string> names{kCodes};
   for (const auto& [name, kind] : kTrainable) names.emplace_back(name);
   return names;
 }
@@ -59,7 +62,11 @@ std::string method_help() {
 const std::vector<QatMethod>& qat_methods() {
   static const std::vector<QatMethod> methods{
       {"tune", "what `train` names", {}, "kl"},
-      {"e2e_qp", "scales only, by the loss of the text (EfficientQAT)", {"scale"}, "ce"}};
+      {"e2e_qp", "scales only, by the loss of the text (EfficientQAT)", {"scale"}, "ce"},
+      {"block_ap",
+       "codes and scales of each block, then the scales of the model (EfficientQAT)",
+       {kCodes, "scale"},
+       "kl"}};
   return methods;
 }
 
@@ -75,7 +82,8 @@ void QatConfig::keys(core::Keys& k) {
   k.key("method", method, method_help(), method_names());
   k.key(
       "train", train,
-      "parameters that are trained, codes and weights are not; zero_point: integer ones become float ones and are "
+      "what is trained; codes: of single blocks, through a continuous copy of the weight (scope: block, or both, which "
+      "then trains the model with the codes that its blocks have); zero_point: integer ones become float ones and are "
       "stored as such, or the lowest level that is stored in its place; activation_*: of quant.activation.mode: static",
       trainable_names());
   k.key(
@@ -92,6 +100,13 @@ void QatConfig::keys(core::Keys& k) {
         "largest learning rate, relative to each tensor: of scales, tables, norms and factors times their mean "
         "magnitude, of zero points and offsets in steps",
         {0, 100, /*low_open=*/true});
+  core::Key& rate = k.key("codes_lr", codes_lr, "the same of codes, in steps of the grid", {0, 100, /*low_open=*/true});
+  core::Key& every =
+      k.key("encode_every", encode_every,
+            "steps after which codes that depend on their neighbours are found anew (Viterbi)", {1, 1e9});
+  if (!trains_codes()) {
+    for (core::Key* key : {&rate, &every}) key->only_if_given();
+  }
   k.key("warmup", warmup, "steps in which the rate rises linearly; then it falls to 0 as a cosine", {0, 1e9});
   k.key("batch", batch, "windows of text per step", {1, 1 << 20});
   k.key("clip_norm", clip_norm, "largest norm of the gradient, taken with respect to relative changes; 0: any",
@@ -130,6 +145,8 @@ void QatConfig::check() const {
                   where("train"), name);
   }
   const auto trains = [&](const char* name) { return std::count(names.begin(), names.end(), name) > 0; };
+  core::require(!trains(kCodes) || scope != "model",
+                "{}: codes are trained block by block. Set qat.scope: block, or both.", where("train"));
   core::require(!(trains("offset") && trains("zero_point")),
                 "{}: an offset moves the levels as all zero points together do. Train one of them.", where("train"));
   core::require(!(scope == "block" && (objective == "kl" || objective == "ce" || objective == "hidden")),
@@ -152,9 +169,20 @@ std::vector<std::string> QatConfig::trained() const { return chosen().train.empt
 
 std::set<Kind> QatConfig::kinds() const {
   std::set<Kind> kinds;
-  for (const std::string& name : trained()) kinds.insert(kind_of(name));
+  for (const std::string& name : trained()) {
+    if (name != kCodes) kinds.insert(kind_of(name));
+  }
   if (kinds.contains(Kind::zero_point)) kinds.insert(Kind::minimum);
   return kinds;
+}
+
+bool QatConfig::trains_codes() const {
+  const std::vector<std::string> names = trained();
+  return std::count(names.begin(), names.end(), kCodes) > 0;
+}
+
+CodeTraining QatConfig::code_training() const {
+  return {.trains = trains_codes(), .rate = codes_lr / lr, .encode_every = encode_every};
 }
 
 std::string QatConfig::block_objective() const { return objective == "block_token_mse" ? objective : "block_mse"; }
@@ -177,12 +205,27 @@ void check_trainable(const QatConfig& config, const std::vector<Assignment>& ass
     for (const Parameter& p : format.layout(a.slot->out_features(), a.slot->in_features()))
       there.insert(p.kind == Kind::zero_codes || p.kind == Kind::minimum ? Kind::zero_point : p.kind);
   }
+  if (config.trains_codes()) {
+    const auto shares = [](const Assignment& a) { return !a.codes_of.empty() || !a.mean_with.empty(); };
+    const bool replicas =
+        std::any_of(plan.begin(), plan.end(), [](const core::Step& step) { return step.replica > 0; });
+    core::require(!replicas && std::none_of(assignments.begin(), assignments.end(), shares),
+                  "{}: codes that several blocks or passes use are not trained. Leave codes out, or the strategy.",
+                  config.where("train"));
+    for (const Assignment& a : assignments) {
+      const WeightFormat* format = a.refinement ? a.refinement->format().get() : a.format.get();
+      const bool known =
+          format == nullptr || format->order() == Order::sequence || dynamic_cast<const ScalarGrid*>(format) != nullptr;
+      core::require(known, "{}: codes of grids and of windows are trained, not those of {}. Leave codes out.",
+                    config.where("train"), known ? "" : format->name());
+    }
+  }
   std::vector<std::string> names;
   for (const auto& [name, kind] : kTrainable) {
     if (there.contains(kind)) names.emplace_back(name);
   }
   for (const std::string& name : config.trained()) {
-    core::require(there.contains(kind_of(name)),
+    core::require(name == kCodes || there.contains(kind_of(name)),
                   "{}: no linear of this model has a {} to train. Leave it out; it has: {}.", config.where("train"),
                   name, fmt::join(names, ", "));
   }

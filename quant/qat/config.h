@@ -1,4 +1,4 @@
-// The `qat` section: which quantization parameters are trained, on what, and how long. Codes are never trained.
+// The `qat` section: what of the quantization is trained, on what, and how long.
 #pragma once
 
 #include <set>
@@ -8,17 +8,16 @@
 #include "core/config/keys.h"
 #include "core/state.h"
 #include "quant/config.h"
+#include "quant/qat/trained_linear.h"
 
 namespace quant {
 
-// What `qat.method` can be. A method that trains codes or weights too sets `changes_codes`, and the hash of the codes
-// is then not compared.
+// What `qat.method` can be.
 struct QatMethod {
   const char* name;
   const char* summary;
   std::vector<std::string> train;  // what it trains; empty: what the key says
   const char* objective;           // of the whole model, for objective: auto
-  bool changes_codes = false;
 };
 
 const std::vector<QatMethod>& qat_methods();
@@ -30,6 +29,8 @@ struct QatConfig : core::Section {
   std::string scope = "model";
   std::string objective = "auto";
   double lr = 1e-2;
+  double codes_lr = 0.02;
+  int64_t encode_every = 25;
   int64_t warmup = 10;
   int64_t batch = 8;
   double clip_norm = 1.0;
@@ -54,7 +55,9 @@ struct QatConfig : core::Section {
   const QatMethod& chosen() const;
   // Names under `train`: of the method where that says it.
   std::vector<std::string> trained() const;
-  std::set<core::Kind> kinds() const;
+  std::set<core::Kind> kinds() const;  // of parameters
+  bool trains_codes() const;           // of single blocks; the whole model is trained with the codes that they have
+  CodeTraining code_training() const;
   std::string model_objective() const;  // kl, ce or hidden
   std::string block_objective() const;  // block_mse or block_token_mse
   bool examines() const { return held_out > 0 || !held_out_corpus.empty(); }

@@ -34,7 +34,8 @@ double unit_of_zero_factor(const core::Linear& linear, const at::Tensor& factor)
   return 1;
 }
 
-double unit_of(const core::State& state, const core::Linear* linear) {
+double unit_of(const core::State& state, const core::Linear* linear, const CodeTraining& codes) {
+  if (state.kind == Kind::weight) return codes.rate;
   if (state.kind == Kind::zero_point || state.kind == Kind::offset || state.kind == Kind::activation_zero_point)
     return 1;
   const double size = mean_magnitude(state.tensor);
@@ -45,7 +46,7 @@ double unit_of(const core::State& state, const core::Linear* linear) {
 }  // namespace
 
 Training::Training(const std::vector<torch::nn::Module*>& modules, const std::set<Kind>& kinds,
-                   const FormatFactory& format_factory) {
+                   const FormatFactory& format_factory, const CodeTraining& codes) {
   std::vector<core::Slot*> slots;
   for (torch::nn::Module* module : modules) collect(*module, slots);
   std::map<const core::Linear*, size_t> known;        // places in held_
@@ -57,8 +58,8 @@ Training::Training(const std::vector<torch::nn::Module*>& modules, const std::se
       continue;
     }
     const auto& from = dynamic_cast<const QuantizedLinear&>(slot->linear());
-    auto trained =
-        std::make_shared<TrainedLinear>(from, kinds.contains(Kind::zero_point), format_factory, step_in_training_);
+    auto trained = std::make_shared<TrainedLinear>(from, kinds.contains(Kind::zero_point), format_factory,
+                                                   step_in_training_, codes);
     for (const core::State& state : trained->state()) owner[state.tensor.unsafeGetTensorImpl()] = trained.get();
     held_.push_back({{slot}, slot->pointer(), trained});
   }
@@ -67,11 +68,12 @@ Training::Training(const std::vector<torch::nn::Module*>& modules, const std::se
   for (torch::nn::Module* module : modules) {
     for (core::State& state : core::named_state(*module)) {
       const void* id = state.tensor.unsafeGetTensorImpl();
-      if (core::is_codes(state.kind) || !kinds.contains(state.kind) || !seen.insert(id).second) continue;
       const auto found = owner.find(id);
       const TrainedLinear* linear = found == owner.end() ? nullptr : found->second;
+      const bool trains = state.kind == Kind::weight ? linear != nullptr && codes.trains : kinds.contains(state.kind);
+      if (core::is_codes(state.kind) || !trains || !seen.insert(id).second) continue;
       const int64_t bits = linear == nullptr ? 8 * state.tensor.element_size() : linear->stored_bits(state.tensor);
-      leaves_.push_back({state.name, state.tensor, state.kind, unit_of(state, linear), bits});
+      leaves_.push_back({state.name, state.tensor, state.kind, unit_of(state, linear, codes), bits});
     }
   }
   for (Leaf& leaf : leaves_) leaf.tensor.set_requires_grad(true);

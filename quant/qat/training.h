@@ -20,13 +20,14 @@ struct Leaf {
   int64_t stored_bits;  // per value
 };
 
-// Puts a TrainedLinear into every slot of `modules` that holds a QuantizedLinear. Codes, and whatever is not of
-// `kinds`, stay as they are. Units: zero points and offsets 1 (a step); a factor of a low-rank branch that is 0 the
-// value that changes the weight by its rms; everything else its mean magnitude.
+// Puts a TrainedLinear into every slot of `modules` that holds a QuantizedLinear. Codes, unless they are trained, and
+// whatever is not of `kinds`, stay as they are. Units: codes the rate of theirs; zero
+// points and offsets 1 (a step); a factor of a low-rank branch that is 0 the value that changes the weight by its rms;
+// everything else its mean magnitude.
 class Training {
  public:
   Training(const std::vector<torch::nn::Module*>& modules, const std::set<core::Kind>& kinds,
-           const FormatFactory& format_factory);
+           const FormatFactory& format_factory, const CodeTraining& codes = {});
   ~Training();  // without finish(): the slots get back what they held
   Training(const Training&) = delete;
   Training& operator=(const Training&) = delete;

@@ -115,12 +115,12 @@ void TuneBlocks::block(core::BlockContext& context) {
   if (core::runs_in_one_go(context.model.plan())) {
     for (core::Block* replica : context.model.replicas(context.index)) modules.push_back(replica);
   }
-  Training training(modules, config_.kinds(), format_factory_);
+  Training training(modules, config_.kinds(), format_factory_, config_.code_training());
   const std::string codes = training.code_hash();
   BlockObjective objective(config_, context, seed_);
   Trained trained = optimize(config_, training, objective, {});
   training.finish();
-  TORCH_CHECK(config_.chosen().changes_codes || training.code_hash() == codes, "training has changed codes of block ",
+  TORCH_CHECK(config_.trains_codes() || training.code_hash() == codes, "training has changed codes of block ",
               context.index);
   reports_.push_back(
       {context.index, std::move(trained), training.values(), training.stored_bits(), training.floated_zeros()});

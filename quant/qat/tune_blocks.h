@@ -1,7 +1,7 @@
 // Training inside the walk: the parameters of each block are trained for the outputs of the full-precision block, on
-// the inputs that the quantized blocks before leave (as in EfficientQAT, arXiv 2407.11062, without training weights),
-// before statistics of the next block are taken. A block that runs several times in a row, or as several replicas, is
-// trained as a whole, its replicas with it; where it runs again behind other blocks, on its first step.
+// the inputs that the quantized blocks before leave (as in EfficientQAT, arXiv 2407.11062), its codes with them if they
+// are asked for, before statistics of the next block are taken. A block that runs several times in a row, or as several
+// replicas, is trained as a whole, its replicas with it; where it runs again behind other blocks, on its first step.
 #pragma once
 
 #include <functional>

@@ -12,8 +12,10 @@ class ReplicationProof : public Proof {
   Proofs all() {
     return {
         {"qat.steps", [this] { training("qat.steps=5"); }},
-        {"qat.method", [this] { each_choice_differs("qat.method", qat_); }},
+        {"qat.method", [this] { each_choice_differs("qat.method", both_); }},
         {"qat.train", [this] { training("qat.train=[scale]"); }},
+        {"qat.codes_lr", [this] { changes_the_result("qat.codes_lr=0.3", codes_); }},
+        {"qat.encode_every", [this] { changes_the_result("qat.encode_every=1", windows_); }},
         {"qat.scope", [this] { training("qat.scope=block"); }},
         {"qat.objective", [this] { training("qat.objective=ce"); }},
         {"qat.lr", [this] { training("qat.lr=0.05"); }},
@@ -217,6 +219,16 @@ class ReplicationProof : public Proof {
   const Strings row_column_{"replication.strategy=row_column", "quant.weight.group_size=-1", "calibration.samples=4",
                             "calibration.seq_len=64"};
   // A short training, whose last iterate stays.
+  const Strings both_{"qat.steps=3",   "qat.batch=2",    "qat.seq_len=32",        "qat.warmup=1",          "qat.lr=0.1",
+                      "qat.keep=last", "qat.scope=both", "calibration.samples=4", "calibration.seq_len=32"};
+  const Strings codes_{"qat.steps=3",           "qat.batch=2",           "qat.warmup=1",    "qat.lr=0.1",
+                       "qat.keep=last",         "qat.codes_lr=0.6",      "qat.scope=block", "qat.train=[codes, scale]",
+                       "calibration.samples=4", "calibration.seq_len=32"};
+  const Strings windows_ = [this] {
+    Strings all = codes_;
+    all.insert(all.end(), {"quant.method=ldlq", "replication.strategy=parity_sign", "qat.encode_every=3"});
+    return all;
+  }();
   const Strings qat_{"qat.steps=3", "qat.batch=2",      "qat.seq_len=32",         "qat.warmup=1",
                      "qat.lr=0.1",  "qat.eval_every=1", "qat.held_out_windows=2", "qat.keep=last"};
   void training(const std::string& assignment, const Strings& more = {}) {
