@@ -178,6 +178,10 @@ void check_plan(const Manifest& manifest, int64_t layers) {
                   file, i, step.block, layers, kAgain);
     core::require(step.kv >= core::Step::kOwn && step.kv < static_cast<int64_t>(i),
                   "{}: plan[{}].kv is {}. It must be \"own\" or an earlier step.", file, i, step.kv);
+    const core::Step& keys = manifest.plan[step.kv == core::Step::kOwn ? i : static_cast<size_t>(step.kv)];
+    core::require(keys.block == step.block && (step.kv == core::Step::kOwn || keys.only != core::Half::feed_forward),
+                  "{}: plan[{}] attends to keys of step {}, which has none of this block. {}.", file, i, step.kv,
+                  kAgain);
     core::require(
         step.replica >= 0 && step.replica <= kMostReplicas && step.parallel >= 1 && step.parallel <= kMostReplicas,
         "{}: plan[{}] runs {} replicas from replica {} on, which none of ours does. {}.", file, i, step.parallel,

@@ -207,6 +207,7 @@ std::shared_ptr<const quant::WeightFormat> restored_format(const quant::WeightCo
   if (replication.is_null()) return quant::make_format(weight, place.path, shape.in_features, place.seed);
   ReplicationConfig config;
   core::bind(replication, config, where);
+  core::require(config.selected(), "{}: it names no strategy. Use the Refrain that wrote the checkpoint.", where);
   const auto* strategy = dynamic_cast<const LinearStrategy*>(&config.chosen());
   core::require(strategy != nullptr, "{}: {} decodes no linear. Use the Refrain that wrote the checkpoint.", where,
                 config.strategy);

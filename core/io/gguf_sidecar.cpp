@@ -1,6 +1,6 @@
 #include "core/io/gguf_sidecar.h"
 
-#include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -12,6 +12,7 @@
 #include "core/io/gguf_architecture.h"
 #include "core/io/gguf_model.h"
 #include "core/io/gguf_names.h"
+#include "core/io/hash.h"
 #include "core/io/json_text.h"
 #include "core/io/mapped_file.h"
 
@@ -57,6 +58,10 @@ Gguf base_of(const Gguf& sidecar) {
           sidecar.where(), version, kSidecarVersion);
   Gguf base = Gguf::open(base_path(sidecar));
   require(!is_sidecar(base), "{}: refrain.base is a sidecar itself. Export the model again.", sidecar.where());
+  const std::string ours = sidecar.text("general.architecture"), theirs = base.text("general.architecture");
+  require(ours == theirs,
+          "{}: it stands beside a model of the architecture {}, and {} is one of {}. Put the right one there.",
+          sidecar.where(), printable(ours), base.where(), printable(theirs));
   return base;
 }
 
@@ -73,8 +78,9 @@ std::vector<CodesInBase> codes_in_base(const Gguf& sidecar) {
                              offset = numbers("refrain.codes.offset");
   std::vector<CodesInBase> all;
   for (size_t i = 0; i < tensors.size(); ++i) {
-    const bool sane =
-        bits[i] >= 1 && bits[i] <= 8 && factor[i] != 0 && std::abs(factor[i]) <= 256 && std::abs(offset[i]) <= 65536;
+    constexpr int64_t kMost = 65536;
+    const bool sane = bits[i] >= 1 && bits[i] <= 8 && factor[i] != 0 && factor[i] >= -kMost && factor[i] <= kMost &&
+                      offset[i] >= -kMost && offset[i] <= kMost;
     require(sane, "{}: refrain.codes of {} are {} bits, {} k + {}, which none of ours are. Export the model again.",
             sidecar.where(), printable(tensors[i]), bits[i], factor[i], offset[i]);
     all.push_back({std::string(tensors[i]),
@@ -88,6 +94,9 @@ class SidecarTensors : public TensorSource {
  public:
   explicit SidecarTensors(const Gguf& sidecar)
       : sidecar_(sidecar), base_file_(base_of(sidecar)), base_(gguf_tensors(base_file_)) {
+    require(sidecar_.text("refrain.base_hash") == hash_of_base(base_file_),
+            "{}: {} is not the file that it was written beside. Put that one there, or export the model again.",
+            sidecar_.where(), base_file_.where());
     for (const GgufTensor& tensor : sidecar_.tensors()) {
       const std::string name = original_name(tensor.name);
       require(!name.empty() && type_of(tensor).has_value(),
@@ -209,6 +218,18 @@ bool is_sidecar(const Gguf& file) {
 Gguf open_base(const std::string& path) {
   Gguf file = Gguf::open(path);
   return is_sidecar(file) ? base_of(file) : file;
+}
+
+std::string hash_of_base(const Gguf& base) {
+  constexpr size_t kLooked = 4096;  // bytes
+  Hasher hasher;
+  for (const GgufTensor& tensor : base.tensors()) {
+    hasher.update(fmt::format("{} {} {} ", tensor.name, tensor.type->name, fmt::join(tensor.shape, ",")));
+    const size_t count = std::min(tensor.bytes, kLooked);
+    hasher.update(tensor.data, count);
+    hasher.update(tensor.data + tensor.bytes - count, count);
+  }
+  return hasher.hex();
 }
 
 std::shared_ptr<const TensorSource> sidecar_tensors(const Gguf& sidecar) {

@@ -20,6 +20,10 @@ bool is_sidecar(const Gguf& file);
 // stands beside. Errors: the base is missing, or is a sidecar itself.
 Gguf open_base(const std::string& path);
 
+// Of names, types, shapes and the first and last bytes of all tensors: whether a base is the one that a sidecar was
+// written beside.
+std::string hash_of_base(const Gguf& base);
+
 // The tensors of both, under the names of our checkpoints (export/checkpoint.h). Errors: keys that do not belong
 // together; a tensor of the base that is not as the sidecar says.
 std::shared_ptr<const TensorSource> sidecar_tensors(const Gguf& sidecar);

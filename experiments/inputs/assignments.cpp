@@ -295,8 +295,8 @@ std::string imatrix_file(const Spec& spec) {
   for (const std::string& root : core::data_roots()) {
     if (core::is_file(root + "/" + given)) return root + "/" + given;
   }
-  core::fail("{}: {}: there is no such file. Make one: ./export_model MODEL --imatrix {}",
-             spec.calibration.where("imatrix"), given, given);
+  core::fail("{}: {}: there is no such file. Make one: ./export_model MODEL --imatrix FILE --set imatrix.corpus=TEXT",
+             spec.calibration.where("imatrix"), given);
 }
 
 replication::OwnParameters own_parameters_of_replicas(const Spec& spec, const core::Plan& plan) {

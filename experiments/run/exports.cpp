@@ -1,7 +1,5 @@
 #include "experiments/run/exports.h"
 
-#include <fmt/ranges.h>
-
 #include <filesystem>
 #include <map>
 #include <sstream>
@@ -28,14 +26,15 @@ std::string options_of(const Run& run, const std::string& exporter) {
   return core::to_yaml(*core::to_node(copy.exports).find(exporter));
 }
 
-// What stands in a note before the files that were written, one a line.
+// What stands in a note before the names of the files that were written, one a line.
 constexpr const char* kFiles = "files:\n";
 
-void remove_noted(const std::string& note) {
+// They lie in the directory of the run, wherever that is now.
+void remove_noted(const std::string& note, const std::string& directory) {
   const size_t at = note.find(kFiles);
   if (at == std::string::npos) return;
   std::istringstream lines(note.substr(at + std::string_view(kFiles).size()));
-  for (std::string file; std::getline(lines, file);) fs::remove(file);
+  for (std::string file; std::getline(lines, file);) fs::remove(fs::path(directory) / fs::path(file).filename());
 }
 
 }  // namespace
@@ -72,10 +71,15 @@ void write_exports(const Run& run) {
     }
     if (exporter->path().empty() && !noted.empty()) {  // of the run before it was made anew, or asked otherwise
       fs::remove_all(path);
-      remove_noted(noted);
+      remove_noted(noted, run.directory);
     }
     const exports::Written written = exports::exported(name, *exporter, *model, path);
-    core::write_atomically(note, asked_for + fmt::format("{}\n", fmt::join(written.files, "\n")));
+    std::string files;  // of the directory of the run
+    for (const std::string& file : written.files) {
+      if (exporter->path().empty() && fs::path(file).parent_path() == fs::path(run.directory))
+        files += fs::path(file).filename().string() + "\n";
+    }
+    core::write_atomically(note, asked_for + files);
   }
 }
 

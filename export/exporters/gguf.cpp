@@ -124,6 +124,8 @@ struct Gguf : Exporter {
     if (architecture == nullptr) return {fmt::format("llama.cpp's architectures have no {} that we write", family)};
     std::vector<std::string> reasons = not_in_llama_cpp(*architecture, model.config, *model.model, blocks_of(model));
     if (model.has_prefix) reasons.emplace_back("runtime.prefix needs keys and values that no GGUF file holds");
+    if (needs_sidecar(model) && embedding != "auto")
+      reasons.push_back(fmt::format("{} rounds what the sidecar does not hold; leave it auto", where("embedding")));
     add_reasons_of_plan(model, reasons);
     add_reasons_of_linears(model, reasons);
     try {
@@ -158,12 +160,7 @@ struct Gguf : Exporter {
     keys.emplace_back("general.file_type", file_type(written.tensors));
     written.files = file.write(path, keys, static_cast<int64_t>(split_above * 1e9));
     if (!beside) return written;
-    try {
-      written.files.push_back(beside->write(model, written.files.front(), Sidecar::path_beside(path)));
-    } catch (...) {
-      for (const std::string& base : written.files) fs::remove(base);
-      throw;
-    }
+    written.files.push_back(beside->write(model, written.files.front(), Sidecar::path_beside(path)));
     for (WrittenTensor& tensor : beside->take()) written.tensors.push_back(std::move(tensor));
     return written;
   }

@@ -53,7 +53,8 @@ void Sidecar::add(core::Block& block) {
 }
 
 std::string Sidecar::path_beside(const std::string& base) {
-  return std::filesystem::path(base).replace_extension(".refrain.gguf").string();
+  constexpr std::string_view kEnding = ".gguf";
+  return (base.ends_with(kEnding) ? base.substr(0, base.size() - kEnding.size()) : base) + ".refrain.gguf";
 }
 
 std::string Sidecar::write(const ModelToExport& model, const std::string& base, const std::string& path) const {
@@ -71,6 +72,7 @@ std::string Sidecar::write(const ModelToExport& model, const std::string& base, 
                            {"general.name", model.manifest.model},
                            {"refrain.version", static_cast<uint32_t>(core::kSidecarVersion)},
                            {"refrain.base", std::filesystem::path(base).filename().string()},
+                           {"refrain.base_hash", core::hash_of_base(core::Gguf::open(base))},
                            {"refrain.plan", plan_in_sidecar(model.manifest.plan)},
                            {"refrain.manifest", manifest_in_sidecar(model.manifest)}};
   if (!tensors.empty()) {

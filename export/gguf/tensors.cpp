@@ -176,16 +176,18 @@ GgufTensorWriter::Encoded GgufTensorWriter::coded(const Stack& stack,
                                                   const std::vector<std::shared_ptr<core::Linear>>& linears) const {
   std::vector<CodedRows> rows;
   int64_t bits = 1;
-  bool rotated = false;
+  bool rotated = false, are_alike = true;
   for (const auto& linear : linears) {
     const quant::QuantizedLinear& quantized = *as_quantized(linear);
     rotated = rotated || quantized.rotation() != nullptr;
     rows.emplace_back(quantized.format(), quant::Encoded{quantized.codes().unpack(), quantized.parameters()});
     bits = std::max(bits, quantized.format().code_bits());
+    are_alike = are_alike && quantized.format().code_bits() == as_quantized(linears.front())->format().code_bits();
   }
   const int64_t columns = stack.slots.front()->in_features();
   for (const GgmlType* type : rotated ? std::vector<const GgmlType*>{} : candidate_types(types_, 1, columns)) {
-    for (const core::CodeMap& map : types_.one_map ? rows.front().maps(*type) : std::vector<core::CodeMap>{}) {
+    for (const core::CodeMap& map :
+         types_.one_map&& are_alike ? rows.front().maps(*type) : std::vector<core::CodeMap>{}) {
       auto encoded = in_type(*type, rows, map);
       if (!encoded) continue;
       encoded->codes = {stack.place.tensor, static_cast<int32_t>(bits), map};

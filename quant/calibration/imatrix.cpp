@@ -10,9 +10,11 @@
 namespace quant {
 
 ImportanceMatrix::ImportanceMatrix(const std::string& file) : file_(core::Gguf::open(file)) {
-  core::require(file_.text("general.type", "") == "imatrix",
-                "{}: this is no importance matrix (general.type: imatrix). Make one: ./export_model MODEL --imatrix {}",
-                file, file);
+  core::require(
+      file_.text("general.type", "") == "imatrix",
+      "{}: this is no importance matrix (general.type: imatrix). Make one: ./export_model MODEL --imatrix FILE "
+      "--set imatrix.corpus=TEXT",
+      file);
 }
 
 at::Tensor ImportanceMatrix::floats(const std::string& name, int64_t columns) const {

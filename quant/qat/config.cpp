@@ -100,7 +100,9 @@ void QatConfig::keys(core::Keys& k) {
         "largest learning rate, relative to each tensor: of scales, tables, norms and factors times their mean "
         "magnitude, of zero points and offsets in steps",
         {0, 100, /*low_open=*/true});
-  core::Key& rate = k.key("codes_lr", codes_lr, "the same of codes, in steps of the grid", {0, 100, /*low_open=*/true});
+  core::Key& rate = k.key("codes_lr", codes_lr,
+                          "the same of codes, in steps of the grid: one changes when it has moved by half a step",
+                          {0, 100, /*low_open=*/true});
   core::Key& every =
       k.key("encode_every", encode_every,
             "steps after which codes that depend on their neighbours are found anew (Viterbi)", {1, 1e9});
@@ -207,8 +209,8 @@ void check_trainable(const QatConfig& config, const std::vector<Assignment>& ass
   }
   if (config.trains_codes()) {
     const auto shares = [](const Assignment& a) { return !a.codes_of.empty() || !a.mean_with.empty(); };
-    const bool replicas =
-        std::any_of(plan.begin(), plan.end(), [](const core::Step& step) { return step.replica > 0; });
+    const bool replicas = std::any_of(plan.begin(), plan.end(),
+                                      [](const core::Step& step) { return step.replica > 0 || step.parallel > 1; });
     core::require(!replicas && std::none_of(assignments.begin(), assignments.end(), shares),
                   "{}: codes that several blocks or passes use are not trained. Leave codes out, or the strategy.",
                   config.where("train"));

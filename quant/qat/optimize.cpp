@@ -43,7 +43,7 @@ class Optimization {
         leaves_(training.leaves()),
         objective_(objective),
         progress_(progress),
-        adam_(groups(leaves_), AdamWOptions(0).weight_decay(config.weight_decay)) {}
+        adam_(groups(leaves_, config.weight_decay), AdamWOptions(0)) {}
 
   Trained run() {
     const bool resumed = restore();
@@ -64,9 +64,14 @@ class Optimization {
   }
 
  private:
-  static std::vector<torch::optim::OptimizerParamGroup> groups(const std::vector<Leaf>& leaves) {
+  // Codes do not decay: 0 is the lowest of them, not the smallest.
+  static std::vector<torch::optim::OptimizerParamGroup> groups(const std::vector<Leaf>& leaves, double decay) {
     std::vector<torch::optim::OptimizerParamGroup> all;
-    for (const Leaf& leaf : leaves) all.emplace_back(std::vector<at::Tensor>{leaf.tensor});
+    for (const Leaf& leaf : leaves) {
+      auto options = std::make_unique<AdamWOptions>(0);
+      options->weight_decay(leaf.kind == core::Kind::weight ? 0 : decay);
+      all.emplace_back(std::vector<at::Tensor>{leaf.tensor}, std::move(options));
+    }
     return all;
   }
 

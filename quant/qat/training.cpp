@@ -119,6 +119,7 @@ std::string Training::code_hash() const {
 }
 
 void Training::finish() {
+  step_in_training_->training = false;  // codes of the last iterate, whatever the step was
   for (Leaf& leaf : leaves_) {
     leaf.tensor.set_requires_grad(false);
     leaf.tensor.mutable_grad() = at::Tensor();

@@ -301,6 +301,8 @@ TEST_F(Qat, RefusesInOneLine) {
             "qat.train: codes that several blocks or passes use are not trained. Leave codes out, or the strategy.");
   EXPECT_EQ(message({"qat.train=[codes]", "qat.scope=block", "replication.strategy=depth"}),
             "qat.train: codes that several blocks or passes use are not trained. Leave codes out, or the strategy.");
+  EXPECT_EQ(message({"qat.train=[codes]", "qat.scope=block", "replication.strategy=parallel"}),
+            "qat.train: codes that several blocks or passes use are not trained. Leave codes out, or the strategy.");
   EXPECT_EQ(message({"qat.train=[codes]", "qat.scope=block", "replication.strategy=low_rank"}),
             "qat.train: codes of grids and of windows are trained, not those of low_rank. Leave codes out.");
   EXPECT_EQ(message({"quant.method=none"}),

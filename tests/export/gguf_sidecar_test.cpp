@@ -126,7 +126,20 @@ std::string refused(const ReplicatedModel& asked, const std::string& options) {
   return refusal("gguf", *gguf(options), open_to_export(checkpoint.path()));
 }
 
+// Experts of several widths in one tensor of the base, which has one rule for all codes.
+TEST(Sidecar, HoldsTheCodesOfExpertsThatDifferInBits) {
+  const core::Scratch checkpoint, out;
+  checkpoint_of({kMixture, kDepth,
+                 "{method: rtn, weight: {bits: 2, group_size: 32, symmetry: asymmetric, zero_point: min}, rules: "
+                 "[{match: '*.experts.3.*', weight: {bits: 3}}]}"},
+                checkpoint.path());
+  write(checkpoint.path(), out.file("m.gguf"));
+  EXPECT_TRUE(at::equal(logits_of(out.file("m.refrain.gguf")), logits_of(checkpoint.path())));
+}
+
 TEST(Sidecar, IsNamedWhereItIsMissing) {
+  EXPECT_THAT(refused({kDense, kDepth}, "{embedding: q8_0}"),
+              HasSubstr("exports.gguf.embedding rounds what the sidecar does not hold; leave it auto"));
   EXPECT_THAT(refused({kDense, kDepth}, "{sidecar: false}"),
               HasSubstr("its plan runs blocks several times, and stock llama.cpp runs each once; sidecar: true"));
   EXPECT_THAT(refused({kDense, "{strategy: parity_sign}", kWindows}, "{sidecar: false}"),
@@ -162,16 +175,19 @@ TEST(Sidecar, SaysWhatIsWrongWithIt) {
   replace_in(sidecar, "refrain.blk.1.r2.mlp.up_proj.scale", "refrain.blk.1.r2.mlp.up_proj.scalf");
   EXPECT_THAT(message(), HasSubstr("model.layers.1.replica2.mlp.up_proj.scale"));
   core::write_atomically(sidecar, whole);
+  replace_in(sidecar, "qwen3", "llama");
+  EXPECT_THAT(message(), HasSubstr("it stands beside a model of the architecture llama"));
+  core::write_atomically(sidecar, whole);
   replace_in(sidecar, "blk.0.attn_q.weight", "blk.0.attn_z.weight");
   EXPECT_THAT(message(), HasSubstr("model.layers.0.self_attn.q_proj.codes"));
   core::write_atomically(sidecar, whole);
 
-  // the base of another model: its codes are not those that the sidecar knows
+  // the base of another model, of the same shapes
   const core::Scratch elsewhere;
   checkpoint_of({kDense, kDepth, "{method: rtn, weight: {bits: 2, group_size: 64, symmetry: span}}"}, elsewhere.path());
   write(elsewhere.path(), base);
   core::write_atomically(sidecar, whole);
-  EXPECT_THAT(message(), HasSubstr("are not those that"));
+  EXPECT_THAT(message(), HasSubstr("m.gguf is not the file that it was written beside."));
 }
 
 }  // namespace
