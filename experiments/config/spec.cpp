@@ -91,7 +91,8 @@ void Spec::keys(core::Keys& k) {
       .only_if_given();
   k.section("quant", quant, "how its weights are quantized");
   k.section("replication", replication, "how the codes are used several times");
-  k.section("qat", qat, "training of the quantization parameters; codes stay what they are unless they are trained too");
+  k.section("qat", qat,
+            "training of the quantization parameters; codes stay what they are unless they are trained too");
   k.section("measure", measure, "what is measured, beside the full-precision model");
   k.section("runtime", runtime, "how the quantized model runs while it is measured");
   k.section("machine", machine, "the machine that the bill is for");
