@@ -368,7 +368,8 @@ class Operator(unittest.TestCase):
         base, sidecar = self.folder / "model.gguf", self.folder / "model.refrain.gguf"
         damaged = bytearray((directory / "model.gguf").read_bytes())
         held = Gguf(directory / "model.gguf")
-        damaged[held.start + held.tensors["blk.1.ffn_up.weight"][2] + 4600] ^= 1  # in the middle, where the hash of the base does not look
+        middle = 4600  # where the hash of the base does not look
+        damaged[held.start + held.tensors["blk.1.ffn_up.weight"][2] + middle] ^= 1
         base.write_bytes(damaged)
         sidecar.write_bytes((directory / "model.refrain.gguf").read_bytes())
         with self.assertRaises(ValueError) as caught:
