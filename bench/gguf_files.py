@@ -5,7 +5,7 @@ of the same weights in the same bytes.
                       [--text FILE] [--prompts 20]        own, greedy text of both, tokens per second, bytes
                       [--windows N]
     .venv/bin/python bench/gguf_files.py requantize OURS FULL OUT   the file OURS with the tensors of blocks quantized by
-                      [--importance MODULES]                  ggml_quantize_chunk from those of FULL, a file in full
+                      [--importance IMATRIX]                  ggml_quantize_chunk from those of FULL, a file in full
                                                               precision; OUT is as large as OURS
 RUN is a run directory with `exports: {gguf: {}}`. With windows of the first perplexity of the run; --text is its corpus.
 """
@@ -44,11 +44,11 @@ def generated(model, prompt, tokens):
 
 def in_floats(checkpoint, folder):
     """The same weights in a GGUF file of floats, with which llama.cpp rounds nothing."""
-    for model, option, to in ((checkpoint, "--huggingface", folder / "floats"), (folder / "floats", "--gguf", folder / "f.gguf")):
-        command = [ROOT / "export_model", model, "--no-build", option, to]
-        more = ["--set", "huggingface.dtype=float32"] if option == "--huggingface" else []
-        subprocess.run(command + more, capture_output=True, check=True)
-    return folder / "f.gguf"
+    floats, file = folder / "floats", folder / "floats.gguf"
+    for arguments in ([checkpoint, "--huggingface", floats, "--set", "huggingface.dtype=float32"],
+                      [floats, "--gguf", file]):
+        subprocess.run([ROOT / "export_model", "--no-build", *arguments], capture_output=True, check=True)
+    return file
 
 
 def parts_ways(model, full, prompt, text, tokens):

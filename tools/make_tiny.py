@@ -270,7 +270,8 @@ def main() -> int:
         for model in chosen:
             make_model(options.out, world, options.seed, model)
     text = options.out / "corpora" / "tiny" / "test.txt"
-    return 0 if all([tiny_check.check(options.out / model.folder, text, world, model.least_rise) for model in chosen]) else 1
+    good = [tiny_check.check(options.out / model.folder, text, world, model.least_rise) for model in chosen]
+    return 0 if all(good) else 1
 
 
 if __name__ == "__main__":

@@ -23,10 +23,11 @@ constexpr const char* kKind = "refrain";  // adapter.type
 constexpr const char* kOurs = "refrain.";
 constexpr size_t kLongestName = 63;  // of a tensor, GGML_MAX_NAME without its end
 
-struct Ending {
+// Parts of names that the file shortens.
+struct Spelling {
   const char *ours, *in_file;
 };
-constexpr Ending kBlocks{"model.layers.", "blk."}, kReplica{".replica", ".r"};
+constexpr Spelling kBlocks{"model.layers.", "blk."}, kReplica{".replica", ".r"};
 
 // The tensor that stands in the sidecar as `name`; "": it is not one of ours.
 std::string original_name(const std::string& name) {
@@ -137,6 +138,7 @@ class SidecarTensors : public TensorSource {
     for (const auto& [name, tensor] : own_) all.push_back(name);
     for (const auto& [name, codes] : codes_) all.push_back(name);
     std::sort(all.begin(), all.end());
+    all.erase(std::unique(all.begin(), all.end()), all.end());
     return all;
   }
 

@@ -11,8 +11,7 @@ namespace {
 
 // Parameters of a grid that are proportional to its levels, and stored as floats.
 bool carries_scale(const quant::Parameter& parameter) {
-  return parameter.name == "scale" || parameter.name == "super_scale" || parameter.name == "minimum" ||
-         parameter.name == "super_minimum";
+  return parameter.kind == core::Kind::scale || parameter.kind == core::Kind::minimum;
 }
 
 at::Tensor scaled_bias(const core::Linear& linear, double factor) {

@@ -185,9 +185,9 @@ GgufTensorWriter::Encoded GgufTensorWriter::coded(const Stack& stack,
     are_alike = are_alike && quantized.format().code_bits() == as_quantized(linears.front())->format().code_bits();
   }
   const int64_t columns = stack.slots.front()->in_features();
+  const bool wants_map = types_.one_map && are_alike;  // codes of one width
   for (const GgmlType* type : rotated ? std::vector<const GgmlType*>{} : candidate_types(types_, 1, columns)) {
-    for (const core::CodeMap& map :
-         types_.one_map&& are_alike ? rows.front().maps(*type) : std::vector<core::CodeMap>{}) {
+    for (const core::CodeMap& map : wants_map ? rows.front().maps(*type) : std::vector<core::CodeMap>{}) {
       auto encoded = in_type(*type, rows, map);
       if (!encoded) continue;
       encoded->codes = {stack.place.tensor, static_cast<int32_t>(bits), map};

@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
+
 #include "core/error.h"
 #include "core/io/gguf_architecture.h"
 #include "core/io/gguf_names.h"

@@ -82,7 +82,7 @@ void QatConfig::keys(core::Keys& k) {
   k.key("method", method, method_help(), method_names());
   k.key(
       "train", train,
-      "what is trained; codes: of single blocks, through a continuous copy of the weight (scope: block, or both, which "
+      "what is trained; codes: of single blocks, through a continuous copy of them (scope: block, or both, which "
       "then trains the model with the codes that its blocks have); zero_point: integer ones become float ones and are "
       "stored as such, or the lowest level that is stored in its place; activation_*: of quant.activation.mode: static",
       trainable_names());

@@ -21,9 +21,9 @@ struct Leaf {
 };
 
 // Puts a TrainedLinear into every slot of `modules` that holds a QuantizedLinear. Codes, unless they are trained, and
-// whatever is not of `kinds`, stay as they are. Units: codes the rate of theirs; zero
-// points and offsets 1 (a step); a factor of a low-rank branch that is 0 the value that changes the weight by its rms;
-// everything else its mean magnitude.
+// whatever is not of `kinds`, stay as they are. Units: copies of codes CodeTraining::rate; zero points and offsets 1 (a
+// step); a factor of a low-rank branch that is 0 the value that changes the weight by its rms; everything else its mean
+// magnitude.
 class Training {
  public:
   Training(const std::vector<torch::nn::Module*>& modules, const std::set<core::Kind>& kinds,

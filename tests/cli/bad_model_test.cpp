@@ -30,10 +30,9 @@ class BadModel : public BadInput {
 
 TEST_F(BadModel, MissingModelDirectory) {
   refused_after("tiny-qwen3", "tiny-qwen4",
-                "tiny-qwen4: no such model or directory. Did you mean `tiny-qwen3`? Known models: tiny-deepseek-moe, "
-                "tiny-qwen3, tiny-wide-qwen3. Set "
-                "REFRAIN_DATA to "
-                "a folder that holds more.");
+                fmt::format("tiny-qwen4: no such model or directory. Did you mean `tiny-qwen3`? Known models: {}. Set "
+                            "REFRAIN_DATA to a folder that holds more.",
+                            core::joined(embedded_models())));
 }
 
 TEST_F(BadModel, MissingConfigJson) {

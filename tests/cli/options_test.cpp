@@ -77,7 +77,7 @@ TEST(Options, ListsPrintWhatThereIs) {
   for (const quant::kernels::Kernel& kernel : quant::kernels::kernels())
     has_line(kernel.name, kernel.runs_here ? "runs here" : "not on this CPU");
   has("families: " + core::joined(models::families()) + "\n");
-  has("\ntiny-deepseek-moe\ntiny-qwen3\ntiny-wide-qwen3\n");
+  for (const std::string& model : embedded_models()) has("\n" + model + "\n");
   has("tiny/test\n");
   EXPECT_EQ(program.run({"--list", "corpora"}).out, "tiny/test\ntiny/train\ntiny/valid\n");
   EXPECT_EQ(program.run({"--list", "keys"}).out, core::key_table(spec));

@@ -5,6 +5,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <cstdlib>
@@ -96,6 +97,15 @@ Strings Program::everything() const {
   }
   std::sort(paths.begin(), paths.end());
   return paths;
+}
+
+Strings embedded_models() {
+  Strings names;
+  for (const auto& entry : std::filesystem::directory_iterator(std::string(REFRAIN_SOURCE_DIR) + "/data")) {
+    if (std::filesystem::exists(entry.path() / "config.json")) names.push_back(entry.path().filename().string());
+  }
+  std::sort(names.begin(), names.end());
+  return names;
 }
 
 size_t occurrences(const std::string& text, const std::string& part) {

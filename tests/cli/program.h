@@ -53,6 +53,9 @@ class Program {
   int64_t file_size_ = 0;  // 0: no limit
 };
 
+// Names of the models in data/, sorted: all that a program of ours knows.
+Strings embedded_models();
+
 // How often a part stands in a text.
 size_t occurrences(const std::string& text, const std::string& part);
 

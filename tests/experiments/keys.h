@@ -54,6 +54,7 @@ Proofs proofs_of() {
 
 Proofs proofs_of_runs();
 Proofs proofs_of_quantization();  // also calibration and transform
-Proofs proofs_of_replication();   // also qat
+Proofs proofs_of_exports();
+Proofs proofs_of_replication();  // also qat
 
 }  // namespace experiments

@@ -56,6 +56,7 @@ const Proofs& proofs() {
     Proofs some = proofs_of_runs();
     some.merge(proofs_of_quantization());
     some.merge(proofs_of_replication());
+    some.merge(proofs_of_exports());
     return some;
   }();
   return all;

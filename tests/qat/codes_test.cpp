@@ -5,19 +5,13 @@
 
 #include "quant/grids/make_format.h"
 #include "quant/qat/trained_linear.h"
-#include "replication/config.h"
+#include "tests/qat/support.h"
 #include "tests/quant/grid_cases.h"
 
 namespace quant {
 namespace {
 
 constexpr int64_t kRows = 16, kColumns = 32;
-
-std::shared_ptr<const WeightFormat> same_format(const WeightFormat& format, const WeightConfig& weight,
-                                                int64_t in_features, int64_t out_features) {
-  return replication::restored_format(weight, format.replication(), format.place(), {out_features, in_features},
-                                      "test");
-}
 
 at::Tensor some_weight() {
   return at::arange(kRows * kColumns, at::kFloat).mul_(0.7391).sin_().reshape({kRows, kColumns});
@@ -45,7 +39,8 @@ at::Tensor state_named(const TrainedLinear& linear, const std::string& name) {
 struct InTraining {
   explicit InTraining(std::shared_ptr<const WeightFormat> format, int64_t encode_every = 1)
       : from(linear_of(std::move(format))),
-        linear(*from, false, same_format, moment, {.trains = true, .rate = 2, .encode_every = encode_every}),
+        linear(*from, false, restored_format_factory, moment,
+               {.trains = true, .rate = 2, .encode_every = encode_every}),
         u(state_named(linear, "weight")),
         scale(state_named(linear, "scale")) {
     moment->training = true;

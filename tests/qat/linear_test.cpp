@@ -6,7 +6,7 @@
 
 #include "quant/grids/make_format.h"
 #include "quant/qat/training.h"
-#include "replication/config.h"
+#include "tests/qat/support.h"
 #include "tests/quant/grid_cases.h"
 #include "tests/support/toy_model.h"
 
@@ -14,12 +14,6 @@ namespace quant {
 namespace {
 
 constexpr int64_t kO = 6, kI = 16;
-
-std::shared_ptr<const WeightFormat> restored_format_factory(const WeightFormat& format, const WeightConfig& weight,
-                                                            int64_t in_features, int64_t out_features) {
-  return replication::restored_format(weight, format.replication(), format.place(), {out_features, in_features},
-                                      "test");
-}
 
 // strategy: "" for a plain grid, or "low_rank: {rank: 2}".
 std::shared_ptr<const WeightFormat> format_of(const std::string& weight, const std::string& strategy) {
